@@ -1,0 +1,1 @@
+"""Ratchet: event-driven retraining on Apache Airflow, where a model only ever moves forward."""

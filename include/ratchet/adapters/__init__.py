@@ -1,0 +1,1 @@
+"""What speaks to the world: one module per driver, errors translated at the seam."""

@@ -1,0 +1,79 @@
+"""Everything that is set from outside, read once and in one place: no other module touches ``os.environ``."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+CONNECTION_PREFIX = "AIRFLOW_CONN_"
+
+
+def _repository_root() -> Path:
+    """The checkout this package is installed from, or the working directory when installed as a wheel."""
+    root = Path(__file__).resolve().parents[2]
+    return root if (root / "include").is_dir() else Path.cwd()
+
+
+def environment(base: Mapping[str, str] | None = None) -> dict[str, str]:
+    """The process's environment over what ``ratchet up`` wrote to ``stack.env``.
+
+    A variable that is set in the process wins, so that every value of the local stack can be overridden.
+    """
+    own = dict(os.environ if base is None else base)
+    home = Path(own.get("RATCHET_HOME", _repository_root() / ".ratchet"))
+    stack_env = home / "stack.env"
+    merged: dict[str, str] = {}
+    if stack_env.is_file():
+        for line in stack_env.read_text().splitlines():
+            name, found, value = line.partition("=")
+            if found and not name.startswith("#"):
+                merged[name.strip()] = value
+    return merged | own
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What the parts need to know of where they run. Times in seconds."""
+
+    root: Path
+    home: Path
+    models_dir: Path
+    feature_repo_dir: Path
+    data_dir: Path
+    connections: Mapping[str, str] = field(repr=False)
+    group_id: str = "ratchet-intake"
+    unknown_hold_seconds: float = 600.0
+    lease_ttl_seconds: float = 45.0
+    lease_renew_seconds: float = 15.0
+    ring_backoff_seconds: float = 60.0
+    ring_backoff_max_seconds: float = 900.0
+    max_event_tries: int = 3
+    failpoint: str | None = None
+    airflow_url: str | None = None
+    airflow_user: str | None = None
+    airflow_password: str | None = field(default=None, repr=False)
+    code_digest: str | None = None
+
+
+def load_settings(base: Mapping[str, str] | None = None) -> Settings:
+    """Read the settings; every path is absolute, every default is the local stack's."""
+    env = environment(base)
+    root = Path(env.get("RATCHET_ROOT", _repository_root())).resolve()
+    home = Path(env.get("RATCHET_HOME", root / ".ratchet")).resolve()
+    return Settings(
+        root=root,
+        home=home,
+        models_dir=Path(env.get("RATCHET_MODELS_DIR", root / "include" / "models")).resolve(),
+        feature_repo_dir=Path(env.get("RATCHET_FEATURE_REPO_DIR", root / "include" / "feature_repo")).resolve(),
+        data_dir=Path(env.get("RATCHET_DATA_DIR", home / "data")).resolve(),
+        connections={name: value for name, value in env.items() if name.startswith(CONNECTION_PREFIX)},
+        group_id=env.get("RATCHET_GROUP_ID", "ratchet-intake"),
+        unknown_hold_seconds=float(env.get("RATCHET_UNKNOWN_HOLD_SECONDS", "600")),
+        failpoint=env.get("RATCHET_FAILPOINT") or None,
+        airflow_url=env.get("RATCHET_AIRFLOW_URL"),
+        airflow_user=env.get("RATCHET_AIRFLOW_USER"),
+        airflow_password=env.get("RATCHET_AIRFLOW_PASSWORD"),
+        code_digest=env.get("RATCHET_CODE_DIGEST") or None,
+    )
