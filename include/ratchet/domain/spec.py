@@ -1,0 +1,740 @@
+"""The model spec: all that one model is, as one frozen, closed record that cannot hold a contradiction.
+
+A spec is read from YAML by :mod:`ratchet.adapters.specs`, which adds the file and the line to each problem found
+here. Everything that can be checked without data is checked in the constructor: a search space that cannot be sampled
+fails when the spec is read, not at trial 17. A key that no landed code obeys is refused with ``not yet supported``,
+because a limit that is parsed and ignored is a lie.
+
+Durations are written ``30s``, ``45m``, ``6h``, ``2d``, ``4w`` or a sum such as ``1d12h``; they are
+:class:`~datetime.timedelta` here and are written back in the same form, so that
+``ModelSpec.model_validate(spec.model_dump(mode="json"))`` equals ``spec``. NaN and infinities are refused everywhere.
+
+This module imports pydantic and nothing heavier: the scheduler parses it with every DAG file.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from datetime import date, timedelta
+from difflib import get_close_matches
+from functools import cached_property
+from typing import Annotated, Any, Literal, Self
+from zoneinfo import ZoneInfo
+
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainSerializer,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
+from pydantic_core import PydanticCustomError
+
+METRICS = ("expected_calibration_error", "payoff", "latency_p95_ms")
+ESTIMATORS = ("xgboost.XGBClassifier",)
+
+# What XGBClassifier takes and a spec may set. Its constructor swallows any other keyword with a warning in a log, so a
+# typo would tune nothing. Threads, seeds and the objective are Ratchet's own: see OWNED_PARAMETERS.
+XGBOOST_PARAMETERS = frozenset(
+    {
+        "base_score",
+        "booster",
+        "colsample_bylevel",
+        "colsample_bynode",
+        "colsample_bytree",
+        "gamma",
+        "grow_policy",
+        "learning_rate",
+        "max_bin",
+        "max_cat_threshold",
+        "max_cat_to_onehot",
+        "max_delta_step",
+        "max_depth",
+        "max_leaves",
+        "min_child_weight",
+        "n_estimators",
+        "num_parallel_tree",
+        "reg_alpha",
+        "reg_lambda",
+        "sampling_method",
+        "scale_pos_weight",
+        "subsample",
+        "tree_method",
+    }
+)
+OWNED_PARAMETERS: Mapping[str, str] = {
+    "n_jobs": "runtime.threads sets it",
+    "nthread": "runtime.threads sets it",
+    "random_state": "the seed derives from the attempt",
+    "seed": "the seed derives from the attempt",
+    "objective": "a decision is binary: binary:logistic",
+    "eval_metric": "the study's objective is fixed",
+    "early_stopping_rounds": "the number of trees is a parameter like any other",
+    "enable_categorical": "features decide it",
+    "device": "the local engine trains on the processor",
+}
+
+# Keys that DESIGN §6 names and no landed code obeys yet, by the path of their parent.
+NOT_YET_SUPPORTED: Mapping[tuple[str, ...], frozenset[str]] = {
+    (): frozenset({"probation", "retention"}),
+    ("retrain",): frozenset({"on_overload", "priority", "urgent", "group"}),
+    ("retrain", "budget"): frozenset({"core_hours_per_month"}),
+    ("gate", "guardrails", "*"): frozenset({"required"}),
+    ("runtime",): frozenset({"queue", "executor", "resources", "image", "environment"}),
+}
+
+_UNIT_SECONDS = {"w": 604_800, "d": 86_400, "h": 3_600, "m": 60, "s": 1}
+_DURATION = re.compile(r"(?:(\d+)w)?(?:(\d+)d)?(?:(\d+)h)?(?:(\d+)m)?(?:(\d+)s)?")
+_DECIDED_AT = re.compile(r"([A-Za-z_]\w*)(?:\s*-\s*([0-9wdhms]+))?")
+_CRON_FIELDS = (("minute", 0, 59), ("hour", 0, 23), ("day", 1, 31), ("month", 1, 12), ("weekday", 0, 7))
+_CRON_PART = re.compile(r"(?:\*|(\d+)(?:-(\d+))?)(?:/(\d+))?")
+
+
+def parse_duration(text: str) -> timedelta:
+    """``"1d12h"`` → 36 hours. Units w, d, h, m, s, in that order, whole numbers. Raises ``ValueError``."""
+    match = _DURATION.fullmatch(text.strip())
+    if match is None or not any(match.groups()):
+        raise ValueError(f"a duration is written like 30s, 6h, 2d or 1d12h, but got {text!r}")
+    return timedelta(
+        seconds=sum(
+            int(count) * seconds
+            for count, seconds in zip(match.groups(), _UNIT_SECONDS.values(), strict=True)
+            if count is not None
+        )
+    )
+
+
+def format_duration(value: timedelta) -> str:
+    """The shortest form :func:`parse_duration` reads back, never in weeks: 36 hours → ``"1d12h"``, zero → ``"0s"``."""
+    rest = int(value.total_seconds())
+    parts = []
+    for unit in "dhms":
+        count, rest = divmod(rest, _UNIT_SECONDS[unit])
+        if count:
+            parts.append(f"{count}{unit}")
+    return "".join(parts) or "0s"
+
+
+def _to_duration(value: object) -> object:
+    if isinstance(value, timedelta):
+        return value
+    if not isinstance(value, str):
+        raise PydanticCustomError(
+            "duration", "must be a duration like 30s, 6h or 2d, but got {got}", {"got": repr(value)}
+        )
+    try:
+        return parse_duration(value)
+    except (ValueError, OverflowError) as error:
+        raise PydanticCustomError("duration", "{message}", {"message": str(error)}) from None
+
+
+def _rule(message: str) -> PydanticCustomError:
+    return PydanticCustomError("rule", "{message}", {"message": message})
+
+
+def _not_yet(what: str) -> PydanticCustomError:
+    return PydanticCustomError("not_yet_supported", "not yet supported: {what}", {"what": what})
+
+
+def _to_scalar(value: object) -> object:
+    if not isinstance(value, bool | int | float | str) or (isinstance(value, float) and not math.isfinite(value)):
+        raise _rule(f"must be a finite number, a string, true or false, but got {value!r}")
+    return value
+
+
+Duration = Annotated[
+    timedelta,
+    BeforeValidator(_to_duration),
+    PlainSerializer(format_duration, return_type=str, when_used="json"),
+]
+PositiveDuration = Annotated[Duration, Field(gt=timedelta(0))]
+Name = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$", max_length=63)]
+Text = Annotated[str, Field(min_length=1, max_length=1000)]
+Number = Annotated[float, Field(strict=True, allow_inf_nan=False)]
+Count = Annotated[int, Field(strict=True, ge=0)]
+PositiveCount = Annotated[int, Field(strict=True, ge=1)]
+Scalar = Annotated[bool | int | float | str, BeforeValidator(_to_scalar)]
+
+
+class _Closed(BaseModel):
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", serialize_by_alias=True, validate_by_alias=True, allow_inf_nan=False
+    )
+
+
+class Owner(_Closed):
+    """Who answers for the model."""
+
+    team: Text
+    email: Annotated[str, Field(pattern=r"^[^@\s]+@[^@\s]+$")]
+    escalation: Annotated[str, Field(pattern=r"^[^@\s]+@[^@\s]+$")] | None = None
+
+
+class Decision(_Closed):
+    """The decision a score leads to: act when it reaches the threshold.
+
+    ``threshold`` is ``payoff`` (the break-even point of the payoff matrix on calibrated probabilities) or a number in
+    [0, 1].
+    """
+
+    act_when: Literal["score >= threshold"] = "score >= threshold"
+    threshold: Literal["payoff"] | Annotated[float, Field(strict=True, ge=0, le=1)] = "payoff"
+
+    @field_validator("threshold", mode="before")
+    @classmethod
+    def _known_threshold(cls, value: object) -> object:
+        if value == "tuned":
+            raise _not_yet("a tuned threshold; write payoff or a number")
+        if value == "payoff" or (isinstance(value, int | float) and not isinstance(value, bool)):
+            return value
+        raise _rule(f"must be payoff or a number between 0 and 1, but got {value!r}")
+
+
+class Payoff(_Closed):
+    """Value of one decision by outcome, in ``unit`` per decision; gains are positive, losses negative."""
+
+    tp: Number
+    fp: Number
+    fn: Number = 0.0
+    tn: Number = 0.0
+    unit: Annotated[str, Field(min_length=1, max_length=16)]
+
+    @field_validator("tp", "fp", "fn", "tn", mode="before")
+    @classmethod
+    def _no_expressions(cls, value: object) -> object:
+        if isinstance(value, str):
+            raise _not_yet(f"payoff expressions such as {value!r}; write a number")
+        return value
+
+    @model_validator(mode="after")
+    def _acting_can_pay(self) -> Self:
+        if not (self.tp > self.fn and self.tn > self.fp):
+            raise _rule(
+                "acting must pay on positives (tp > fn) and cost on negatives (tn > fp), or no score is needed; "
+                f"got tp {self.tp:g}, fn {self.fn:g}, tn {self.tn:g}, fp {self.fp:g}"
+            )
+        return self
+
+
+class Business(_Closed):
+    """Why the model exists, what a decision is worth, and when both are looked at again."""
+
+    goal: Text
+    decision: Decision = Decision()
+    payoff: Payoff
+    review_by: date
+
+
+class Spine(_Closed):
+    """The labelled entity rows: source dataset, keys, label, and the moment the decision on a row is made.
+
+    ``decided_at`` is a column of the source, or a column less a duration (``"scheduled_departure - 6h"``).
+    ``label_delay`` counts from when the outcome is known. ``timezone`` gives the business-local day.
+    """
+
+    source: Name
+    label: Name
+    label_delay: Duration
+    min_label_completeness: Annotated[float, Field(strict=True, ge=0, le=1)] = 1.0
+    entity: Annotated[tuple[Name, ...], Field(min_length=1)]
+    decided_at: str
+    timezone: str = "UTC"
+
+    @field_validator("decided_at")
+    @classmethod
+    def _readable_moment(cls, value: str) -> str:
+        match = _DECIDED_AT.fullmatch(value.strip())
+        if match is None:
+            raise _rule(f"must be a column, or a column less a duration like 'departure - 6h', but got {value!r}")
+        if match[2] is not None:
+            _to_duration(match[2])
+        return value
+
+    @field_validator("timezone")
+    @classmethod
+    def _known_zone(cls, value: str) -> str:
+        try:
+            ZoneInfo(value)
+        except (KeyError, ValueError, OSError):
+            raise _rule(f"must be a time zone of the IANA database like America/New_York, but got {value!r}") from None
+        return value
+
+    @field_validator("entity")
+    @classmethod
+    def _distinct_keys(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        if len(set(value)) < len(value):
+            raise _rule(f"names a key twice: {list(value)}")
+        return value
+
+    @property
+    def decided_column(self) -> str:
+        """The column that ``decided_at`` starts from."""
+        match = _DECIDED_AT.fullmatch(self.decided_at.strip())
+        assert match is not None  # noqa: S101 - the validator has seen it
+        return match[1]
+
+    @property
+    def decided_lead(self) -> timedelta:
+        """How long before ``decided_column`` the decision is made; zero when nothing is subtracted."""
+        match = _DECIDED_AT.fullmatch(self.decided_at.strip())
+        assert match is not None  # noqa: S101 - the validator has seen it
+        return parse_duration(match[2]) if match[2] else timedelta(0)
+
+    @property
+    def zone(self) -> ZoneInfo:
+        """The business-local time zone."""
+        return ZoneInfo(self.timezone)
+
+
+class Holdout(_Closed):
+    """The newest mature local days, on which both models are compared; clusters are whole days."""
+
+    last: PositiveDuration
+    cluster_by: Literal["day"] = "day"
+    min_clusters: Annotated[int, Field(strict=True, ge=2)]
+
+    @field_validator("last")
+    @classmethod
+    def _whole_days(cls, value: timedelta) -> timedelta:
+        return _days_only(value)
+
+    @model_validator(mode="after")
+    def _can_hold_its_minimum(self) -> Self:
+        if self.last.days < self.min_clusters:
+            raise _rule(
+                f"the last {self.last.days} days can never hold min_clusters = {self.min_clusters} day clusters"
+            )
+        return self
+
+
+class Data(_Closed):
+    """What the model learns from. ``window`` is the span of history a run may use, holdout included, in whole days."""
+
+    spine: Spine
+    features: Name
+    window: PositiveDuration
+    holdout: Holdout
+
+    @field_validator("window")
+    @classmethod
+    def _whole_days(cls, value: timedelta) -> timedelta:
+        return _days_only(value)
+
+    @model_validator(mode="after")
+    def _leaves_days_to_train_on(self) -> Self:
+        if self.window <= self.holdout.last + 2 * self.spine.label_delay:
+            raise _rule(
+                f"window {format_duration(self.window)} must be longer than holdout.last "
+                f"{format_duration(self.holdout.last)} plus two label delays, or no day is left to train on"
+            )
+        return self
+
+
+def _days_only(value: timedelta) -> timedelta:
+    if value % timedelta(days=1):
+        raise _rule(f"must be whole days, because days are never split, but got {format_duration(value)}")
+    return value
+
+
+class Confirmations(_Closed):
+    """Drift counts when at least k of the last n observations of its check are bad, and the newest still is."""
+
+    at_least: PositiveCount = 1
+    of_last: PositiveCount = 1
+
+    @model_validator(mode="after")
+    def _reachable(self) -> Self:
+        if self.at_least > self.of_last:
+            raise _rule(f"at_least {self.at_least} of_last {self.of_last} can never be reached")
+        return self
+
+
+class OnDrift(_Closed):
+    """Which drift is worth a retrain. Severity runs from 0 to 1."""
+
+    min_severity: Annotated[float, Field(strict=True, ge=0, le=1)] = 0.0
+    confirmations: Confirmations = Confirmations()
+
+
+class OnData(_Closed):
+    """Which new data is worth a retrain: ``min_new_rows`` rows of the spine's source since the last run."""
+
+    datasets: Annotated[tuple[Name, ...], Field(min_length=1)]
+    min_new_rows: Count = 0
+
+
+class OnPerformance(_Closed):
+    """Performance below its threshold is worth a retrain by itself."""
+
+
+class On(_Closed):
+    """The kinds of events that lead to a retrain; a kind left out is ignored (its events are suppressed)."""
+
+    drift: OnDrift | None = None
+    data: OnData | None = None
+    performance: OnPerformance | None = None
+
+
+class Budget(_Closed):
+    """How much a model may spend. ``runs_per_day`` counts business-local days."""
+
+    runs_per_day: PositiveCount
+
+
+class Retrain(_Closed):
+    """When to retrain. ``debounce`` runs on the wall clock, everything else on the business clock."""
+
+    on: On
+    schedule: str | None = None
+    debounce: Duration = timedelta(seconds=30)
+    cooldown: Duration = timedelta(0)
+    max_event_age: PositiveDuration = timedelta(days=30)
+    quiet_hours: tuple[Any, ...] = ()
+    budget: Budget
+
+    @field_validator("schedule")
+    @classmethod
+    def _five_fields(cls, value: str | None) -> str | None:
+        if value is not None:
+            _check_cron(value)
+        return value
+
+    @field_validator("quiet_hours")
+    @classmethod
+    def _no_quiet_hours_yet(cls, value: tuple[Any, ...]) -> tuple[Any, ...]:
+        if value:
+            raise _not_yet("retrain.quiet_hours; leave it empty")
+        return value
+
+
+def _check_cron(text: str) -> None:
+    fields = text.split()
+    if len(fields) != len(_CRON_FIELDS):
+        raise _rule(f"must be five cron fields (minute hour day month weekday) of numbers, but got {text!r}")
+    for value, (name, lowest, highest) in zip(fields, _CRON_FIELDS, strict=True):
+        for part in value.split(","):
+            match = _CRON_PART.fullmatch(part)
+            bounds = [int(number) for number in match.groups()[:2] if number] if match else []
+            if (
+                match is None
+                or any(not lowest <= number <= highest for number in bounds)
+                or bounds != sorted(bounds)
+                or match[3] == "0"
+            ):
+                raise _rule(f"cron field {name} must lie in {lowest}-{highest}, but got {part!r} in {text!r}")
+
+
+class Dimension(_Closed):
+    """One parameter's search space: exactly one of ``int: [low, high]``, ``float: [low, high]``, ``categorical: […]``.
+
+    Bounds are inclusive. ``log: true`` samples a range on the logarithmic scale and needs ``low > 0``.
+    """
+
+    int_range: tuple[Annotated[int, Field(strict=True)], Annotated[int, Field(strict=True)]] | None = Field(
+        default=None, alias="int"
+    )
+    float_range: tuple[Number, Number] | None = Field(default=None, alias="float")
+    categorical: tuple[Scalar, ...] | None = None
+    log: Annotated[bool, Field(strict=True)] = False
+
+    @model_validator(mode="after")
+    def _can_be_sampled(self) -> Self:
+        given = [part for part in (self.int_range, self.float_range, self.categorical) if part is not None]
+        if len(given) != 1:
+            raise _rule("needs exactly one of int: [low, high], float: [low, high], categorical: [...]")
+        if self.categorical is not None:
+            if len({(type(choice), choice) for choice in self.categorical}) < max(len(self.categorical), 1):
+                raise _rule(f"needs distinct choices, at least one, but got {list(self.categorical)}")
+            if self.log:
+                raise _rule("log applies to int and float, not to categorical")
+            return self
+        if self.low > self.high:
+            raise _rule(f"low must not exceed high, but got [{self.low}, {self.high}]")
+        if self.log and self.low <= 0:
+            raise _rule(f"log needs low > 0, but got [{self.low}, {self.high}]")
+        return self
+
+    @property
+    def kind(self) -> Literal["int", "float", "categorical"]:
+        """Which of the three it is."""
+        if self.int_range is not None:
+            return "int"
+        return "float" if self.float_range is not None else "categorical"
+
+    @property
+    def low(self) -> float:
+        """Lower bound, inclusive; an ``int`` for kind ``int``. ``ValueError`` for kind ``categorical``."""
+        return self._bounds[0]
+
+    @property
+    def high(self) -> float:
+        """Upper bound, inclusive; an ``int`` for kind ``int``. ``ValueError`` for kind ``categorical``."""
+        return self._bounds[1]
+
+    @property
+    def choices(self) -> tuple[bool | int | float | str, ...]:
+        """The choices of kind ``categorical``, else empty."""
+        return self.categorical or ()
+
+    @property
+    def _bounds(self) -> tuple[float, float]:
+        bounds = self.int_range if self.int_range is not None else self.float_range
+        if bounds is None:
+            raise ValueError("a categorical dimension has choices, not bounds")
+        return bounds
+
+
+class Train(_Closed):
+    """How a challenger is made: estimator, fixed parameters, search space, total trials, parallel workers."""
+
+    estimator: str
+    fixed: dict[str, Scalar] = Field(default_factory=dict)
+    search_space: Annotated[dict[str, Dimension], Field(min_length=1)]
+    trials: PositiveCount
+    workers: PositiveCount = 1
+
+    @field_validator("estimator")
+    @classmethod
+    def _known_estimator(cls, value: str) -> str:
+        if value not in ESTIMATORS:
+            raise _not_yet(f"estimator {value!r}; use {', '.join(ESTIMATORS)}")
+        return value
+
+    @field_validator("fixed", "search_space")
+    @classmethod
+    def _known_parameters(cls, value: dict[str, Any]) -> dict[str, Any]:
+        for name in value:
+            if name in OWNED_PARAMETERS:
+                raise _rule(f"{name!r} cannot be set here: {OWNED_PARAMETERS[name]}")
+            if name not in XGBOOST_PARAMETERS:
+                raise _rule(f"{name!r} is not a parameter of {ESTIMATORS[0]}.{did_you_mean(name, XGBOOST_PARAMETERS)}")
+        return value
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if both := sorted(self.fixed.keys() & self.search_space.keys()):
+            raise _rule(f"{both[0]!r} is both fixed and searched; name it once")
+        if self.workers > self.trials:
+            raise _rule(f"workers {self.workers} must not exceed trials {self.trials}")
+        return self
+
+
+class Guardrail(_Closed):
+    """What must hold beside the uplift.
+
+    - ``expected_calibration_error``: ``max_regression`` over the champion's, and/or an absolute ``max``; in [0, 1].
+    - ``payoff`` with a ``slice`` column: no slice of at least ``min_rows`` rows may lose more than ``max_regression``
+      payoff units per decision.
+    - ``latency_p95_ms``: ``max`` milliseconds per batch.
+    """
+
+    metric: str
+    slice: Name | None = None
+    max_regression: Annotated[float, Field(strict=True, ge=0)] | None = None
+    max: Annotated[float, Field(strict=True, gt=0)] | None = None
+    min_rows: PositiveCount | None = None
+
+    @field_validator("metric")
+    @classmethod
+    def _known_metric(cls, value: str) -> str:
+        if value not in METRICS:
+            raise _rule(f"{value!r} is not a known metric.{did_you_mean(value, METRICS)}")
+        return value
+
+    @model_validator(mode="after")
+    def _means_something(self) -> Self:
+        needs = {
+            "expected_calibration_error": self.max_regression is not None or self.max is not None,
+            "payoff": self.slice is not None and self.max_regression is not None and self.max is None,
+            "latency_p95_ms": self.max is not None and self.max_regression is None,
+        }
+        wants = {
+            "expected_calibration_error": "max_regression or max",
+            "payoff": "slice and max_regression (and optionally min_rows)",
+            "latency_p95_ms": "max",
+        }
+        if not needs[self.metric]:
+            raise _rule(f"a guardrail on {self.metric} needs {wants[self.metric]}")
+        if self.metric != "payoff" and self.slice is not None:
+            raise _not_yet(f"slices of {self.metric}; only payoff is judged by slice")
+        if self.min_rows is not None and self.slice is None:
+            raise _rule("min_rows applies to slices; name the slice")
+        return self
+
+
+class Gate(_Closed):
+    """What a challenger must show. ``min_uplift`` and ``target_gain`` are payoff units per decision.
+
+    ``lower`` and ``upper`` are each one-sided at ``confidence``. For ``non_inferiority`` ``min_uplift`` is the margin.
+    """
+
+    mode: Literal["superiority", "non_inferiority"] = "superiority"
+    confidence: Annotated[float, Field(strict=True, gt=0.5, lt=1)] = 0.95
+    min_uplift: Annotated[float, Field(strict=True, ge=0)] = 0.0
+    target_gain: Annotated[float, Field(strict=True, gt=0)] | None = None
+    deploy: Literal["judged"] = "judged"
+    guardrails: tuple[Guardrail, ...] = ()
+    approval: Literal["never"] = "never"
+
+    @field_validator("deploy", mode="before")
+    @classmethod
+    def _only_judged(cls, value: object) -> object:
+        if value == "refit":
+            raise _not_yet("gate.deploy: refit; write judged")
+        return value
+
+    @field_validator("approval", mode="before")
+    @classmethod
+    def _no_approval_yet(cls, value: object) -> object:
+        if value != "never":
+            raise _not_yet("gate.approval other than never")
+        return value
+
+    @field_validator("guardrails")
+    @classmethod
+    def _named_once(cls, value: tuple[Guardrail, ...]) -> tuple[Guardrail, ...]:
+        named = [(guardrail.metric, guardrail.slice) for guardrail in value]
+        if len(set(named)) < len(named):
+            raise _rule("a metric (and slice) may be named once")
+        return value
+
+
+class Runtime(_Closed):
+    """Where and how long the steps run. ``threads`` is per task; ``retries`` per step."""
+
+    pool: Annotated[str, Field(min_length=1, max_length=63)] = "default_pool"
+    timeout: PositiveDuration = timedelta(hours=2)
+    threads: PositiveCount = 1
+    retries: Count = 1
+
+
+class ModelSpec(_Closed):
+    """All that one model is (DESIGN §6). Frozen and closed; equal specs have equal digests."""
+
+    model: Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$", max_length=63)]
+    owner: Owner
+    business: Business
+    data: Data
+    retrain: Retrain
+    train: Train
+    gate: Gate
+    runtime: Runtime = Runtime()
+
+    @property
+    def datasets(self) -> tuple[str, ...]:
+        """The datasets whose watermarks bound a run: the spine's source first, then those the spec listens to."""
+        named = self.retrain.on.data.datasets if self.retrain.on.data else ()
+        return tuple(dict.fromkeys((self.data.spine.source, *named)))
+
+    def canonical_json(self) -> str:
+        """The spec with all defaults filled in, keys sorted; reads back to an equal spec."""
+        return json.dumps(
+            self.model_dump(mode="json", exclude_none=True), sort_keys=True, separators=(",", ":"), ensure_ascii=False
+        )
+
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 of :meth:`canonical_json`, hexadecimal: layout, comments and spelled-out defaults do not matter."""
+        return hashlib.sha256(self.canonical_json().encode()).hexdigest()
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One broken rule: ``path`` as in ``("gate", "guardrails", 0, "metric")`` and a sentence that says what to do."""
+
+    path: tuple[str | int, ...]
+    message: str
+
+    @property
+    def where(self) -> str:
+        """The path as a person writes it: ``gate.guardrails[0].metric``; ``spec`` for the whole."""
+        return (
+            "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in self.path).removeprefix(".")
+            or "spec"
+        )
+
+    def __str__(self) -> str:
+        return f"{self.where}: {self.message}"
+
+
+def explain(error: ValidationError) -> tuple[Problem, ...]:
+    """Translate pydantic's report into problems a data scientist can act on, in the order of the spec."""
+    return tuple(_problems(error))
+
+
+def _problems(error: ValidationError) -> Iterator[Problem]:
+    for detail in error.errors(include_url=False):
+        path = tuple(part for part in detail["loc"] if not _is_union_branch(part))
+        kind, got = detail["type"], detail["input"]
+        if kind == "extra_forbidden":
+            yield Problem(path, _about_unknown_key(path))
+        elif kind == "missing":
+            yield Problem(path, "is required and missing")
+        elif kind in {"rule", "duration", "not_yet_supported"}:
+            yield Problem(path, detail["msg"])
+        else:
+            rule = detail["msg"].removeprefix("Input ").removeprefix("Value ")
+            yield Problem(path, f"{rule}, but got {_shown(got)}")
+
+
+def _is_union_branch(part: int | str) -> bool:
+    """Pydantic puts the tried branch of a union into the location; no key of a spec looks like one."""
+    return isinstance(part, str) and part.startswith(("literal[", "constrained-", "function-"))
+
+
+def _shown(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:77]}..."
+
+
+def _about_unknown_key(path: tuple[str | int, ...]) -> str:
+    *parents, key = path
+    pattern = tuple("*" if isinstance(part, int) else part for part in parents)
+    if key in NOT_YET_SUPPORTED.get(pattern, ()):
+        return f"not yet supported: {'.'.join((*pattern, str(key)))}; nothing obeys it, so leave it out"
+    return f"{key!r} is not a known key.{did_you_mean(str(key), known_keys(pattern))}"
+
+
+def known_keys(path: tuple[str, ...]) -> tuple[str, ...]:
+    """The keys that a spec may hold at ``path`` (``*`` for a list's items); empty where any may stand."""
+    current: type[BaseModel] | None = ModelSpec
+    for part in path:
+        if current is None:
+            return ()
+        if part == "*":
+            continue
+        if current is Dimension or part not in _aliases(current):
+            current = Dimension if current is Train or current is Dimension else None
+            continue
+        current = _model_in(current.model_fields[_aliases(current)[part]].annotation)
+    return tuple(_aliases(current)) if current else ()
+
+
+def _aliases(model: type[BaseModel]) -> dict[str, str]:
+    return {field.alias or name: name for name, field in model.model_fields.items()}
+
+
+def _model_in(annotation: Any) -> type[BaseModel] | None:
+    """The spec section inside an annotation such as ``OnDrift | None`` or ``tuple[Guardrail, ...]``."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    for inner in getattr(annotation, "__args__", ()):
+        if (found := _model_in(inner)) is not None:
+            return found
+    return None
+
+
+def did_you_mean(got: str, known: Iterator[str] | Mapping[str, Any] | frozenset[str] | tuple[str, ...]) -> str:
+    """``" Did you mean 'x'?"`` for the nearest known name, else the known names, else nothing."""
+    names = sorted(known)
+    if near := get_close_matches(got, names, n=1, cutoff=0.6):
+        return f" Did you mean {near[0]!r}?"
+    return f" Known: {', '.join(names)}." if names else ""
