@@ -1,0 +1,236 @@
+"""Where things are: one record per connection, the same for Airflow's store and for the environment.
+
+A *resolver* turns a connection id (``ratchet_kafka``) into a ``ConnectionInfo``. The command line resolves from the
+environment (``EnvResolver``), Airflow's tasks from whatever secrets backend Airflow has (``plugins/ratchet_airflow``),
+and the triggerer from a table filled beforehand (``MappingResolver``), because its threads may not ask Airflow.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+from urllib.parse import parse_qsl, quote, unquote, urlsplit
+
+from ratchet.errors import Refused
+from ratchet.settings import CONNECTION_PREFIX
+
+KAFKA = "ratchet_kafka"
+LEDGER = "ratchet_ledger"
+MLFLOW = "ratchet_mlflow"
+OPTUNA = "ratchet_optuna"
+STORAGE = "ratchet_storage"
+FEAST = "ratchet_feast"
+CONNECTION_IDS = (KAFKA, LEDGER, MLFLOW, OPTUNA, STORAGE, FEAST)
+
+_KAFKA_PASSED_ON = frozenset(
+    {
+        "client_id",
+        "request_timeout_ms",
+        "sasl_kerberos_domain_name",
+        "sasl_kerberos_name",
+        "sasl_kerberos_service_name",
+        "sasl_mechanism",
+        "sasl_plain_password",
+        "sasl_plain_username",
+        "security_protocol",
+        "ssl_cafile",
+        "ssl_certfile",
+        "ssl_check_hostname",
+        "ssl_ciphers",
+        "ssl_crlfile",
+        "ssl_keyfile",
+        "ssl_password",
+    }
+)
+_KAFKA_ALIASES = {
+    "sasl_username": "sasl_plain_username",
+    "sasl_password": "sasl_plain_password",
+    "ssl_ca_location": "ssl_cafile",
+    "ssl_certificate_location": "ssl_certfile",
+    "ssl_key_location": "ssl_keyfile",
+}
+
+
+class UnknownConnection(Refused):
+    """Nobody defined the connection; the message says how to."""
+
+
+@dataclass(frozen=True)
+class ConnectionInfo:
+    """One connection, as Airflow splits its URIs. Secrets stay out of ``repr``."""
+
+    conn_type: str
+    host: str | None = None
+    port: int | None = None
+    login: str | None = None
+    password: str | None = field(default=None, repr=False)
+    schema: str | None = None
+    extra: Mapping[str, Any] = field(default_factory=dict, repr=False)
+
+
+class Resolver(Protocol):
+    """Finds connections by id."""
+
+    def resolve(self, conn_id: str) -> ConnectionInfo:
+        """Return the connection.
+
+        Raises:
+            UnknownConnection: nobody defined it.
+
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class MappingResolver:
+    """A table filled beforehand: what the triggerer hands to its threads."""
+
+    connections: Mapping[str, ConnectionInfo]
+
+    def resolve(self, conn_id: str) -> ConnectionInfo:
+        """Return the connection or raise ``UnknownConnection``."""
+        if conn_id not in self.connections:
+            raise unknown_connection(conn_id)
+        return self.connections[conn_id]
+
+
+@dataclass(frozen=True)
+class EnvResolver:
+    """Reads ``AIRFLOW_CONN_<ID>`` from the mapping in ``Settings.connections``."""
+
+    uris: Mapping[str, str] = field(repr=False)
+
+    def resolve(self, conn_id: str) -> ConnectionInfo:
+        """Return the connection or raise ``UnknownConnection``."""
+        uri = self.uris.get(CONNECTION_PREFIX + conn_id.upper())
+        if uri is None:
+            raise unknown_connection(conn_id)
+        return parse_uri(uri)
+
+
+def unknown_connection(conn_id: str) -> UnknownConnection:
+    """The error of a connection nobody defined, with its remedy."""
+    return UnknownConnection(
+        f"connection {conn_id!r} is not defined. Set {CONNECTION_PREFIX}{conn_id.upper()} to its URI, "
+        "or start the local stack, which sets it: ratchet up"
+    )
+
+
+def parse_uri(uri: str) -> ConnectionInfo:
+    """Split a connection URI: ``type://login:password@host:port/schema?extra=…`` with percent-encoding.
+
+    A value without ``://`` and ``file://`` URIs are folders (type ``file``). Kafka takes several brokers,
+    ``kafka://a:9092,b:9092``: they end up in ``extra["bootstrap_servers"]``. ``extra`` values from a query are strings.
+
+    Raises:
+        Refused: the port is not a number.
+
+    """
+    if "://" not in uri:
+        return ConnectionInfo("file", host=uri)
+    parts = urlsplit(uri)
+    conn_type = parts.scheme.replace("-", "_")
+    extra: dict[str, Any] = dict(parse_qsl(parts.query, keep_blank_values=True))
+    if conn_type == "file":
+        return ConnectionInfo("file", host=unquote(parts.netloc + parts.path), extra=extra)
+    netloc = parts.netloc
+    brokers = netloc.rpartition("@")[2]
+    if "," in brokers:
+        extra.setdefault("bootstrap_servers", brokers)
+        netloc = netloc[: len(netloc) - len(brokers)] + brokers.split(",", 1)[0]
+        parts = parts._replace(netloc=netloc)
+    try:
+        port = parts.port
+    except ValueError as error:
+        raise Refused(f"connection URI of type {conn_type!r}: {error}. Write type://host:port") from error
+    return ConnectionInfo(
+        conn_type="postgres" if conn_type == "postgresql" else conn_type,
+        host=unquote(parts.hostname) if parts.hostname else None,
+        port=port,
+        login=unquote(parts.username) if parts.username is not None else None,
+        password=unquote(parts.password) if parts.password is not None else None,
+        schema=unquote(parts.path.lstrip("/")) or None,
+        extra=extra,
+    )
+
+
+def ledger_url(info: ConnectionInfo) -> str:
+    """The SQLAlchemy URL of a database connection: ``postgresql+psycopg2://…`` or ``sqlite:///…``.
+
+    Raises:
+        Refused: the connection is neither PostgreSQL nor SQLite.
+
+    """
+    if info.conn_type == "sqlite":
+        path = info.schema or info.host or ""
+        return f"sqlite:///{path}" if Path(path).is_absolute() or not path else f"sqlite:////{path}"
+    if info.conn_type.partition("+")[0] not in {"postgres", "postgresql"}:
+        raise Refused(f"a database connection must be postgres:// or sqlite://, got type {info.conn_type!r}")
+    user = "" if info.login is None else quote(info.login, safe="")
+    secret = "" if info.password is None else f":{quote(info.password, safe='')}"
+    at = "@" if user or secret else ""
+    port = f":{info.port}" if info.port else ""
+    query = "&".join(f"{key}={quote(str(value), safe='')}" for key, value in info.extra.items())
+    asked = f"?{query}" if query else ""
+    return f"postgresql+psycopg2://{user}{secret}{at}{info.host or 'localhost'}{port}/{info.schema or ''}{asked}"
+
+
+def kafka_config(info: ConnectionInfo) -> dict[str, Any]:
+    """kafka-python's keyword arguments: brokers and security.
+
+    Extra keys may be spelled as kafka-python does or with dots as librdkafka does (``security.protocol``). Login and
+    password become SASL credentials. Keys that are neither are refused by name: one that is ignored is a lie.
+    """
+    config: dict[str, Any] = {"bootstrap_servers": [f"{info.host or 'localhost'}:{info.port or 9092}"]}
+    if info.login is not None:
+        config |= {"sasl_plain_username": info.login, "sasl_plain_password": info.password}
+    for key, value in info.extra.items():
+        name = key.replace(".", "_")
+        name = _KAFKA_ALIASES.get(name, name)
+        if name == "bootstrap_servers":
+            config[name] = [server.strip() for server in value.split(",")] if isinstance(value, str) else list(value)
+        elif name == "ssl_check_hostname":
+            config[name] = str(value).lower() not in {"0", "false", "no"}
+        elif name == "request_timeout_ms":
+            config[name] = int(value)
+        elif name in _KAFKA_PASSED_ON:
+            config[name] = value
+        else:
+            known = ", ".join(sorted(_KAFKA_PASSED_ON))
+            raise Refused(f"connection {KAFKA}: extra key {key!r} is not one of bootstrap_servers, {known}")
+    if "sasl_plain_username" in config:
+        config.setdefault("security_protocol", "SASL_SSL")
+        config.setdefault("sasl_mechanism", "PLAIN")
+    return config
+
+
+def http_url(info: ConnectionInfo) -> str:
+    """``http(s)://[login:password@]host:port[/path]``, without a trailing slash.
+
+    Airflow keeps the scheme in the type, in the schema field (``http``/``https``), or in front of the host.
+    """
+    host = info.host or "localhost"
+    scheme, found, rest = host.partition("://")
+    if found:
+        host = rest
+    else:
+        scheme = info.schema if info.schema in {"http", "https"} else info.conn_type
+    path = "" if info.schema in {None, "", "http", "https"} else f"/{info.schema}"
+    secret = "" if info.password is None else f":{quote(info.password, safe='')}"
+    user = "" if info.login is None else f"{quote(info.login, safe='')}{secret}@"
+    port = f":{info.port}" if info.port else ""
+    return f"{scheme if scheme == 'https' else 'http'}://{user}{host}{port}{path}".rstrip("/")
+
+
+def storage_url(info: ConnectionInfo) -> str:
+    """An absolute folder or an fsspec URL (``s3://bucket/prefix``) for the object store; extra ``url`` wins."""
+    if info.extra.get("url"):
+        return str(info.extra["url"])
+    if info.conn_type in {"file", "fs", ""}:
+        folder = info.extra.get("path") or f"{info.host or ''}" + (f"/{info.schema}" if info.schema else "")
+        return str(Path(folder).absolute())
+    prefix = f"/{info.schema}" if info.schema else ""
+    scheme = {"aws": "s3", "google_cloud_platform": "gs"}.get(info.conn_type, info.conn_type)
+    return f"{scheme}://{info.host or ''}{prefix}"
