@@ -1,0 +1,78 @@
+"""The steps between the servers, each a unit: ``python -m ratchet.stack.prepare <step>``. Each can be repeated."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable, Mapping
+from importlib.metadata import version
+
+import psycopg2
+
+from ratchet import settings
+from ratchet.errors import RatchetError
+from ratchet.stack import kafka, plan, postgres, probes
+from ratchet.stack.config import StackConfig, load_config
+from ratchet.stack.control import StackError
+
+
+def _airflow(*arguments: str) -> None:
+    subprocess.run([sys.executable, "-m", "airflow", *arguments], check=True)
+
+
+def migrate_airflow(config: StackConfig) -> None:
+    """``airflow db migrate``, which takes seconds, only for a new database or another Airflow than last time."""
+    dsn = config.database("airflow")
+    marker = config.home / "airflow" / "migrated"
+    wanted = f"{version('apache-airflow')} {plan.database_host(config)}"
+    tables = postgres.query(dsn, "SELECT to_regclass('public.alembic_version') IS NOT NULL")[0][0]
+    if tables and marker.exists() and marker.read_text() == wanted:
+        return
+    _airflow("db", "migrate")
+    marker.write_text(wanted)
+
+
+def make_pool(config: StackConfig) -> None:
+    """The pool of the training tasks; slots that a person changed since are left as they are."""
+    found = postgres.query(config.database("airflow"), "SELECT 1 FROM slot_pool WHERE pool = 'ratchet_training'")
+    if not found:
+        _airflow("pools", "set", "ratchet_training", str(plan.TRAINING_POOL_SLOTS), "training tasks of Ratchet")
+
+
+def create_databases(config: StackConfig) -> None:
+    """The databases, on our server or on the one given. Raises StackError where the given one cannot be used."""
+    try:
+        postgres.create_databases(config)
+    except psycopg2.Error as error:
+        raise StackError(f"PostgreSQL at {plan.database_host(config)}: {error}") from error
+
+
+def check_given_broker(config: StackConfig) -> None:
+    """A broker of others is only asked whether it is there."""
+    host, _, port = config.bootstrap.split(",")[0].rpartition(":")
+    reason = probes.check({"kind": "tcp", "host": host, "port": int(port)}, started_at=0.0)
+    if reason is not None:
+        raise StackError(f"RATCHET_KAFKA_BOOTSTRAP: no broker answers at {config.bootstrap}: {reason}")
+
+
+STEPS: Mapping[str, Callable[[StackConfig], None]] = {
+    "postgres": postgres.initialise,
+    "databases": create_databases,
+    "kafka": kafka.prepare,
+    "kafka-given": check_given_broker,
+    "airflow-migrate": migrate_airflow,
+    "airflow-pool": make_pool,
+}
+
+
+def main(step: str) -> None:
+    """Run one step; exit 1 with one sentence when it cannot be done."""
+    config = load_config(settings.load_settings(), settings.environment())
+    try:
+        STEPS[step](config)
+    except (RatchetError, subprocess.CalledProcessError) as error:
+        sys.exit(f"ratchet: {error}")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])
