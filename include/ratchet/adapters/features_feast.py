@@ -1,0 +1,352 @@
+"""Spines, and their features as known at ``decided_at``, from a Feast repository on Feast's own DuckDB engine.
+
+Read in Feast 0.67 and obeyed here:
+
+- ``filter_by_created_timestamp`` must be on, or a value published after the decision is joined;
+- the default (dask) engine loses entity rows: any store but DuckDB is refused;
+- DuckDB returns rows in any order and would drop columns ending in ``_y``: rows carry a number through the join, and
+  the answer is checked to hold every one of them exactly once;
+- a ``FileSource`` path is opened relative to the working directory: the registry holds paths below the data folder and
+  is therefore derived data, kept there and made anew when a definition changes.
+
+Importing Feast costs six CPU seconds; it happens at the first join, not when this module is read.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import json
+import shutil
+import tempfile
+from dataclasses import dataclass
+from datetime import UTC, date, datetime, time, timedelta
+from functools import cached_property
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from zoneinfo import ZoneInfo
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from ruamel.yaml import YAML
+
+from ratchet.adapters import file_lock
+from ratchet.errors import Refused
+
+if TYPE_CHECKING:
+    from ratchet.domain.spec import ModelSpec
+
+_CONFIG = "feature_store.yaml"
+_DATASETS = "datasets.yaml"
+_DEFINITIONS = "definitions.py"
+_DECIDED_AT = "event_timestamp"  # the name by which Feast knows an entity row's time
+_ROW = "ratchet_row"
+_SPINE_COLUMNS = ("decided_at", "day", "label")
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """One entry of ``datasets.yaml``: a Parquet file whose rows say when they happened and when they were known."""
+
+    name: str
+    path: Path
+    keys: tuple[str, ...]
+    event: str
+    created: str
+    join_keys: tuple[str, ...]
+
+
+class FeastFeatures:
+    """The feature repository ``repo_dir`` over the datasets below ``data_dir``."""
+
+    def __init__(self, repo_dir: Path, data_dir: Path) -> None:
+        self.repo_dir = Path(repo_dir).resolve()
+        self.data_dir = Path(data_dir).resolve()
+
+    # -- spines: no Feast needed ---------------------------------------------------------------------------------
+
+    def dataset(self, name: str) -> Dataset:
+        """The named entry of ``datasets.yaml``; raises :class:`Refused` when there is none or its file is missing."""
+        entries = self._catalog["datasets"]
+        if name not in entries:
+            msg = f"{self.repo_dir / _DATASETS}: {name!r} is not a dataset; there are: {', '.join(sorted(entries))}."
+            raise Refused(msg)
+        entry = entries[name]
+        path = self.data_dir / entry["location"]
+        if not path.exists():
+            msg = f"{self.repo_dir / _DATASETS}: dataset {name!r} must exist at {path}, but does not. Run: make setup"
+            raise Refused(msg)
+        return Dataset(
+            name=name,
+            path=path,
+            keys=tuple(entry["keys"]),
+            event=entry["event"],
+            created=entry["created"],
+            join_keys=tuple(entry.get("join_keys", ())),
+        )
+
+    def spine(self, spec: ModelSpec, *, as_of: datetime, start: date, end: date) -> pa.Table:
+        """Labelled decisions of the local days ``[start, end)`` whose labels are mature at ``as_of``.
+
+        A day is mature as a whole or not at all: its local end plus the label delay (elapsed time) must not lie after
+        ``as_of``, nor must the publication of any of its rows. The day of a row is that of its event, not of
+        ``decided_at``, in the spine's time zone.
+
+        Returns columns: entity keys, join keys, ``decided_at`` (UTC), ``day`` ('YYYY-MM-DD'), ``label`` (int8), in
+        total order (entity keys, decided_at). No column holds nulls.
+        Raises :class:`Refused` for an unknown source or column, a naive ``as_of``, repeated or missing keys.
+        """
+        if as_of.tzinfo is None:
+            msg = f"as_of must be aware of its time zone, but got {as_of.isoformat()}"
+            raise Refused(msg)
+        spine = spec.data.spine
+        source = self.dataset(spine.source)
+        keys = [*spine.entity, *(key for key in source.join_keys if key not in spine.entity)]
+        rows = self._read(source, [*keys, spine.label, spine.decided_column, source.event, source.created])
+        zone = ZoneInfo(spine.timezone)
+        days = _local_days(rows[source.event], zone)
+        rows = rows.append_column("day", days)
+        rows = rows.filter(pc.and_(pc.greater_equal(days, start.isoformat()), pc.less(days, end.isoformat())))
+        rows = rows.filter(self._mature(rows, source, as_of=as_of, zone=zone, label_delay=spine.label_delay))
+        decided_at = pc.subtract(rows[spine.decided_column], pa.scalar(spine.decided_lead, pa.duration("us")))
+        table = pa.table(
+            {key: rows[key] for key in keys}
+            | {"decided_at": decided_at, "day": rows["day"], "label": rows[spine.label].cast(pa.int8())}
+        )
+        for name in table.column_names:
+            if table[name].null_count:
+                msg = f"{source.path}: {name} must be known on every row, but {table[name].null_count} rows have none."
+                raise Refused(msg)
+        table = table.sort_by([(key, "ascending") for key in (*spine.entity, "decided_at")]).combine_chunks()
+        distinct = table.group_by([*spine.entity, "decided_at"]).aggregate([]).num_rows
+        if distinct != table.num_rows:
+            repeated = table.num_rows - distinct
+            msg = f"{source.path}: {', '.join(spine.entity)} must be unique, but {repeated} rows repeat one."
+            raise Refused(msg)
+        return table
+
+    def count_rows(self, dataset: str, start: date, end: date) -> int:
+        """Rows of a dataset whose event lies on the local days ``[start, end)`` (time zone of ``datasets.yaml``)."""
+        source = self.dataset(dataset)
+        days = _local_days(self._read(source, [source.event])[source.event], ZoneInfo(self._catalog["timezone"]))
+        inside = pc.and_(pc.greater_equal(days, start.isoformat()), pc.less(days, end.isoformat()))
+        return int(pc.sum(inside).as_py() or 0)
+
+    # -- features: Feast ------------------------------------------------------------------------------------------
+
+    def historical(self, spec: ModelSpec, spine: pa.Table) -> pa.Table:
+        """The spine with the features of ``spec.data.features``, each as known at the row's ``decided_at``.
+
+        Returns the spine's columns and rows, in total order (entity keys, decided_at), then the service's features in
+        its order. A feature is null where no value was known, or the newest known one is older than its TTL.
+        Raises :class:`Refused` when the service is unknown, a join key is absent from the spine, or Feast answers
+        with other rows than it was asked for.
+        """
+        store = self._store()
+        service = self._service(store, spec.data.features)
+        names = self._feature_names(service)
+        join_keys = self._join_keys(store, service)
+        absent = [key for key in join_keys if key not in spine.column_names]
+        if absent:
+            msg = f"{spec.data.features}: the spine must hold every join key, but lacks {', '.join(absent)}."
+            raise Refused(msg)
+        order = [(key, "ascending") for key in (*spec.data.spine.entity, "decided_at")]
+        spine = spine.sort_by(order).combine_chunks()
+        if spine.num_rows == 0:
+            msg = f"{spec.data.features}: the spine must hold rows to join features to, but is empty."
+            raise Refused(msg)
+        asked = pa.table(
+            {key: spine[key] for key in join_keys}
+            | {_DECIDED_AT: spine["decided_at"], _ROW: pa.array(np.arange(spine.num_rows, dtype=np.int64))}
+        )
+        job = store.get_historical_features(
+            entity_df=asked.to_pandas(), features=service, filter_by_created_timestamp=True
+        )
+        answer = _same_rows(asked, job.to_arrow(), join_keys)
+        for name in names:
+            spine = spine.append_column(name, answer[name].combine_chunks())
+        return spine
+
+    def feature_names(self, spec: ModelSpec) -> tuple[str, ...]:
+        """The features of the spec's service, in its order: the columns a model may read."""
+        return self._feature_names(self._service(self._store(), spec.data.features))
+
+    def apply(self) -> None:
+        """Bring the registry up to date with the definitions; a no-op when nothing changed.
+
+        One process does it under a lock, on a copy that then replaces the registry as a whole, so that readers see
+        the old or the new one and Feast's view versions go on counting.
+        """
+        registry = self._registry_path
+        registry.parent.mkdir(parents=True, exist_ok=True)
+        applied = registry.with_suffix(".applied")
+        wanted = self._definitions_digest()
+        if _text(applied) == wanted and registry.exists():
+            return
+        with file_lock.held(registry.with_suffix(".lock")):
+            if _text(applied) == wanted and registry.exists():
+                return
+            with tempfile.TemporaryDirectory(dir=registry.parent, prefix=".applying-") as scratch:
+                draft = Path(scratch) / registry.name
+                if registry.exists():
+                    shutil.copy2(registry, draft)
+                self._open(draft).apply(self._definitions())
+                stamp = Path(scratch) / applied.name
+                stamp.write_text(wanted)
+                draft.replace(registry)
+                stamp.replace(applied)
+
+    def describe(self) -> dict[str, Any]:
+        """What a snapshot's manifest pins: versions, views, services and datasets, JSON-able and free of paths.
+
+        ``hash`` covers the definitions and the content of every dataset: equal hashes give equal features.
+        """
+        store = self._store()
+        views = {
+            view.name: {
+                "version": view.current_version_number,
+                "features": {field.name: str(field.dtype) for field in view.features},
+                "keys": sorted(view.entities),
+                "ttl_seconds": int(view.ttl.total_seconds()),
+                "event": view.batch_source.timestamp_field,
+                "created": view.batch_source.created_timestamp_column,
+            }
+            for view in sorted(store.list_feature_views(), key=lambda view: view.name)
+        }
+        services = {
+            service.name: list(self._feature_names(service))
+            for service in sorted(store.list_feature_services(), key=lambda service: service.name)
+        }
+        datasets = {
+            name: {
+                "rows": pq.read_metadata(self.dataset(name).path).num_rows,
+                "sha256": hashlib.sha256(self.dataset(name).path.read_bytes()).hexdigest(),
+            }
+            for name in sorted(self._catalog["datasets"])
+        }
+        pinned = {"views": views, "services": services, "datasets": datasets, "timezone": self._catalog["timezone"]}
+        engine = {name: version(name) for name in ("feast", "duckdb")}
+        # A view's version counts the changes made in this folder's registry: told, but not part of its content.
+        content = json.dumps(pinned | {"views": _without_versions(views)}, sort_keys=True).encode()
+        return pinned | {"engine": engine, "hash": hashlib.sha256(content).hexdigest()}
+
+    # -- inner parts ----------------------------------------------------------------------------------------------
+
+    @cached_property
+    def _catalog(self) -> dict[str, Any]:
+        return dict(YAML(typ="safe").load(self.repo_dir / _DATASETS))
+
+    @cached_property
+    def _config(self) -> dict[str, Any]:
+        text = (self.repo_dir / _CONFIG).read_text().replace("${RATCHET_DATA_DIR}", str(self.data_dir))
+        config = dict(YAML(typ="safe").load(text))
+        engine = config.get("offline_store", {}).get("type")
+        if engine != "duckdb":
+            msg = (
+                f"{self.repo_dir / _CONFIG}: offline_store.type must be 'duckdb', but is {engine!r}: "
+                "Feast's default engine loses entity rows."
+            )
+            raise Refused(msg)
+        return config
+
+    @property
+    def _registry_path(self) -> Path:
+        return Path(self._config["registry"]["path"])
+
+    def _open(self, registry: Path) -> Any:
+        from feast import FeatureStore, RepoConfig  # noqa: PLC0415 - six CPU seconds, only where a join is made
+
+        config = self._config | {"registry": self._config["registry"] | {"path": str(registry)}}
+        return FeatureStore(config=RepoConfig(**config, repo_path=self.repo_dir))
+
+    def _store(self) -> Any:
+        self.apply()
+        return self._open(self._registry_path)
+
+    def _definitions(self) -> list[Any]:
+        spec = importlib.util.spec_from_file_location("ratchet_feature_definitions", self.repo_dir / _DEFINITIONS)
+        if spec is None or spec.loader is None:
+            msg = f"{self.repo_dir / _DEFINITIONS}: must be a Python file, but cannot be loaded."
+            raise Refused(msg)
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        return list(module.objects(self.data_dir))
+
+    def _definitions_digest(self) -> str:
+        digest = hashlib.sha256(f"{version('feast')}\n{self.data_dir}\n".encode())
+        for name in (_CONFIG, _DATASETS, _DEFINITIONS):
+            digest.update((self.repo_dir / name).read_bytes())
+        return digest.hexdigest()
+
+    def _service(self, store: Any, name: str) -> Any:
+        services = {service.name: service for service in store.list_feature_services()}
+        if name not in services:
+            msg = (
+                f"{self.repo_dir / _DEFINITIONS}: {name!r} is not a feature service; there are: {', '.join(services)}."
+            )
+            raise Refused(msg)
+        return services[name]
+
+    @staticmethod
+    def _feature_names(service: Any) -> tuple[str, ...]:
+        return tuple(field.name for view in service.feature_view_projections for field in view.features)
+
+    @staticmethod
+    def _join_keys(store: Any, service: Any) -> tuple[str, ...]:
+        views = (store.get_feature_view(view.name) for view in service.feature_view_projections)
+        return tuple(dict.fromkeys(column.name for view in views for column in view.entity_columns))
+
+    @staticmethod
+    def _read(source: Dataset, columns: list[str]) -> pa.Table:
+        there = pq.read_schema(source.path).names
+        absent = [name for name in columns if name not in there]
+        if absent:
+            msg = f"{source.path}: must hold {', '.join(absent)}, but has {', '.join(there)}."
+            raise Refused(msg)
+        return pq.read_table(source.path, columns=list(dict.fromkeys(columns)))
+
+    @staticmethod
+    def _mature(rows: pa.Table, source: Dataset, *, as_of: datetime, zone: ZoneInfo, label_delay: timedelta) -> Any:
+        published = rows.group_by("day").aggregate([(source.created, "max")])
+        ready = [
+            day
+            for day, known_at in zip(
+                published["day"].to_pylist(), published[f"{source.created}_max"].to_pylist(), strict=True
+            )
+            if max(_end_of_day(day, zone) + label_delay, known_at) <= as_of
+        ]
+        return pc.is_in(rows["day"], pa.array(ready, pa.string()))
+
+
+def _local_days(moments: pa.ChunkedArray, zone: ZoneInfo) -> pa.ChunkedArray:
+    """The local calendar dates of UTC instants, as 'YYYY-MM-DD'."""
+    return pc.strftime(moments.cast(pa.timestamp("us", tz=zone.key)), format="%Y-%m-%d")
+
+
+def _end_of_day(day: str, zone: ZoneInfo) -> datetime:
+    return datetime.combine(date.fromisoformat(day) + timedelta(days=1), time(), zone).astimezone(UTC)
+
+
+def _same_rows(asked: pa.Table, answer: pa.Table, join_keys: tuple[str, ...]) -> pa.Table:
+    """The answer in the order asked; raises :class:`Refused` unless it holds each asked row once, unchanged."""
+    if answer.num_rows != asked.num_rows:
+        msg = f"Feast must answer with the {asked.num_rows} rows it was asked for, but gave {answer.num_rows}."
+        raise Refused(msg)
+    answer = answer.sort_by(_ROW)
+    for name in (_ROW, *join_keys, _DECIDED_AT):
+        got = answer[name].cast(asked.schema.field(name).type)
+        if not got.equals(asked[name]):
+            msg = f"Feast must answer with the rows it was asked for, but changed or repeated {name}."
+            raise Refused(msg)
+    return answer
+
+
+def _without_versions(views: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    return {name: {key: value for key, value in view.items() if key != "version"} for name, view in views.items()}
+
+
+def _text(path: Path) -> str | None:
+    return path.read_text() if path.exists() else None
