@@ -13,13 +13,13 @@ are finite, because JSON knows no NaN.
 from __future__ import annotations
 
 import hashlib
-import math
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
-from typing import Annotated, Any, Literal, cast
+from difflib import get_close_matches
+from typing import Annotated, Any, Literal
 
 import msgspec
-from msgspec import UNSET, Meta, Struct, UnsetType
+from msgspec import Meta, Struct
 
 from ratchet.errors import Refused
 
@@ -27,6 +27,8 @@ SPEC_VERSION = "1.0"
 STRUCTURED_CONTENT_TYPE = "application/cloudevents+json"
 DATA_CONTENT_TYPE = "application/json"
 MAX_BYTES = 1_000_000
+MAX_TEXT = 255
+MAX_DEPTH = 16
 
 DRIFT_TOPIC = "ml.drift"
 DATA_TOPIC = "ml.data-arrival"
@@ -34,32 +36,35 @@ REQUESTS_TOPIC = "ml.retrain-requests"
 DEAD_LETTER_TOPIC = "ml.dead-letter"
 DECISIONS_TOPIC = "ml.decisions"
 
+# Attributes that say how an event travelled, not what it says: a relay may change them.
+_TRANSPORT = frozenset({"datacontenttype", "partitionkey", "traceparent", "tracestate"})
+_REQUIRED = ("id", "source", "type", "subject", "time")
 _EARLIEST = datetime(1970, 1, 1, tzinfo=UTC)
 _LATEST = datetime(2200, 1, 1, tzinfo=UTC)
 _MAX_INTEGER = 2**53
 
 Rule = Literal[
-    "tombstone",
+    "tombstone",  # no value
     "oversized",
-    "not_json",
-    "not_utf8",
+    "content_type",  # a batch, an encoding other than JSON, or data_base64
+    "not_json",  # malformed, truncated, not UTF-8, NaN
     "too_deep",
-    "not_an_event",
-    "batch",
+    "not_an_event",  # JSON without CloudEvents attributes
     "specversion",
     "missing_attribute",
-    "attribute",
+    "bad_attribute",  # empty, too long, given twice, or not text
+    "bad_text",  # characters no database can store
+    "bad_time",
     "unknown_type",
-    "time",
-    "content_type",
-    "data",
-    "nul",
+    "bad_data",
 ]
 
-Text = Annotated[str, Meta(min_length=1, max_length=500)]
+Text = Annotated[str, Meta(min_length=1, max_length=MAX_TEXT)]
+Prose = Annotated[str, Meta(min_length=1, max_length=2000)]
 Instant = Annotated[datetime, Meta(tz=True)]
 Severity = Annotated[float, Meta(ge=0, le=1)]
 Share = Annotated[float, Meta(ge=0, le=1)]
+Finite = Annotated[float, Meta(ge=-1e300, le=1e300)]
 RowCount = Annotated[int, Meta(ge=0, le=_MAX_INTEGER)]
 
 
@@ -81,7 +86,7 @@ class DriftDetected(Struct, frozen=True, kw_only=True, omit_defaults=True):
     window_start: Instant
     window_end: Instant
     feature: Text | None = None
-    evidence_uri: Text | None = None
+    evidence_uri: Prose | None = None
 
 
 class DriftCleared(Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -95,8 +100,8 @@ class PerformanceDegraded(Struct, frozen=True, kw_only=True, omit_defaults=True)
     """A metric of the serving model fell behind its threshold over the window that ends at ``window_end``."""
 
     metric: Text
-    value: float
-    threshold: float
+    value: Finite
+    threshold: Finite
     window_end: Instant
 
 
@@ -115,7 +120,7 @@ class DataArrived(Struct, frozen=True, kw_only=True, omit_defaults=True):
 class RetrainRequested(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """A person or a system asks for a retrain."""
 
-    reason: Text
+    reason: Prose
     actor: Text
 
 
@@ -138,7 +143,10 @@ TOPICS: Mapping[str, str] = {
 
 
 class Decided(Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """What every verdict says. Uplift, ``lower`` and ``upper`` in ``unit`` per decision; None where not estimable."""
+    """What every verdict says; ``events`` are the ids of the events it answers.
+
+    Uplift, ``lower`` and ``upper`` in ``unit`` per decision; NaN is written as null.
+    """
 
     model: str
     attempt: str
@@ -214,8 +222,11 @@ _TYPE_OF: Mapping[type[Struct], str] = {struct: name for name, struct in (*INBOU
 
 
 class InboundEvent(Struct, frozen=True, kw_only=True):
-    """One heard event. ``payload`` is its data as received, JSON-able, unknown fields included; ``digest`` is the
-    SHA-256 of its content, equal for both transport modes and any order of keys.
+    """One heard event.
+
+    ``payload`` is its data as received, JSON-able, unknown fields included; ``extensions`` are its attributes that
+    CloudEvents leaves to the sender. ``digest`` is the SHA-256 (hexadecimal) of the content: equal in both transport
+    modes, for any order of keys, and however the time's offset is written.
     """
 
     id: str
@@ -248,27 +259,245 @@ class Announcement(Struct, frozen=True, kw_only=True):
 def parse(
     value: bytes | None, headers: Sequence[tuple[str, bytes | None]] = (), *, max_bytes: int = MAX_BYTES
 ) -> InboundEvent:
-    """Read one Kafka record as an event, structured or binary. Raises :class:`EventRejected`, nothing else."""
-    raise NotImplementedError
+    """Read one Kafka record as an event, structured or binary.
+
+    A record is structured when its content type says so, binary when it has ``ce_`` headers, else structured when its
+    JSON says ``specversion``. Ratchet requires ``subject`` and ``time`` although CloudEvents does not: the first routes
+    the event, the second orders it. Raises :class:`EventRejected`, nothing else.
+    """
+    if value is None:
+        raise EventRejected("tombstone", "a record without a value", "publish the event itself; nothing is compacted")
+    size = len(value) + sum(len(name) + len(content or b"") for name, content in headers)
+    if size > max_bytes:
+        raise EventRejected("oversized", f"{size:,} bytes", f"keep value and headers within {max_bytes:,} bytes")
+    named = _read_headers(headers)
+    content_type = named.pop("content-type", "").partition(";")[0].strip().lower()
+    if content_type.startswith("application/cloudevents-batch"):
+        raise EventRejected("content_type", content_type, "publish one event per record")
+    structured = content_type.startswith("application/cloudevents")
+    attributes: dict[str, Any] = {name[3:]: text for name, text in named.items() if name.startswith("ce_")}
+    if attributes and not structured:
+        if content_type and not _is_json(content_type):
+            raise EventRejected("content_type", content_type, f"send data as {DATA_CONTENT_TYPE}")
+        return _event(attributes, _decode(value))
+    if structured and content_type != STRUCTURED_CONTENT_TYPE:
+        raise EventRejected("content_type", content_type, f"send {STRUCTURED_CONTENT_TYPE}")
+    body = _decode(value)
+    if not isinstance(body, dict) or (not structured and "specversion" not in body):
+        raise EventRejected(
+            "not_an_event",
+            _shown(body),
+            "send a CloudEvent: a JSON object with specversion, id, source, type, subject, time and data, "
+            "or these as ce_ headers",
+        )
+    if "data_base64" in body:
+        raise EventRejected("content_type", "data_base64", "send data as JSON in 'data'")
+    return _event(body, body.pop("data", None))
 
 
-def read_data(event_type: str, payload: Mapping[str, Any]) -> InboundData:
-    """The typed data of an event stored as (type, payload). Raises :class:`EventRejected`."""
-    raise NotImplementedError
+def read_data(event_type: str, payload: Any) -> InboundData:
+    """The typed data of an event kept as (type, payload), times in UTC. Raises :class:`EventRejected`."""
+    struct = INBOUND.get(event_type)
+    if struct is None:
+        near = get_close_matches(event_type, INBOUND, n=1)
+        raise EventRejected(
+            "unknown_type",
+            repr(event_type),
+            f"did you mean {near[0]!r}?" if near else f"known types are {', '.join(sorted(INBOUND))}",
+        )
+    try:
+        data = msgspec.convert(payload, struct)
+    except msgspec.ValidationError as error:
+        raise EventRejected("bad_data", f"{event_type}: {error}", "see docs/events.md for the fields") from None
+    times = {
+        name: _in_utc(moment, f"data.{name}")
+        for name in data.__struct_fields__
+        if isinstance(moment := getattr(data, name), datetime)
+    }
+    if times.get("window_start", _EARLIEST) >= times.get("window_end", _LATEST):
+        raise EventRejected(
+            "bad_data",
+            f"window_start {times['window_start'].isoformat()}, window_end {times['window_end'].isoformat()}",
+            "a window must end after it starts",
+        )
+    return msgspec.structs.replace(data, **times)
+
+
+def _event(attributes: dict[str, Any], payload: Any) -> InboundEvent:
+    version = attributes.get("specversion")
+    if version != SPEC_VERSION:
+        got = "none" if version is None else _shown(version)
+        raise EventRejected("specversion", got, f"send CloudEvents specversion {SPEC_VERSION!r}")
+    for name in _REQUIRED:
+        text = attributes.get(name)
+        if text is None:
+            raise EventRejected("missing_attribute", f"no {name}", f"every event carries {', '.join(_REQUIRED)}")
+        if not isinstance(text, str) or not 0 < len(text) <= MAX_TEXT:
+            raise EventRejected(
+                "bad_attribute", f"{name} = {_shown(text)}", f"{name} must be text of 1 to {MAX_TEXT} characters"
+            )
+    encoding = attributes.get("datacontenttype")
+    if encoding is not None and not (isinstance(encoding, str) and _is_json(encoding)):
+        raise EventRejected("content_type", _shown(encoding), f"send data as {DATA_CONTENT_TYPE}")
+    _check_storable(attributes)
+    _check_storable(payload)
+    data = read_data(attributes["type"], payload)
+    try:
+        stamp = msgspec.convert(attributes["time"], Instant)
+    except msgspec.ValidationError:
+        raise EventRejected(
+            "bad_time", f"time = {attributes['time']!r}", "write RFC 3339 with an offset, like 2013-05-01T04:00:00Z"
+        ) from None
+    time = _in_utc(stamp, "time")
+    extensions = {name: attributes[name] for name in attributes if name not in {*_REQUIRED, "specversion"}}
+    identity = {name: attributes[name] for name in _REQUIRED}
+    said = {name: _as_header(value) for name, value in extensions.items() if name not in _TRANSPORT}
+    content = msgspec.json.encode([identity | {"time": time}, said, payload], order="deterministic")
+    return InboundEvent(
+        id=attributes["id"],
+        source=attributes["source"],
+        type=attributes["type"],
+        subject=attributes["subject"],
+        time=time,
+        data=data,
+        digest=hashlib.sha256(content).hexdigest(),
+        payload=payload,
+        extensions=extensions,
+    )
+
+
+def _read_headers(headers: Sequence[tuple[str, bytes | None]]) -> dict[str, str]:
+    """The headers that belong to CloudEvents, by lower-case name; all others are the transport's own."""
+    named: dict[str, str] = {}
+    for raw_name, content in headers:
+        name = raw_name.lower()
+        if name != "content-type" and not name.startswith("ce_"):
+            continue
+        if name in named:
+            raise EventRejected("bad_attribute", f"header {name} twice", "send each header once")
+        try:
+            named[name] = (content or b"").decode()
+        except UnicodeDecodeError:
+            raise EventRejected("not_json", f"header {name} is not UTF-8", "encode headers as UTF-8") from None
+    return named
+
+
+def _is_json(content_type: str) -> bool:
+    kind = content_type.partition(";")[0].strip().lower()
+    return kind == DATA_CONTENT_TYPE or (kind.startswith("application/") and kind.endswith("+json"))
+
+
+def _decode(value: bytes) -> Any:
+    try:
+        return msgspec.json.decode(value)
+    except RecursionError:
+        raise EventRejected("too_deep", f"{len(value):,} bytes of nested JSON", f"nest at most {MAX_DEPTH}") from None
+    except UnicodeDecodeError as error:
+        raise EventRejected("not_json", f"not UTF-8 at byte {error.start}", "encode the value as UTF-8") from None
+    except msgspec.DecodeError as error:
+        remedy = "send a JSON object; JSON has no NaN or Infinity" if _names_nan(value) else "send a JSON object"
+        raise EventRejected("not_json", f"{len(value):,} bytes: {error}", remedy) from None
+
+
+def _names_nan(value: bytes) -> bool:
+    return b"NaN" in value or b"Infinity" in value
+
+
+def _check_storable(value: Any, depth: int = 0) -> None:
+    """Refuse what JSON may say and a database cannot keep: NUL characters, integers beyond 64 bits, deep nesting."""
+    if isinstance(value, str):
+        if "\0" in value:
+            raise EventRejected("bad_text", _shown(value), "leave out the character U+0000")
+    elif isinstance(value, int):
+        if abs(value) > _MAX_INTEGER:
+            raise EventRejected("bad_data", _shown(value), f"integers lie within ±{_MAX_INTEGER}")
+    elif isinstance(value, dict | list):
+        if depth >= MAX_DEPTH:
+            raise EventRejected("too_deep", f"more than {MAX_DEPTH} levels", f"nest at most {MAX_DEPTH}")
+        if isinstance(value, dict):
+            for name, inner in value.items():
+                _check_storable(name, depth)
+                _check_storable(inner, depth + 1)
+        else:
+            for inner in value:
+                _check_storable(inner, depth + 1)
+
+
+def _in_utc(moment: datetime, name: str) -> datetime:
+    try:
+        utc = moment.astimezone(UTC)
+    except OverflowError:
+        utc = _LATEST
+    if not _EARLIEST <= utc < _LATEST:
+        raise EventRejected("bad_time", f"{name} = {moment.isoformat()}", "times lie between 1970 and 2200")
+    return utc
+
+
+def _as_header(value: Any) -> str:
+    """An extension as binary mode writes it, so that both modes have one digest."""
+    return value if isinstance(value, str) else msgspec.json.encode(value, order="deterministic").decode()
+
+
+def _shown(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 120 else f"{text[:117]}..."
 
 
 def new_event(
-    data: InboundData | OutboundData, *, id: str, source: str, subject: str, time: datetime  # noqa: A002
+    data: InboundData | OutboundData,
+    *,
+    id: str,  # noqa: A002 - the attribute's name
+    source: str,
+    subject: str,
+    time: datetime,
 ) -> Announcement:
-    """An event of the type that belongs to ``data``, to be published with :func:`to_record`."""
-    raise NotImplementedError
+    """An event of the type that belongs to ``data``, to be published with :func:`to_record` on its ``topic``.
+
+    ``time`` must be timezone-aware; it is kept in UTC. Raises :class:`EventRejected` for inbound data that
+    :func:`parse` would reject, so that nobody publishes what nobody may read.
+    """
+    if time.tzinfo is None:
+        raise EventRejected("bad_time", f"time = {time.isoformat()}", "give a timezone-aware time")
+    kind = _TYPE_OF[type(data)]
+    event = Announcement(id=id, source=source, type=kind, subject=subject, time=time.astimezone(UTC), data=data)
+    if kind in INBOUND:
+        _, value, headers = to_record(event)
+        parse(value, headers)
+    return event
 
 
 def decision_event(kind: DecisionKind, *, key: str, model: str, time: datetime, **data: Any) -> Announcement:
-    """An announcement on ``ml.decisions`` whose id derives from (``key``, ``kind``), so that a repeat is recognised."""
-    raise NotImplementedError
+    """An announcement on ``ml.decisions``: ``data`` are the fields of the kind's struct except ``model``.
+
+    Its id derives from ``key`` (the attempt, or the event and fate it tells of) and ``kind``, so that a repeat is
+    recognised as one. Raises ``TypeError`` for a field the struct does not have.
+    """
+    struct = OUTBOUND[_KINDS[kind]]
+    return new_event(
+        struct(model=model, **data), id=f"{key}:{kind}", source=f"/ratchet/{model}", subject=model, time=time
+    )
 
 
-def to_record(event: InboundEvent | Announcement) -> tuple[bytes, bytes, list[tuple[str, bytes]]]:
-    """Key (the subject), value and headers of a structured CloudEvent for Kafka."""
-    raise NotImplementedError
+def to_record(
+    event: InboundEvent | Announcement, *, mode: Literal["structured", "binary"] = "structured"
+) -> tuple[bytes, bytes, list[tuple[str, bytes]]]:
+    """Key (the subject), value and headers of a CloudEvent for Kafka. A heard event keeps its unknown fields."""
+    data: Any = event.data
+    extensions: dict[str, Any] = {}
+    if isinstance(event, InboundEvent):
+        data, extensions = event.payload, event.extensions
+    attributes = {
+        "specversion": SPEC_VERSION,
+        "id": event.id,
+        "source": event.source,
+        "type": event.type,
+        "subject": event.subject,
+        "time": event.time.isoformat().replace("+00:00", "Z"),
+        **extensions,
+    }
+    key = event.subject.encode()
+    if mode == "binary":
+        headers = [(f"ce_{name}", _as_header(value).encode()) for name, value in attributes.items()]
+        return key, msgspec.json.encode(data), [*headers, ("content-type", DATA_CONTENT_TYPE.encode())]
+    body = {**attributes, "datacontenttype": DATA_CONTENT_TYPE, "data": data}
+    return key, msgspec.json.encode(body), [("content-type", STRUCTURED_CONTENT_TYPE.encode())]
