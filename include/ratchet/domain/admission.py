@@ -1,14 +1,38 @@
-"""Admission: is it worth a retrain now, and if not, why not and until when? (DESIGN §4)."""
+"""Admission: is it worth a retrain now, and if not, why not and until when? (DESIGN §4, steps 4 and 5).
+
+:func:`decide_admission` looks at all open events of one model at once and is pure. What holds for every input:
+
+- each event gets exactly one fate, and copies of one event (same source and id) the same one;
+- the outcome depends on the set of events, the history and the instant, never on arrival order or copies: events
+  are ordered by (time, id, source);
+- as time passes over a fixed history, a model once admitted stays admitted, expiry of its events aside.
+
+An event is first judged by itself: *expired*, *suppressed* (not listened to, too mild, an all-clear), *waiting*
+(unconfirmed, accumulating, behind a follow-up), or it *counts*. Where at least one counts, the rules of the model
+decide: champion, fresh days, cooldown, runs per day, then debounce. Events wait as ``deferred`` with the moment the
+rule lifts, and at the latest until they are too old; while debounce runs they are ``pending``.
+
+Business time rules everything but debounce, which runs on the wall clock.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Literal, Self
 
-from ratchet.domain.events import InboundData
-from ratchet.domain.spec import ModelSpec
+from ratchet.domain.events import (
+    DataArrived,
+    DriftCleared,
+    DriftDetected,
+    InboundData,
+    PerformanceDegraded,
+    RetrainRequested,
+)
+from ratchet.domain.spec import ModelSpec, format_duration
+
+MAX_DEBOUNCES = 10
 
 AdmissionFate = Literal["pending", "deferred", "suppressed", "expired"]
 Origin = Literal["kafka", "attempt"]
@@ -109,7 +133,7 @@ class Now:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What admission says about one event; ``until`` (business) is when a deferred one is decided again at the latest."""
+    """What admission says about one event; ``until`` (business): when a deferred one is decided again, or sooner."""
 
     key: int
     fate: AdmissionFate
@@ -128,11 +152,286 @@ class Admission:
     outcomes: tuple[Outcome, ...]
 
 
-def decide_admission(policy: AdmissionPolicy, events: Sequence[OpenEvent], history: History, now: Now) -> Admission:
-    """Decide on all open events of one model at one instant. Pure."""
-    raise NotImplementedError
-
-
 def observation_of(policy: AdmissionPolicy, data: InboundData) -> Observation | None:
-    """The observation a drift event is, to be stored with it; None for other kinds."""
-    raise NotImplementedError
+    """The observation that a drift event is, to be stored with it; None for other kinds.
+
+    Drift milder than the spec's ``min_severity`` is a good observation: the check ran and found nothing that counts.
+    """
+    if isinstance(data, DriftDetected):
+        bad = policy.min_severity is not None and data.severity >= policy.min_severity
+        return Observation(data.check, data.window_end, bad)
+    if isinstance(data, DriftCleared):
+        return Observation(data.check, data.window_end, bad=False)
+    return None
+
+
+def decide_admission(policy: AdmissionPolicy, events: Sequence[OpenEvent], history: History, now: Now) -> Admission:
+    """Decide on all open events of one model at one instant.
+
+    ``go`` says that a run is due now: the events that count are then ``pending`` with reason ``admitted: …`` and
+    ``trigger`` is the key of the one that tipped it (a person's request before all others, else the newest). When only
+    debounce is missing, ``due_at`` (wall) says when it ends. ``outcomes`` holds one entry per key, ordered by key.
+    """
+    copies = _by_identity(events)
+    ordered = [event for event, _ in copies]
+    facts = _Facts.of(policy, ordered, history, now)
+    alone = [_judge_alone(policy, event, facts, now) for event in ordered]
+    counting = [event for event, verdict in zip(ordered, alone, strict=True) if verdict.fate == "pending"]
+    if counting:
+        go, due_at, word = _decide_for_model(policy, counting, history, now)
+        reason = word.reason
+    else:
+        go, due_at, word = False, None, None
+        reason = _at_rest(alone)
+    outcomes = []
+    for (event, keys), judged in zip(copies, alone, strict=True):
+        verdict = judged if word is None or judged.fate != "pending" else _for_event(policy, event, word)
+        outcomes += [Outcome(key, verdict.fate, verdict.reason, verdict.until) for key in keys]
+    return Admission(
+        go=go,
+        due_at=due_at,
+        trigger=_trigger(counting).key if go else None,
+        reason=reason,
+        outcomes=tuple(sorted(outcomes, key=lambda outcome: outcome.key)),
+    )
+
+
+@dataclass(frozen=True)
+class _Verdict:
+    fate: AdmissionFate
+    reason: str
+    until: datetime | None = None
+
+
+_COUNTS = _Verdict("pending", "counts")
+
+
+@dataclass(frozen=True)
+class _Facts:
+    """What one look over all events says, so that a storm is judged in one pass.
+
+    ``windows`` are the last n windows of each check as (end, bad), oldest first. A window seen by several detectors
+    (one per feature, say) is bad when one of them says so. ``new_rows`` counts the spine's source.
+    """
+
+    windows: dict[str, list[tuple[datetime, bool]]]
+    new_rows: int
+    follow_up_at: datetime | None
+
+    @classmethod
+    def of(cls, policy: AdmissionPolicy, events: Sequence[OpenEvent], history: History, now: Now) -> Self:
+        checks: dict[str, dict[datetime, bool]] = {}
+        rows = 0
+        follow_ups = []
+        seen = [*history.observations, *(observation_of(policy, event.data) for event in events)]
+        for observation in seen:
+            if observation is not None:
+                windows = checks.setdefault(observation.check, {})
+                windows[observation.window_end] = windows.get(observation.window_end, False) or observation.bad
+        for event in events:
+            data = event.data
+            if event.not_before is not None and now.business < event.not_before:
+                follow_ups.append(event.not_before)
+            is_source = isinstance(data, DataArrived) and data.dataset == policy.spine_source
+            if isinstance(data, DataArrived) and is_source and now.business < _expires_at(policy, event):
+                rows += data.new_rows
+        return cls(
+            windows={
+                check: sorted(windows.items())[-policy.confirmations_of_last :] for check, windows in checks.items()
+            },
+            new_rows=rows,
+            follow_up_at=min(follow_ups, default=None),
+        )
+
+
+def _by_identity(events: Sequence[OpenEvent]) -> list[tuple[OpenEvent, list[int]]]:
+    """Each distinct event, as its first copy (by receipt, then key) with the keys of all, by (time, id, source)."""
+    groups: dict[tuple[str, str], dict[int, OpenEvent]] = {}
+    for event in events:
+        groups.setdefault((event.source, event.event_id), {})[event.key] = event
+    firsts = [
+        (min(group.values(), key=lambda event: (event.received_at, event.key)), list(group))
+        for group in groups.values()
+    ]
+    return sorted(firsts, key=lambda pair: (pair[0].time, pair[0].event_id, pair[0].source))
+
+
+def _judge_alone(policy: AdmissionPolicy, event: OpenEvent, facts: _Facts, now: Now) -> _Verdict:
+    """What an event is worth before the model's own rules: ``pending`` means that it counts."""
+    expires = _expires_at(policy, event)
+    if now.business >= expires:
+        since = event.not_before or event.time
+        return _Verdict(
+            "expired", f"max_event_age: {format_duration(policy.max_event_age)} since {_said(since)} are over"
+        )
+    if event.origin == "attempt":
+        if event.not_before is not None and now.business < event.not_before:
+            return _Verdict("deferred", f"follow_up: due at {_said(event.not_before)}", event.not_before)
+        return _COUNTS
+    verdict = _judge_kind(policy, event, facts)
+    lift = facts.follow_up_at
+    if verdict is _COUNTS and lift is not None and isinstance(event.data, DriftDetected | DataArrived):
+        return _Verdict("deferred", f"follow_up: waits for the follow-up due at {_said(lift)}", min(lift, expires))
+    return verdict
+
+
+def _judge_kind(policy: AdmissionPolicy, event: OpenEvent, facts: _Facts) -> _Verdict:
+    data = event.data
+    if isinstance(data, DriftCleared):
+        return _Verdict("suppressed", f"cleared: recorded for check {data.check}; an all-clear starts no run")
+    if isinstance(data, DriftDetected):
+        return _judge_drift(policy, data, facts, _expires_at(policy, event))
+    if isinstance(data, DataArrived):
+        return _judge_data(policy, data, facts, _expires_at(policy, event))
+    if isinstance(data, PerformanceDegraded) and not policy.on_performance:
+        return _Verdict("suppressed", "not_subscribed: the spec's retrain.on has no performance")
+    return _COUNTS
+
+
+def _judge_drift(policy: AdmissionPolicy, data: DriftDetected, facts: _Facts, until: datetime) -> _Verdict:
+    if policy.min_severity is None:
+        return _Verdict("suppressed", "not_subscribed: the spec's retrain.on has no drift")
+    if data.severity < policy.min_severity:
+        return _Verdict(
+            "suppressed", f"min_severity: {data.severity:g} of {policy.min_severity:g} needed for check {data.check}"
+        )
+    windows = facts.windows[data.check]
+    newest, still_bad = windows[-1]
+    if not still_bad:
+        return _Verdict(
+            "deferred",
+            f"recovered: the newest observation of check {data.check} (to {_said(newest)}) is good; "
+            f"waits for more until {_said(until)}",
+            until,
+        )
+    bad = sum(is_bad for _, is_bad in windows)
+    if bad < policy.confirmations_at_least:
+        return _Verdict(
+            "deferred",
+            f"unconfirmed: {bad} of {policy.confirmations_at_least} confirmations "
+            f"(of last {policy.confirmations_of_last}) of check {data.check}; waits for more until {_said(until)}",
+            until,
+        )
+    return _COUNTS
+
+
+def _judge_data(policy: AdmissionPolicy, data: DataArrived, facts: _Facts, until: datetime) -> _Verdict:
+    if policy.datasets is None:
+        return _Verdict("suppressed", "not_subscribed: the spec's retrain.on has no data")
+    if data.dataset not in policy.datasets:
+        return _Verdict("suppressed", f"not_subscribed: retrain.on.data.datasets does not name {data.dataset}")
+    if facts.new_rows < policy.min_new_rows:
+        return _Verdict(
+            "deferred",
+            f"accumulating: {facts.new_rows:,} of {policy.min_new_rows:,} new rows of {policy.spine_source}; "
+            f"waits for more until {_said(until)}",
+            until,
+        )
+    return _COUNTS
+
+
+def _decide_for_model(
+    policy: AdmissionPolicy, counting: Sequence[OpenEvent], history: History, now: Now
+) -> tuple[bool, datetime | None, _Verdict]:
+    """Whether to go, when debounce ends, and what to say to every event that counts."""
+    requested = any(_is_request(event) for event in counting)
+    block = _blocking_rule(policy, history, now, requested=requested)
+    if block is not None:
+        return False, None, block
+    due_at = now.wall if requested else _debounced_until(policy.debounce, [event.received_at for event in counting])
+    many = f"{len(counting):,} event" + ("s" if len(counting) > 1 else "")
+    if now.wall < due_at:
+        quiet = format_duration(policy.debounce)
+        return False, due_at, _Verdict("pending", f"debounce: {many}; goes after {quiet} of quiet, at {_said(due_at)}")
+    return True, due_at, _Verdict("pending", f"admitted: {many}, by {_worth(policy, _trigger(counting))}")
+
+
+def _blocking_rule(policy: AdmissionPolicy, history: History, now: Now, *, requested: bool) -> _Verdict | None:
+    """The rule that holds the model back longest, or None. A person's request passes the cooldown only."""
+    if not history.has_champion:
+        return _Verdict("deferred", f"no_champion: make the first with 'ratchet champion init {policy.model}'")
+    blocks: list[tuple[datetime, str]] = []
+    fresh = history.fresh
+    if fresh.count < fresh.needed:
+        text = f"fresh_days: {fresh.count} of {fresh.needed} fresh mature days"
+        if fresh.ready_at is None or fresh.ready_at <= now.business:
+            return _Verdict("deferred", f"{text}; waits for the data to be published")
+        blocks.append((fresh.ready_at, f"{text}; enough at {_said(fresh.ready_at)}"))
+    if history.runs_started_today >= policy.runs_per_day and now.business < history.day_resets_at:
+        text = f"runs_per_day: {history.runs_started_today} of {policy.runs_per_day} runs started today"
+        blocks.append((history.day_resets_at, f"{text}; lifts {_said(history.day_resets_at)}"))
+    if history.last_started_at is not None and not requested:
+        lift = history.last_started_at + policy.cooldown
+        if now.business < lift:
+            text = f"cooldown: last run started {_said(history.last_started_at)}"
+            blocks.append((lift, f"{text}; lifts {_said(lift)}"))
+    if not blocks:
+        return None
+    lift, reason = max(blocks)
+    return _Verdict("deferred", reason, lift)
+
+
+def _for_event(policy: AdmissionPolicy, event: OpenEvent, word: _Verdict) -> _Verdict:
+    """The model's word as this event's: it waits no longer than it lives, and says so."""
+    expires = _expires_at(policy, event)
+    if word.fate == "pending" or (word.until is not None and word.until <= expires):
+        return word
+    return _Verdict(word.fate, f"{word.reason}; this event expires {_said(expires)}", expires)
+
+
+def _debounced_until(debounce: timedelta, received: Sequence[datetime]) -> datetime:
+    """The end of the quiet after the newest burst of receipts (wall), at most ten times ``debounce`` after its start.
+
+    A burst is a run of receipts less than ``debounce`` apart; the limit keeps an endless storm from starving the model.
+    """
+    moments = sorted(received)
+    start = end = moments[-1]
+    for moment in reversed(moments):
+        if start - moment > debounce:
+            break
+        start = moment
+    return min(end + debounce, start + MAX_DEBOUNCES * debounce)
+
+
+def _is_request(event: OpenEvent) -> bool:
+    return event.origin == "kafka" and isinstance(event.data, RetrainRequested)
+
+
+def _trigger(counting: Sequence[OpenEvent]) -> OpenEvent:
+    """The first request of a person, else the newest event: the one that completed what was waited for."""
+    return next((event for event in counting if _is_request(event)), counting[-1])
+
+
+def _at_rest(verdicts: Sequence[_Verdict]) -> str:
+    """The reason of a model for which no event counts: the newest one that still waits, else the newest."""
+    waiting = [verdict for verdict in verdicts if verdict.fate == "deferred"]
+    return (waiting or verdicts)[-1].reason if verdicts else "nothing to do: no event is open"
+
+
+def _worth(policy: AdmissionPolicy, event: OpenEvent) -> str:
+    """Why an event counts, in words."""
+    data = event.data
+    if event.origin == "attempt":
+        return "the follow-up of an attempt"
+    if isinstance(data, DriftDetected):
+        return (
+            f"drift of check {data.check}, severity {data.severity:g}, confirmed "
+            f"{policy.confirmations_at_least} of last {policy.confirmations_of_last}"
+        )
+    if isinstance(data, DataArrived):
+        return f"{policy.min_new_rows:,} or more new rows of {policy.spine_source}"
+    if isinstance(data, PerformanceDegraded):
+        return f"{data.metric} {data.value:g} against {data.threshold:g}"
+    if isinstance(data, RetrainRequested):
+        return f"request of {data.actor}: {data.reason}"
+    return "an all-clear"
+
+
+def _expires_at(policy: AdmissionPolicy, event: OpenEvent) -> datetime:
+    return (event.not_before or event.time) + policy.max_event_age
+
+
+def _said(moment: datetime) -> str:
+    """``2013-05-01T04:00Z``; seconds only where there are any."""
+    utc = moment.astimezone(UTC)
+    return utc.strftime("%Y-%m-%dT%H:%M:%SZ" if utc.second or utc.microsecond else "%Y-%m-%dT%H:%MZ")
