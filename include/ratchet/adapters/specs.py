@@ -5,6 +5,7 @@ Light by design (pydantic and ruamel.yaml): every parse of the DAG files reads t
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from ratchet.domain.spec import ModelSpec, Problem, did_you_mean, explain
 from ratchet.errors import Refused
 
 SPEC_FILE = "model.yaml"
+DATASETS_FILE = "feature_repo/datasets.yaml"
 MAX_SPEC_BYTES = 256_000
 MAX_SPEC_DEPTH = 24
 
@@ -76,49 +78,68 @@ def digest(spec: ModelSpec) -> str:
 def validate_all(models_dir: Path | str) -> list[str]:
     """Every problem of every spec, one line each; empty when all hold.
 
-    Where ``feature_repo/datasets.yaml`` stands beside the models folder, dataset names are checked against it.
+    Where ``feature_repo/datasets.yaml`` stands beside the models folder, the names of datasets, keys and slices are
+    checked against it. Whether the feature service exists is the feature store's to say, not checked here.
     """
     folder = Path(models_dir)
-    datasets = _known_datasets(folder.parent / "feature_repo" / "datasets.yaml")
+    listed = folder.parent / DATASETS_FILE
     problems: list[str] = []
+    datasets: dict[str, frozenset[str]] | None = None
+    if listed.is_file():
+        try:
+            datasets = _read_datasets(listed)
+        except SpecRefused as refused:
+            problems.extend(refused.problems)
     for file in spec_files(folder):
         try:
             spec = load_spec(file)
         except SpecRefused as refused:
             problems.extend(refused.problems)
             continue
+        tree = _read(file, spec.model)
+        found = sorted(_unknown_names(spec, datasets or {}), key=lambda problem: _line(tree, problem.path))
         if datasets is not None:
-            problems.extend(_unknown_datasets(spec, file, datasets))
+            problems.extend(_told(file, _line(tree, problem.path), problem, spec.model) for problem in found)
     return problems
 
 
-def _unknown_datasets(spec: ModelSpec, file: Path, known: tuple[str, ...]) -> list[str]:
-    tree = _read(file, spec.model)
-    named: list[tuple[tuple[str | int, ...], str]] = [(("data", "spine", "source"), spec.data.spine.source)]
+def _unknown_names(spec: ModelSpec, datasets: Mapping[str, frozenset[str]]) -> Iterator[Problem]:
+    """Names in the spec that the feature repository does not have: datasets, then columns of the spine's source."""
+    spine = spec.data.spine
+    named: list[tuple[tuple[str | int, ...], str]] = [(("data", "spine", "source"), spine.source)]
     if spec.retrain.on.data is not None:
-        path = ("retrain", "on", "data", "datasets")
-        named += [((*path, index), name) for index, name in enumerate(spec.retrain.on.data.datasets)]
-    return [
-        _told(
-            file,
-            _line(tree, path),
-            Problem(path, f"{name!r} is not a dataset of feature_repo/datasets.yaml.{did_you_mean(name, known)}"),
-            spec.model,
-        )
-        for path, name in named
-        if name not in known
+        at = ("retrain", "on", "data", "datasets")
+        named += [((*at, index), name) for index, name in enumerate(spec.retrain.on.data.datasets)]
+    for path, name in named:
+        if name not in datasets:
+            yield Problem(path, f"{name!r} is not a dataset of {DATASETS_FILE}.{did_you_mean(name, tuple(datasets))}")
+    columns = tuple(datasets.get(spine.source, ()))
+    keys: list[tuple[tuple[str | int, ...], str]] = [
+        (("data", "spine", "entity", index), name) for index, name in enumerate(spine.entity)
     ]
+    keys += [
+        (("gate", "guardrails", index, "slice"), guardrail.slice_column)
+        for index, guardrail in enumerate(spec.gate.guardrails)
+        if guardrail.slice_column is not None
+    ]
+    for path, name in keys if columns else ():
+        if name not in columns:
+            yield Problem(
+                path,
+                f"{name!r} is neither a key nor a join key of dataset {spine.source!r} in {DATASETS_FILE}."
+                f"{did_you_mean(name, columns)}",
+            )
 
 
-def _known_datasets(file: Path) -> tuple[str, ...] | None:
-    """The dataset names of the feature repository, or None where it has no list."""
-    if not file.is_file():
-        return None
-    content = YAML(typ="safe", pure=True).load(file)
-    listed = content.get("datasets", content) if isinstance(content, dict) else content
-    if isinstance(listed, dict):
-        return tuple(str(name) for name in listed)
-    return tuple(str(entry["name"]) for entry in listed or () if isinstance(entry, dict) and "name" in entry)
+def _read_datasets(file: Path) -> dict[str, frozenset[str]]:
+    """The datasets of the feature repository, each with the columns that a spine made of it carries."""
+    datasets = _read(file, "").get("datasets")
+    if not isinstance(datasets, dict) or not all(isinstance(entry, dict) for entry in datasets.values()):
+        raise _refused(file, 1, "must hold a mapping 'datasets' of name to location, keys and columns", "")
+    return {
+        str(name): frozenset([*(entry.get("keys") or ()), *(entry.get("join_keys") or ())])
+        for name, entry in datasets.items()
+    }
 
 
 def _read(file: Path, model: str) -> CommentedMap:
@@ -145,12 +166,16 @@ def _read(file: Path, model: str) -> CommentedMap:
 
 
 def _refused(file: Path, line: int, message: str, model: str) -> SpecRefused:
-    return SpecRefused((f"{_shown(file)}:{line}: {message}. Run: ratchet validate {model}",))
+    return SpecRefused((f"{_shown(file)}:{line}: {message}. {_remedy(model)}",))
 
 
 def _told(file: Path, line: int, problem: Problem, model: str) -> str:
     said = str(problem)
-    return f"{_shown(file)}:{line}: {said}{'' if said.endswith(('.', '?')) else '.'} Run: ratchet validate {model}"
+    return f"{_shown(file)}:{line}: {said}{'' if said.endswith(('.', '?')) else '.'} {_remedy(model)}"
+
+
+def _remedy(model: str) -> str:
+    return f"Run: ratchet validate {model}".rstrip()
 
 
 def _shown(file: Path) -> str:

@@ -87,7 +87,6 @@ NOT_YET_SUPPORTED: Mapping[tuple[str, ...], frozenset[str]] = {
     (): frozenset({"probation", "retention"}),
     ("retrain",): frozenset({"on_overload", "priority", "urgent", "group"}),
     ("retrain", "budget"): frozenset({"core_hours_per_month"}),
-    ("gate", "guardrails", "*"): frozenset({"required"}),
     ("runtime",): frozenset({"queue", "executor", "resources", "image", "environment"}),
 }
 
@@ -531,16 +530,17 @@ class Guardrail(_Closed):
     """What must hold beside the uplift.
 
     - ``expected_calibration_error``: ``max_regression`` over the champion's, and/or an absolute ``max``; in [0, 1].
-    - ``payoff`` with a ``slice`` column: no slice of at least ``min_rows`` rows may lose more than ``max_regression``
-      payoff units per decision.
+    - ``payoff`` with a ``slice`` (a column, or ``column=value``): no slice of at least ``min_rows`` rows may lose more
+      than ``max_regression`` payoff units per decision; ``required: true`` insists that it is there and judged.
     - ``latency_p95_ms``: ``max`` milliseconds per batch.
     """
 
     metric: str
-    slice: Name | None = None
+    slice: Annotated[str, Field(pattern=r"^[A-Za-z_]\w*(=.+)?$", max_length=200)] | None = None
     max_regression: Annotated[float, Field(strict=True, ge=0)] | None = None
     max: Annotated[float, Field(strict=True, gt=0)] | None = None
     min_rows: PositiveCount | None = None
+    required: Annotated[bool, Field(strict=True)] = False
 
     @field_validator("metric")
     @classmethod
@@ -565,9 +565,14 @@ class Guardrail(_Closed):
             raise _rule(f"a guardrail on {self.metric} needs {wants[self.metric]}")
         if self.metric != "payoff" and self.slice is not None:
             raise _not_yet(f"slices of {self.metric}; only payoff is judged by slice")
-        if self.min_rows is not None and self.slice is None:
-            raise _rule("min_rows applies to slices; name the slice")
+        if self.slice is None and (self.min_rows is not None or self.required):
+            raise _rule("min_rows and required apply to slices; name the slice")
         return self
+
+    @property
+    def slice_column(self) -> str | None:
+        """The column whose values are the slices; None without one."""
+        return self.slice.partition("=")[0] if self.slice is not None else None
 
 
 class Gate(_Closed):

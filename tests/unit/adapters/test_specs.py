@@ -1,0 +1,133 @@
+"""Specs as files: what is told, where, and with which remedy."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from ratchet.adapters import specs
+from ratchet.settings import load_settings
+
+MODELS = load_settings().models_dir
+SHIPPED = MODELS / "flight_delay" / "model.yaml"
+
+
+def written(folder: Path, text: str, model: str = "flight_delay") -> Path:
+    file = folder / "models" / model / "model.yaml"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(text)
+    return file
+
+
+def changed(folder: Path, old: str, new: str) -> Path:
+    text = SHIPPED.read_text()
+    assert text.count(old) == 1
+    return written(folder, text.replace(old, new))
+
+
+def line_of(file: Path, text: str) -> int:
+    return next(number for number, line in enumerate(file.read_text().splitlines(), 1) if text in line)
+
+
+def refusal(file: Path) -> tuple[str, ...]:
+    with pytest.raises(specs.SpecRefused) as caught:
+        specs.load_spec(file)
+    return caught.value.problems
+
+
+def test_the_shipped_spec_holds_and_names_what_the_feature_repository_has() -> None:
+    assert specs.validate_all(MODELS) == []
+    spec = specs.load_spec(SHIPPED)
+    assert (spec.business.payoff.tp, spec.business.payoff.fp) == (180, -60)
+    assert (spec.train.trials, spec.train.fixed["n_estimators"]) == (12, 150)
+    assert specs.digest(spec) == specs.load_all(MODELS)["flight_delay"].digest
+
+
+def test_a_typo_is_told_with_file_line_rule_value_and_remedy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = changed(tmp_path, "metric: expected_calibration_error", "metric: expected_calibration_eror")
+    monkeypatch.chdir(tmp_path)
+    assert refusal(file) == (
+        f"models/flight_delay/model.yaml:{line_of(file, 'eror')}: gate.guardrails[0].metric: "
+        "'expected_calibration_eror' is not a known metric. Did you mean 'expected_calibration_error'? "
+        "Run: ratchet validate flight_delay",
+    )
+
+
+def test_a_missing_key_is_told_at_the_section_that_lacks_it(tmp_path: Path) -> None:
+    file = changed(tmp_path, "  features: flight_delay_v1\n", "")
+    (problem,) = refusal(file)
+    assert f":{line_of(file, 'data:')}: data.features: is required and missing. Run:" in problem
+
+
+def test_problems_are_told_in_the_order_of_the_file(tmp_path: Path) -> None:
+    text = SHIPPED.read_text().replace("runs_per_day: 4", "runs_per_day: 0").replace("trials: 12", "trials: 0")
+    file = written(tmp_path, text.replace("min_severity: 0.3", "min_severity: 3"))
+    lines = [int(problem.split("model.yaml:")[1].split(":")[0]) for problem in refusal(file)]
+    assert lines == sorted(lines)
+    assert len(lines) == 3
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("model: [unclosed", "not valid YAML"),
+        ("model: a\nmodel: b\n", "not valid YAML: found duplicate key"),
+        ("- a list\n", "a spec is a mapping"),
+        ("", "a spec is a mapping"),
+        ("a: &x {b: *x}\n", "model.yaml:1:"),
+        ("a: " + "{a: " * 30 + "1" + "}" * 30, "nests at most 24 deep"),
+        ("a: " + "[" * 2000 + "]" * 2000, "not valid YAML"),
+        ("model: !!python/object:os.system x\n", "model.yaml:1:"),
+        ("#" * 300_000, "a spec has at most 256,000 bytes"),
+        ("model: \x00\n", "not valid YAML"),
+    ],
+)
+def test_a_file_that_is_no_spec_is_refused_in_one_line_per_problem(tmp_path: Path, text: str, said: str) -> None:
+    problems = refusal(written(tmp_path, text))
+    assert said in problems[0]
+    assert all("\n" not in problem and problem.endswith("Run: ratchet validate flight_delay") for problem in problems)
+
+
+def test_a_missing_file_is_refused(tmp_path: Path) -> None:
+    (problem,) = refusal(tmp_path / "ghost" / "model.yaml")
+    assert "not found" in problem
+
+
+def test_a_model_bears_the_name_of_its_folder(tmp_path: Path) -> None:
+    (problem,) = refusal(written(tmp_path, SHIPPED.read_text(), model="other"))
+    assert "model: 'flight_delay' must equal the name of its folder, 'other'" in problem
+
+
+def test_all_models_are_read_and_all_their_problems_told(tmp_path: Path) -> None:
+    written(tmp_path, SHIPPED.read_text())
+    (tmp_path / "models" / "_shared").mkdir()
+    assert list(specs.load_all(tmp_path / "models")) == ["flight_delay"]
+    written(tmp_path, "a: 1", model="bad_a")
+    written(tmp_path, "b: [", model="bad_b")
+    with pytest.raises(specs.SpecRefused) as caught:
+        specs.load_all(tmp_path / "models")
+    assert {"bad_a", "bad_b"} <= {problem.split("/model.yaml")[0].split("/")[-1] for problem in caught.value.problems}
+    assert specs.validate_all(tmp_path / "models") == list(caught.value.problems)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ("source: flights", "source: flight", "data.spine.source: 'flight' is not a dataset"),
+        ("datasets: [flights, weather]", "datasets: [flights, wether]", "Did you mean 'weather'?"),
+        ("slice: carrier", "slice: carier", "gate.guardrails[1].slice: 'carier' is neither a key nor a join key"),
+        ("entity: [flight_id]", "entity: [flight]", "data.spine.entity[0]: 'flight' is neither a key nor a join key"),
+    ],
+)
+def test_a_name_the_feature_repository_does_not_have_is_told(tmp_path: Path, old: str, new: str, said: str) -> None:
+    file = changed(tmp_path, old, new)
+    listed = tmp_path / "feature_repo" / "datasets.yaml"
+    listed.parent.mkdir()
+    listed.write_text("datasets:\n  flights: {keys: [flight_id], join_keys: [carrier]}\n  weather: {keys: [origin]}\n")
+    (problem,) = specs.validate_all(tmp_path / "models")
+    assert said in problem
+    assert f":{line_of(file, new)}:" in problem
+    listed.write_text("datasets: [flights]\n")
+    (problem,) = specs.validate_all(tmp_path / "models")
+    assert problem.startswith(str(listed))

@@ -1,0 +1,229 @@
+"""What a model spec may say, and what it may not."""
+
+from __future__ import annotations
+
+import copy
+import json
+import subprocess
+import sys
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from ratchet.domain.spec import (
+    NOT_YET_SUPPORTED,
+    ModelSpec,
+    Problem,
+    explain,
+    format_duration,
+    known_keys,
+    parse_duration,
+)
+
+WHOLE: dict[str, Any] = {
+    "model": "toy",
+    "owner": {"team": "ops", "email": "ops@example.com"},
+    "business": {"goal": "earn", "payoff": {"tp": 180, "fp": -60, "unit": "USD"}, "review_by": "2027-06-30"},
+    "data": {
+        "spine": {
+            "source": "flights",
+            "label": "late",
+            "label_delay": "2d",
+            "entity": ["flight_id"],
+            "decided_at": "scheduled_departure - 6h",
+            "timezone": "America/New_York",
+        },
+        "features": "toy_v1",
+        "window": "180d",
+        "holdout": {"last": "28d", "min_clusters": 14},
+    },
+    "retrain": {
+        "on": {"drift": {"confirmations": {"at_least": 2, "of_last": 3}}, "data": {"datasets": ["flights", "weather"]}},
+        "budget": {"runs_per_day": 4},
+    },
+    "train": {
+        "estimator": "xgboost.XGBClassifier",
+        "fixed": {"tree_method": "hist"},
+        "search_space": {"max_depth": {"int": [3, 10]}, "learning_rate": {"float": [0.01, 0.3], "log": True}},
+        "trials": 12,
+        "workers": 2,
+    },
+    "gate": {"guardrails": [{"metric": "latency_p95_ms", "max": 20}]},
+}
+ABSENT = object()
+
+
+def spec_with(path: str = "", value: Any = ABSENT) -> dict[str, Any]:
+    """The whole spec with one value set, by a path such as ``gate.guardrails.0.metric``; ABSENT removes it."""
+    tree: Any = copy.deepcopy(WHOLE)
+    if path:
+        *parents, last = path.split(".")
+        node = tree
+        for part in parents:
+            node = node[int(part)] if isinstance(node, list) else node.setdefault(part, {})
+        if value is ABSENT:
+            del node[last]
+        else:
+            node[int(last) if isinstance(node, list) else last] = value
+    return tree
+
+
+def problems_of(tree: dict[str, Any]) -> list[str]:
+    with pytest.raises(ValidationError) as caught:
+        ModelSpec.model_validate(tree)
+    return [str(problem) for problem in explain(caught.value)]
+
+
+def test_a_spec_reads_back_from_its_own_json_to_an_equal_spec() -> None:
+    spec = ModelSpec.model_validate(WHOLE)
+    again = ModelSpec.model_validate(json.loads(spec.canonical_json()))
+    assert again == spec
+    assert again.digest == spec.digest
+
+
+def test_spelling_out_a_default_does_not_change_the_digest_but_a_value_does() -> None:
+    digest = ModelSpec.model_validate(WHOLE).digest
+    assert ModelSpec.model_validate(spec_with("gate.approval", "never")).digest == digest
+    assert ModelSpec.model_validate(spec_with("train.trials", 13)).digest != digest
+
+
+def test_a_spec_is_frozen() -> None:
+    with pytest.raises(ValidationError, match="frozen"):
+        ModelSpec.model_validate(WHOLE).model = "other"  # type: ignore[misc]
+
+
+def test_durations_and_the_moment_of_decision_are_read() -> None:
+    spine = ModelSpec.model_validate(WHOLE).data.spine
+    assert spine.label_delay == timedelta(days=2)
+    assert (spine.decided_column, spine.decided_lead) == ("scheduled_departure", timedelta(hours=6))
+    assert (
+        ModelSpec.model_validate(spec_with("data.spine.decided_at", "asked_at")).data.spine.decided_lead == timedelta()
+    )
+
+
+def test_watermarks_are_bound_by_the_spine_and_the_datasets_listened_to_each_once() -> None:
+    assert ModelSpec.model_validate(WHOLE).datasets == ("flights", "weather")
+
+
+@given(st.integers(min_value=0, max_value=10**9))
+def test_a_duration_reads_back_as_it_was_written(seconds: int) -> None:
+    assert parse_duration(format_duration(timedelta(seconds=seconds))) == timedelta(seconds=seconds)
+
+
+@pytest.mark.parametrize("text", ["", "6", "h", "-6h", "6h2d", "1.5h", "6 hours", "6H"])
+def test_what_is_no_duration_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match="a duration is written like"):
+        parse_duration(text)
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "said"),
+    [
+        ("gate.guardrails.0.metric", "latency_p95", "Did you mean 'latency_p95_ms'?"),
+        ("retrain.cooldwon", "6h", "retrain.cooldwon: 'cooldwon' is not a known key. Did you mean 'cooldown'?"),
+        ("retrain.on.drift.confirmations.at_leest", 1, "Did you mean 'at_least'?"),
+        ("gate.guardrails.0.min_row", 3, "Did you mean 'min_rows'?"),
+        ("train.search_space.max_depth.logg", True, "Did you mean 'log'?"),
+        ("train.search_space.max_dept", {"int": [1, 2]}, "Did you mean 'max_depth'?"),
+        ("train.fixed.n_jobs", 4, "runtime.threads sets it"),
+        ("train.fixed.max_depth", 4, "'max_depth' is both fixed and searched"),
+        ("train.search_space.max_depth", {"int": [10, 3]}, "low must not exceed high, but got [10, 3]"),
+        ("train.search_space.max_depth", {"int": [3, 10], "float": [0, 1]}, "needs exactly one of"),
+        ("train.search_space.max_depth", {}, "needs exactly one of"),
+        ("train.search_space.max_depth", {"int": [3, 10.5]}, "train.search_space.max_depth.int[1]: "),
+        ("train.search_space.learning_rate", {"float": [0.0, 0.3], "log": True}, "log needs low > 0"),
+        ("train.search_space.learning_rate", {"float": [float("nan"), 0.3]}, "finite"),
+        ("train.search_space.tree_method", {"categorical": []}, "at least one"),
+        ("train.search_space.booster", {"categorical": ["dart", "dart"]}, "distinct choices"),
+        ("train.search_space", {}, "train.search_space: "),
+        ("train.trials", True, "train.trials: "),
+        ("train.trials", "12", "train.trials: "),
+        ("train.workers", 13, "workers 13 must not exceed trials 12"),
+        ("retrain.on.drift.confirmations", {"at_least": 4, "of_last": 3}, "at_least 4 of_last 3 can never be reached"),
+        ("retrain.on.drift.min_severity", 1.5, "retrain.on.drift.min_severity: "),
+        ("retrain.schedule", "0 4 * *", "must be five cron fields"),
+        ("retrain.schedule", "0 24 * * 1", "cron field hour must lie in 0-23, but got '24'"),
+        ("retrain.debounce", 30, "must be a duration like 30s, 6h or 2d, but got 30"),
+        ("retrain.max_event_age", "0d", "retrain.max_event_age: "),
+        ("data.holdout.min_clusters", 29, "the last 28 days can never hold min_clusters = 29"),
+        ("data.holdout.last", "36h", "must be whole days"),
+        ("data.window", "30d", "no day is left to train on"),
+        ("data.spine.timezone", "America/New_Yorkk", "IANA"),
+        ("data.spine.decided_at", "scheduled_departure + 6h", "must be a column"),
+        ("data.spine.entity", ["flight_id", "flight_id"], "names a key twice"),
+        ("business.payoff.tp", -1, "acting must pay on positives"),
+        ("business.payoff.fp", float("inf"), "business.payoff.fp: "),
+        ("business.decision.threshold", "half", "must be payoff or a number between 0 and 1, but got 'half'"),
+        ("business.decision.threshold", 1.5, "business.decision.threshold: "),
+        ("business.review_by", ABSENT, "business.review_by: is required and missing"),
+        ("gate.confidence", 0.5, "gate.confidence: "),
+        ("gate.guardrails.0.max", ABSENT, "a guardrail on latency_p95_ms needs max"),
+        ("gate.guardrails.0.required", True, "min_rows and required apply to slices"),
+        ("model", "Flight Delay", "model: "),
+        ("owner.email", "nobody", "owner.email: "),
+    ],
+)
+def test_a_broken_rule_names_its_place_and_what_to_write(path: str, value: Any, said: str) -> None:
+    problems = problems_of(spec_with(path, value))
+    assert any(said in problem for problem in problems), problems
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        ("probation", {"for": "28d"}),
+        ("retention", {"snapshots": 5}),
+        ("retrain.on_overload", "shrink"),
+        ("retrain.priority", 5),
+        ("retrain.urgent", 0.9),
+        ("retrain.quiet_hours", ["22:00-06:00"]),
+        ("retrain.budget.core_hours_per_month", 50),
+        ("runtime.queue", None),
+        ("runtime.executor", None),
+        ("runtime.resources", {"cpu": 2}),
+        ("runtime.image", None),
+        ("runtime.environment", None),
+        ("gate.deploy", "refit"),
+        ("gate.approval", {"when": {"lower_bound_below": 0.2}}),
+        ("business.payoff.tp", "0.2 * fare"),
+        ("business.decision.threshold", "tuned"),
+        ("train.estimator", "lightgbm.LGBMClassifier"),
+    ],
+)
+def test_a_key_that_nothing_obeys_yet_is_refused_rather_than_ignored(path: str, value: Any) -> None:
+    (problem,) = problems_of(spec_with(path, value))
+    assert problem.startswith(f"{path}: not yet supported: ")
+
+
+def test_every_problem_is_told_at_once() -> None:
+    tree = spec_with("train.trials", 0)
+    tree["retrain"]["budget"]["runs_per_day"] = 0
+    assert len(problems_of(tree)) == 2
+
+
+def test_what_is_not_yet_supported_is_no_known_key() -> None:
+    for parents, keys in NOT_YET_SUPPORTED.items():
+        assert known_keys(parents)
+        assert not keys & set(known_keys(parents))
+
+
+def test_a_guardrail_may_insist_on_one_slice() -> None:
+    insisting = {"metric": "payoff", "slice": "carrier=UA", "max_regression": 0.5, "required": True}
+    (guardrail,) = ModelSpec.model_validate(spec_with("gate.guardrails", [insisting])).gate.guardrails
+    assert guardrail.slice_column == "carrier"
+
+
+def test_a_problem_is_placed_as_a_person_writes_it() -> None:
+    assert str(Problem(("gate", "guardrails", 0, "metric"), "no")) == "gate.guardrails[0].metric: no"
+    assert str(Problem((), "no")) == "spec: no"
+
+
+def test_importing_the_spec_is_light_enough_for_every_parse_of_a_dag_file() -> None:
+    heavy = {"numpy", "pandas", "pyarrow", "sqlalchemy", "mlflow", "feast", "optuna", "sklearn", "xgboost", "kafka"}
+    code = f"import sys, ratchet.adapters.specs; print(sorted({heavy!r} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
