@@ -13,6 +13,8 @@ from collections.abc import Callable, Iterator, Sequence
 import pytest
 
 from ratchet.adapters.connections import parse_uri
+from ratchet.adapters.kafka_bus import KafkaBus
+from ratchet.adapters.kafka_intake import Backoff, IntakeLoop
 from ratchet.errors import Unavailable
 from ratchet.ports.bus import DECISIONS, DRIFT, INBOUND_TOPICS, Bus, InMemoryBus, Subscription
 from ratchet.records import RawRecord
@@ -41,8 +43,6 @@ def bus(request: pytest.FixtureRequest) -> Iterator[Bus]:
     if request.param == "memory":
         made: Bus = InMemoryBus()
     else:
-        from ratchet.adapters.kafka_bus import KafkaBus
-
         made = KafkaBus(parse_uri(f"kafka://{BOOTSTRAP}"))
     made.ensure_topics()
     with contextlib.closing(made):
@@ -114,7 +114,6 @@ def test_topics_are_made_once(bus: Bus) -> None:
 
 
 def test_no_broker_is_said_before_a_client_is_made() -> None:
-    from ratchet.adapters.kafka_bus import KafkaBus
 
     with socket.socket() as held:
         held.bind(("127.0.0.1", 0))
@@ -151,7 +150,6 @@ class Shelf:
 
 @contextlib.contextmanager
 def pumping(sink: Shelf, group: str) -> Iterator[list[list[str]]]:
-    from ratchet.adapters.kafka_intake import IntakeLoop
 
     stop, heard = threading.Event(), []
     loop = IntakeLoop(parse_uri(f"kafka://{BOOTSTRAP}"), group, sink, stop, heard.append)
@@ -170,7 +168,6 @@ def pumping(sink: Shelf, group: str) -> Iterator[list[list[str]]]:
 class TestTheIntakePump:
     @pytest.fixture
     def kafka(self) -> Iterator[Bus]:
-        from ratchet.adapters.kafka_bus import KafkaBus
 
         with contextlib.closing(KafkaBus(parse_uri(f"kafka://{BOOTSTRAP}"))) as made:
             made.ensure_topics()
@@ -217,7 +214,6 @@ class TestTheIntakePump:
         assert heard[0] == ["flight_delay"]
 
     def test_lag_counts_what_is_not_committed(self, kafka: Bus, key: bytes) -> None:
-        from ratchet.adapters.kafka_bus import KafkaBus
 
         assert isinstance(kafka, KafkaBus)
         group = f"test-{key.decode()}"
@@ -233,7 +229,6 @@ class TestTheIntakePump:
 
 
 def test_two_pumps_of_one_process_take_turns() -> None:
-    from ratchet.adapters.kafka_intake import IntakeLoop
 
     sessions: list[str] = []
     stops = [threading.Event(), threading.Event()]
@@ -268,7 +263,6 @@ def test_two_pumps_of_one_process_take_turns() -> None:
 
 
 def test_retries_wait_longer_each_time_within_bounds() -> None:
-    from ratchet.adapters.kafka_intake import Backoff
 
     backoff = Backoff(first=1.0, most=8.0, seed=1)
     waits = [backoff.failed() for _ in range(8)]

@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import Any, Protocol
 from urllib.parse import parse_qsl, quote, unquote, urlsplit
 
+import msgspec
+
 from ratchet.errors import Refused
 from ratchet.settings import CONNECTION_PREFIX
 
@@ -121,13 +123,16 @@ def unknown_connection(conn_id: str) -> UnknownConnection:
 def parse_uri(uri: str) -> ConnectionInfo:
     """Split a connection URI: ``type://login:password@host:port/schema?extra=…`` with percent-encoding.
 
-    A value without ``://`` and ``file://`` URIs are folders (type ``file``). Kafka takes several brokers,
-    ``kafka://a:9092,b:9092``: they end up in ``extra["bootstrap_servers"]``. ``extra`` values from a query are strings.
+    A JSON object with Airflow's field names is read too. A value without ``://`` and ``file://`` URIs are folders
+    (type ``file``). Several Kafka brokers, ``kafka://a:9092,b:9092``, end up in extra ``bootstrap_servers``. Extra
+    values from a query are strings.
 
     Raises:
-        Refused: the port is not a number.
+        Refused: the port is not a number, or the JSON is broken.
 
     """
+    if uri.lstrip().startswith("{"):
+        return _from_json(uri)
     if "://" not in uri:
         return ConnectionInfo("file", host=uri)
     parts = urlsplit(uri)
@@ -151,9 +156,28 @@ def parse_uri(uri: str) -> ConnectionInfo:
         port=port,
         login=unquote(parts.username) if parts.username is not None else None,
         password=unquote(parts.password) if parts.password is not None else None,
-        schema=unquote(parts.path.lstrip("/")) or None,
+        schema=unquote(parts.path[1:]) or None,
         extra=extra,
     )
+
+
+def _from_json(text: str) -> ConnectionInfo:
+    try:
+        fields = msgspec.json.decode(text, type=dict[str, Any])
+        extra = fields.get("extra") or {}
+        extra = msgspec.json.decode(extra, type=dict[str, Any]) if isinstance(extra, str) else dict(extra)
+        port = fields.get("port")
+        return ConnectionInfo(
+            conn_type=str(fields.get("conn_type") or ""),
+            host=fields.get("host"),
+            port=int(port) if port else None,
+            login=fields.get("login"),
+            password=fields.get("password"),
+            schema=fields.get("schema"),
+            extra=extra,
+        )
+    except (msgspec.MsgspecError, ValueError) as error:
+        raise Refused("a connection starts with '{' but is no JSON object with a numeric port") from error
 
 
 def ledger_url(info: ConnectionInfo) -> str:
@@ -164,8 +188,7 @@ def ledger_url(info: ConnectionInfo) -> str:
 
     """
     if info.conn_type == "sqlite":
-        path = info.schema or info.host or ""
-        return f"sqlite:///{path}" if Path(path).is_absolute() or not path else f"sqlite:////{path}"
+        return f"sqlite:///{info.schema or ''}"
     if info.conn_type.partition("+")[0] not in {"postgres", "postgresql"}:
         raise Refused(f"a database connection must be postgres:// or sqlite://, got type {info.conn_type!r}")
     user = "" if info.login is None else quote(info.login, safe="")

@@ -17,7 +17,7 @@ from contextlib import suppress
 from typing import Any
 
 from kafka import KafkaConsumer, TopicPartition
-from kafka.errors import KafkaError
+from kafka.errors import CommitFailedError, KafkaError
 from kafka.structs import OffsetAndMetadata
 
 from ratchet.adapters.connections import ConnectionInfo, kafka_config
@@ -32,6 +32,7 @@ log = logging.getLogger(__name__)
 POLL_SECONDS = 0.2
 TICK_SECONDS = 1.0
 COMMIT_TIMEOUT_MS = 5_000
+COMMIT_RETRY_SECONDS = 2.0
 CLOSE_TIMEOUT_MS = 3_000
 MAX_RECORDS = 1_000
 
@@ -138,25 +139,29 @@ class IntakeLoop:
 
     def _pump(self, consumer: Any, cluster: str) -> None:
         held: list[RawRecord] = []
-        retry_at = 0.0
+        owed: dict[TopicPartition, OffsetAndMetadata] = {}
+        store_at = commit_at = 0.0
         while not self._stop.is_set():
             if held:
                 consumer.pause(*consumer.assignment())
             batches = consumer.poll(timeout_ms=int(POLL_SECONDS * 1000))
             held += [raw_record(cluster, message) for batch in batches.values() for message in batch]
-            if held and time.monotonic() >= retry_at:
+            if held and time.monotonic() >= store_at:
                 try:
                     self._sink.store(held)
                 except Exception:
                     wait = self._sink_backoff.failed()
-                    retry_at = time.monotonic() + wait
+                    store_at = time.monotonic() + wait
                     log.exception("intake: %d records not stored; paused, next try in %.1f s", len(held), wait)
                 else:
                     self._sink_backoff.succeeded()
                     reach("committed/no offset")
-                    _commit(consumer, held)
-                    held = []
+                    owed |= next_offsets(held)
+                    held, commit_at = [], 0.0
                     consumer.resume(*consumer.paused())
+            if owed and time.monotonic() >= commit_at:
+                owed = _commit(consumer, owed)
+                commit_at = time.monotonic() + COMMIT_RETRY_SECONDS
             self._tick()
 
     def _tick(self) -> None:
@@ -190,9 +195,13 @@ def next_offsets(records: Sequence[RawRecord]) -> dict[TopicPartition, OffsetAnd
     return {spot: OffsetAndMetadata(offset + 1) for spot, offset in latest.items()}
 
 
-def _commit(consumer: Any, stored: Sequence[RawRecord]) -> None:
-    """Commit what is stored. A commit that fails costs a redelivery, which the sink absorbs."""
+def _commit(consumer: Any, offsets: dict[TopicPartition, OffsetAndMetadata]) -> dict[TopicPartition, OffsetAndMetadata]:
+    """Commit what is stored and return what is still owed. A lost commit costs a redelivery, which the sink absorbs."""
     try:
-        consumer.commit(next_offsets(stored), timeout_ms=COMMIT_TIMEOUT_MS)
+        consumer.commit(offsets, timeout_ms=COMMIT_TIMEOUT_MS)
+    except CommitFailedError:
+        log.info("intake: the group was rebalanced before a commit; the records come again and are absorbed")
     except KafkaError as error:
-        log.info("intake: offsets not committed (%r); the records come again and are absorbed", error)
+        log.warning("intake: offsets not committed (%r); tried again in %g s", error, COMMIT_RETRY_SECONDS)
+        return offsets
+    return {}

@@ -1,0 +1,46 @@
+"""### Sweep: every minute, what nobody else did
+
+- abandons attempts whose lease ran out and whose run ended, vanished or went silent; their events are free again;
+- relays what was decided but not told: the MLflow alias, `ml.decisions`;
+- expires events beyond their maximum age and decides again what was deferred until now;
+- publishes changed specs to the ledger;
+- rings the doorbells that nobody rang (`ratchet://<model>/due`, `ratchet://<model>/judged`).
+
+Each run is complete in itself: a failed or missed one is made good by the next. If runs fail, the task's log names what
+does not answer. Pause it only for maintenance: dead attempts then block their models until it runs again.
+"""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Any
+
+import pendulum
+from airflow.sdk import DAG, AssetAlias, task
+
+import ratchet_airflow
+
+BELLS = AssetAlias(name="ratchet-bells", group="ratchet")
+
+with DAG(
+    dag_id="ratchet__sweep",
+    schedule="* * * * *",
+    start_date=pendulum.datetime(2013, 1, 1, tz="UTC"),
+    catchup=False,
+    max_active_runs=1,
+    is_paused_upon_creation=False,
+    dagrun_timeout=timedelta(minutes=10),
+    tags=["ratchet"],
+    doc_md=__doc__,
+):
+
+    @task(outlets=[BELLS], execution_timeout=timedelta(minutes=5))
+    def sweep(*, outlet_events: Any) -> dict[str, Any]:
+        """Sweep once and ring what is left over."""
+        swept: dict[str, Any] = ratchet_airflow.verbs().sweep(ratchet_airflow.AirflowRunStates())
+        for name in ("due", "judged"):
+            for model in swept[name]:
+                outlet_events[BELLS].add(ratchet_airflow.bell(model, name))
+        return swept
+
+    sweep()

@@ -1,0 +1,283 @@
+"""One file for all models: each folder of `include/models/` becomes retrain__, promote__ and rollback__ DAGs.
+
+A model is added by adding a folder; a spec that breaks a rule becomes one DAG that shows the problems, and leaves the
+other models alone. The runbooks are the docstrings of the three functions below; they are shown on the DAGs' pages.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from datetime import timedelta
+from typing import Any
+
+import pendulum
+from airflow.sdk import (
+    DAG,
+    AssetOrTimeSchedule,
+    AssetWatcher,
+    CronTriggerTimetable,
+    ExceptionRetryPolicy,
+    Param,
+    RetryAction,
+    RetryRule,
+    task,
+)
+
+import ratchet_airflow
+from ratchet.adapters.specs import SpecRefused, load_spec, spec_files
+from ratchet.domain.spec import ModelSpec
+from ratchet.settings import load_settings
+from ratchet_intake_trigger import DueTrigger
+
+REFUSALS_ARE_FINAL = ExceptionRetryPolicy(
+    [
+        RetryRule(
+            exception="ratchet.errors.Refused", action=RetryAction.FAIL, reason="a rule was broken: a retry cannot help"
+        )
+    ]
+)
+RETRAIN_FORM = {
+    "reason": Param(
+        "",
+        type="string",
+        maxLength=500,
+        title="Reason",
+        section="Why",
+        description_md="Shown in the dossier and the audit log, beside your name. `quarterly check`",
+    ),
+    "first_champion": Param(
+        False,
+        type="boolean",
+        title="First champion",
+        section="Why",
+        description_md="The model has no champion yet: make one, if it beats the best constant decision. "
+        "Same as `ratchet champion init`.",
+    ),
+    "window_end": Param(
+        None,
+        type=["null", "string"],
+        format="date",
+        title="Window end",
+        section="What",
+        description_md="Use data up to this local day (exclusive) instead of all that is mature.",
+    ),
+    "trials": Param(
+        None,
+        type=["null", "integer"],
+        minimum=1,
+        maximum=1000,
+        title="Trials",
+        section="What",
+        description_md="Trials of the study in total, instead of the spec's.",
+    ),
+    "dry_run": Param(
+        False,
+        type="boolean",
+        title="Dry run",
+        section="Limits",
+        description_md="Train and judge, but claim no event, promote nothing and publish nothing. "
+        "The days it was judged on count as used.",
+    ),
+    "override_budget": Param(
+        False,
+        type="boolean",
+        title="Override the budget",
+        section="Limits",
+        description_md="Run although today's runs are used up. Audited with your name.",
+    ),
+}
+ROLLBACK_FORM = {
+    "reason": Param(
+        type="string",
+        minLength=3,
+        maxLength=500,
+        title="Reason",
+        section="Roll back",
+        description_md="Shown in the audit log and in the message on `ml.decisions`, beside your name.",
+    ),
+    "version": Param(
+        None,
+        type=["null", "integer"],
+        minimum=1,
+        title="Version",
+        section="Roll back",
+        description_md="An earlier champion's version; empty: the champion before this one.",
+    ),
+}
+
+
+def retrain_dag(spec: ModelSpec) -> DAG:
+    """### Retrain {model}: from a reason to a verdict
+
+    Goal: *{goal}* (owner: {team}, {email}).
+
+    Starts when the doorbell `ratchet://{model}/due` rings, by the spec's own schedule (`{schedule}`), or by hand: use
+    **Trigger** and its form. `claim` decides again under the model's lease: a run with nothing to do is skipped, and the
+    reason is in the log and the XCom `outcome` of `claim`. The run ends at the verdict; `promote__{model}` acts on it.
+
+    | what you see | what it means | what to do |
+    |---|---|---|
+    | all skipped after `claim` | not due, or another attempt holds the lease | read `outcome`; `ratchet events {model}` |
+    | a task failed: "refused" | a rule was broken; the message names the remedy | follow it, then start a new run |
+    | a task failed otherwise | the attempt keeps its finished steps | clear the task: it resumes from what is stored |
+    | tasks stay scheduled | no free slot in pool `{pool}` | wait; the sweep keeps the lease alive |
+
+    Exclusion is the lease, not the number of active runs: a dead worker's run does not block its successor.
+    """
+    model, runtime = spec.model, spec.runtime
+    due = ratchet_airflow.bell(
+        model, "due", watchers=[AssetWatcher(name=f"{model}-due", trigger=DueTrigger(model=model))]
+    )
+    cron = spec.retrain.schedule
+    with _dag(
+        retrain_dag,
+        spec,
+        schedule=AssetOrTimeSchedule(
+            timetable=CronTriggerTimetable(cron, timezone=spec.data.spine.timezone), assets=[due]
+        )
+        if cron
+        else [due],
+        params=RETRAIN_FORM,
+        max_active_runs=4,
+    ) as dag:
+        heavy: dict[str, Any] = {
+            "pool": runtime.pool,
+            "execution_timeout": runtime.timeout,
+            "retries": runtime.retries,
+        }
+
+        @task(retries=2)
+        def claim(**context: Any) -> str:
+            """Take the lease and every event that is due; skip the run when there is nothing to do."""
+            claimed = ratchet_airflow.verbs().claim(model, ratchet_airflow.run_context(context))
+            return ratchet_airflow.go_on(claimed, context)
+
+        @task(**heavy)
+        def snapshot(attempt: str) -> Any:
+            """Freeze features as known at decision time, with a manifest."""
+            return ratchet_airflow.verbs().snapshot(attempt)
+
+        @task(retries=2)
+        def plan(attempt: str) -> list[dict[str, Any]]:
+            """Share the study's trials among workers."""
+            return list(ratchet_airflow.verbs().plan_tuning(attempt))
+
+        @task(**heavy)
+        def tune(attempt: str, share: dict[str, Any]) -> Any:
+            """Run one worker's share of the study."""
+            return ratchet_airflow.verbs().tune(attempt, share["worker"])
+
+        @task(outlets=[ratchet_airflow.bell(model, "judged")], **heavy)
+        def judge(attempt: str) -> Any:
+            """Fit the challenger, compare it with the champion on fresh rows, write the dossier."""
+            return ratchet_airflow.verbs().judge(attempt)
+
+        attempt = claim()
+        shares = plan(attempt)
+        snapshot(attempt) >> shares  # type: ignore[operator]
+        tune.partial(attempt=attempt).expand(share=shares) >> judge(attempt)
+    return dag
+
+
+def promote_dag(spec: ModelSpec) -> DAG:
+    """### Promote {model}: act on the verdict
+
+    Starts when `ratchet://{model}/judged` rings. `promote` moves the champion by compare-and-set in the ledger, then the
+    MLflow alias and `ml.decisions` follow; a verdict that is not *promote* is concluded and told. When this fails half
+    way the ledger is right and the sweep finishes the rest within a minute or two; clearing the task is safe.
+    `champion` is skipped when the champion stayed; it updates `ratchet://{model}/champion`, for DAGs that serve or score.
+    """
+    model = spec.model
+    with _dag(promote_dag, spec, schedule=[ratchet_airflow.bell(model, "judged")], max_active_runs=4) as dag:
+
+        @task(retries=2)
+        def promote() -> dict[str, Any]:
+            """Conclude every judged attempt of this model."""
+            return dict(ratchet_airflow.verbs().promote(model))
+
+        @task(outlets=[ratchet_airflow.bell(model, "champion")])
+        def champion(outcome: dict[str, Any]) -> Any:
+            """Tell the world, if the champion changed."""
+            ratchet_airflow.only_if(outcome.get("promoted"), "the champion stayed")
+            return outcome
+
+        champion(promote())
+    return dag
+
+
+def rollback_dag(spec: ModelSpec) -> DAG:
+    """### Roll {model} back to an earlier champion
+
+    **Trigger** it, say why, and name a version (empty: the champion before this one). The same compare-and-set as a
+    promotion: the ledger decides, the MLflow alias and `ml.decisions` follow, your name and reason are in the audit log.
+    A version that never was champion is refused. `ratchet champion show {model}` lists the earlier ones.
+    """
+    model = spec.model
+    with _dag(rollback_dag, spec, schedule=None, params=ROLLBACK_FORM, max_active_runs=1) as dag:
+
+        @task(retries=2, outlets=[ratchet_airflow.bell(model, "champion")])
+        def rollback(**context: Any) -> Any:
+            """Take an earlier champion back."""
+            form, actor = context["params"], ratchet_airflow.run_context(context).actor or "unknown"
+            return ratchet_airflow.verbs().rollback(model, form["version"], actor, form["reason"])
+
+        rollback()
+    return dag
+
+
+def refused_dag(model: str, refused: SpecRefused) -> DAG:
+    """Stand in for the DAGs of a spec that breaks a rule: its page and its task's log show every problem."""
+    problems = "\n".join(refused.problems)
+    with DAG(
+        dag_id=f"retrain__{model}",
+        schedule=None,
+        is_paused_upon_creation=False,
+        tags=["ratchet", "spec refused"],
+        doc_md=f"### The spec of {model} is refused\n\n```\n{problems}\n```\n\nRun: `ratchet validate {model}`",
+    ) as dag:
+
+        @task(retries=0)
+        def show_problems() -> None:
+            """Fail with every problem of the spec."""
+            raise SpecRefused(refused.problems)
+
+        show_problems()
+    return dag
+
+
+def _dag(function: Callable[[ModelSpec], DAG], spec: ModelSpec, **options: Any) -> DAG:
+    """What the three DAGs of a model share; the docstring of ``function`` becomes the runbook."""
+    verb = function.__name__.removesuffix("_dag")
+    return DAG(
+        dag_id=f"{verb}__{spec.model}",
+        start_date=pendulum.datetime(2013, 1, 1, tz="UTC"),
+        catchup=False,
+        is_paused_upon_creation=False,
+        default_args={
+            "owner": spec.owner.team,
+            "retry_delay": timedelta(seconds=10),
+            "retry_policy": REFUSALS_ARE_FINAL,
+        },
+        tags=["ratchet", spec.model],
+        doc_md=inspect.cleandoc(function.__doc__ or "").format(
+            model=spec.model,
+            goal=spec.business.goal,
+            team=spec.owner.team,
+            email=spec.owner.email,
+            schedule=spec.retrain.schedule,
+            pool=spec.runtime.pool,
+        ),
+        **options,
+    )
+
+
+for file in spec_files(load_settings().models_dir):
+    name = file.parent.name
+    try:
+        read = load_spec(file)
+    except SpecRefused as error:
+        globals()[f"refused__{name}"] = refused_dag(name, error)
+    else:
+        for make in (retrain_dag, promote_dag, rollback_dag):
+            globals()[f"{make.__name__}__{name}"] = make(read)

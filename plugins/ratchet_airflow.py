@@ -1,0 +1,152 @@
+"""What Ratchet needs from Airflow and says in its own words: connections, who started a run, states of runs, assets.
+
+Imported by every component under its bare name: nothing here imports more than the Airflow SDK at load time.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Literal
+
+from airflow.sdk import Asset
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from ratchet.adapters.connections import ConnectionInfo, MappingResolver
+    from ratchet.records import RunContext
+
+Bell = Literal["due", "judged", "champion"]
+LIVE_STEP_STATES = frozenset({"running", "restarting"})
+
+
+def bell(model: str, name: Bell, **extra: Any) -> Asset:
+    """The asset ``ratchet://<model>/<name>``: ``due`` starts retrain, ``judged`` promote, ``champion`` tells the world."""
+    uri = f"ratchet://{model}/{name}"
+    return Asset(name=uri, uri=uri, group="ratchet", **extra)
+
+
+def verbs() -> Any:
+    """Ratchet, wired to Airflow's connections; call one verb per task."""
+    from ratchet.bootstrap import wire
+
+    return wire(AirflowResolver())
+
+
+class AirflowResolver:
+    """Finds connections wherever Airflow keeps them: any secrets backend works. For tasks, not for the triggerer."""
+
+    def resolve(self, conn_id: str) -> ConnectionInfo:
+        """Return the connection; raises ``UnknownConnection`` when nobody defined it."""
+        from airflow.sdk import Connection
+        from airflow.sdk.exceptions import AirflowNotFoundException
+
+        from ratchet.adapters.connections import unknown_connection
+
+        try:
+            found = Connection.get(conn_id)
+        except AirflowNotFoundException:
+            raise unknown_connection(conn_id) from None
+        return _info(found, found.extra_dejson)
+
+
+async def resolve_all() -> MappingResolver:
+    """All of Ratchet's connections that are defined, asked for on the triggerer's event loop; for use by its threads."""
+    from airflow.sdk import Connection
+    from airflow.sdk.exceptions import AirflowNotFoundException
+
+    from ratchet.adapters.connections import CONNECTION_IDS, MappingResolver
+
+    known = {}
+    for conn_id in CONNECTION_IDS:
+        try:
+            found = await Connection.async_get(conn_id)
+        except AirflowNotFoundException:
+            continue
+        known[conn_id] = _info(found, await found.aextra_dejson())
+    return MappingResolver(known)
+
+
+def _info(found: Any, extra: Mapping[str, Any]) -> ConnectionInfo:
+    from ratchet.adapters.connections import ConnectionInfo
+
+    return ConnectionInfo(
+        conn_type=found.conn_type or "",
+        host=found.host,
+        port=found.port,
+        login=found.login,
+        password=found.password,
+        schema=found.schema,
+        extra=extra,
+    )
+
+
+def run_context(context: Mapping[str, Any]) -> RunContext:
+    """Who started this run, how, and with which form, exactly as sent: the claim refuses unknown keys.
+
+    Whatever a person or another DAG started (also a backfill) counts as manual.
+    """
+    from ratchet.records import RunContext
+
+    run = context["dag_run"]
+    kind = str(getattr(run.run_type, "value", run.run_type))
+    return RunContext(
+        dag_id=run.dag_id,
+        dag_run_id=run.run_id,
+        run_type="scheduled" if kind == "scheduled" else "asset_triggered" if kind == "asset_triggered" else "manual",
+        actor=run.triggering_user_name,
+        conf=dict(run.conf or {}),
+    )
+
+
+def go_on(claim: Mapping[str, Any], context: Mapping[str, Any]) -> str:
+    """Return the claimed attempt; skip the rest of the run, with the reason, when there is nothing to do."""
+    from airflow.sdk.exceptions import AirflowSkipException
+
+    context["ti"].xcom_push(key="outcome", value=dict(claim))
+    if claim["attempt"] is None:
+        raise AirflowSkipException(f"nothing to do: {claim['reason']}")
+    return str(claim["attempt"])
+
+
+def only_if(condition: object, reason: str) -> None:
+    """Skip this task and what follows, with the reason, unless the condition holds."""
+    from airflow.sdk.exceptions import AirflowSkipException
+
+    if not condition:
+        raise AirflowSkipException(reason)
+
+
+class AirflowRunStates:
+    """``RunStates`` for the sweep, asked through the task's own API: what Airflow believes about a run."""
+
+    def state(self, dag_id: str, run_id: str) -> str:
+        """``queued``, ``running``, ``success``, ``failed``, or ``missing`` when the run was deleted."""
+        from airflow.sdk.exceptions import AirflowRuntimeError
+        from airflow.sdk.execution_time.task_runner import RuntimeTaskInstance
+
+        try:
+            found = RuntimeTaskInstance.get_dagrun_state(dag_id, run_id)
+        except AirflowRuntimeError as error:
+            if (error.error.detail or {}).get("status_code") == 404:
+                return "missing"
+            raise
+        return str(getattr(found, "value", found))
+
+    def started_step(self, dag_id: str, run_id: str) -> bool:
+        """Whether a step is executing now; false while all wait for a slot, a retry or each other."""
+        from airflow.sdk.execution_time.task_runner import RuntimeTaskInstance
+
+        states = RuntimeTaskInstance.get_task_states(dag_id=dag_id, run_ids=[run_id]).get(run_id, {})
+        return any(str(getattr(state, "value", state)) in LIVE_STEP_STATES for state in states.values())
+
+
+def intake_lag() -> dict[str, int]:
+    """Records per inbound topic that the intake has not committed yet."""
+    from contextlib import closing
+
+    from ratchet.adapters.connections import KAFKA
+    from ratchet.adapters.kafka_bus import KafkaBus
+    from ratchet.settings import load_settings
+
+    with closing(KafkaBus(AirflowResolver().resolve(KAFKA))) as bus:
+        return bus.lag(load_settings().group_id)

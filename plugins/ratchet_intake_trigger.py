@@ -1,0 +1,158 @@
+"""The doorbell's two triggers, fed by one intake pump per triggerer.
+
+All watchers share one stream (fast path of Airflow's shared streams): it runs the pump in a thread of its own and
+repeats about once a second which models are due. A late or restarted watcher therefore misses nothing: the model is
+still due at the next tick. A watcher rings only after it won the compare-and-set in the ledger, so that two triggerers,
+or the sweep, never ring twice for the same reason. No exception leaves a filter: it would restart every watcher.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+import threading
+import time
+from collections.abc import AsyncIterator, Callable, Hashable
+from dataclasses import dataclass
+from typing import Any
+
+from airflow.triggers.base import BaseEventTrigger, TriggerEvent
+
+log = logging.getLogger(__name__)
+
+JOIN_SECONDS = 9.0
+REPORT_SECONDS = 3600.0
+
+
+@dataclass(frozen=True)
+class Tick:
+    """What every watcher hears about once a second: the due models, and how to win the right to ring for one."""
+
+    due: tuple[str, ...]
+    ring: Callable[[str], bool]
+
+
+class IntakeEnded(RuntimeError):
+    """The pump's thread ended although nobody stopped it; the stream is opened again."""
+
+
+class _SharesTheIntake(BaseEventTrigger):
+    """Both triggers: one key, one stream."""
+
+    def shared_stream_key(self) -> Hashable:
+        """One pump for all watchers of a triggerer."""
+        return ("ratchet", "intake")
+
+    @classmethod
+    async def open_shared_stream(cls, kwargs: dict[str, Any]) -> AsyncIterator[Tick]:  # noqa: ARG003 (shared: the same for all)
+        """Run the pump in a thread and yield its ticks until cancelled; then stop it and wait for its end."""
+        run, ring = await _wired()
+        loop, stop = asyncio.get_running_loop(), threading.Event()
+        ticks: asyncio.Queue[Tick | None] = asyncio.Queue()
+
+        def tell(item: Tick | None) -> None:
+            try:
+                loop.call_soon_threadsafe(ticks.put_nowait, item)
+            except RuntimeError:
+                stop.set()
+
+        def pump() -> None:
+            try:
+                run(stop, lambda due: tell(Tick(tuple(due), ring)))
+            finally:
+                tell(None)
+
+        thread = threading.Thread(target=pump, name="ratchet-intake", daemon=True)
+        thread.start()
+        try:
+            while (tick := await ticks.get()) is not None:
+                yield tick
+            raise IntakeEnded("the intake pump ended by itself; see the triggerer's log")
+        finally:
+            stop.set()
+            await asyncio.to_thread(thread.join, JOIN_SECONDS)
+
+    async def run(self) -> AsyncIterator[TriggerEvent]:
+        """Without a shared stream: a stream of one's own."""
+        async for event in self.filter_shared_stream(self.open_shared_stream({})):
+            yield event
+
+
+class IntakeTrigger(_SharesTheIntake):
+    """Keeps the pump running for DAG ``ratchet__intake``, whatever models there are. Reports on joining, then hourly."""
+
+    def serialize(self) -> tuple[str, dict[str, Any]]:
+        """No arguments: one intake per installation."""
+        return "ratchet_intake_trigger.IntakeTrigger", {}
+
+    async def filter_shared_stream(self, shared_stream: AsyncIterator[Tick]) -> AsyncIterator[TriggerEvent]:
+        """One event when ticks begin to come, and one per hour."""
+        reported = float("-inf")
+        async for _ in shared_stream:
+            if time.monotonic() - reported >= REPORT_SECONDS:
+                reported = time.monotonic()
+                yield TriggerEvent({"intake": "running"})
+
+
+class DueTrigger(_SharesTheIntake):
+    """Rings for one model when it is due: the asset event carries no truth, only the model's name."""
+
+    def __init__(self, model: str) -> None:
+        super().__init__()
+        self.model = model
+
+    def serialize(self) -> tuple[str, dict[str, Any]]:
+        """The model's name is all."""
+        return "ratchet_intake_trigger.DueTrigger", {"model": self.model}
+
+    async def filter_shared_stream(self, shared_stream: AsyncIterator[Tick]) -> AsyncIterator[TriggerEvent]:
+        """Yield after the compare-and-set on the doorbell was won; losing it, or failing, waits for the next tick."""
+        async for tick in shared_stream:
+            if self.model in tick.due and await asyncio.to_thread(self._won, tick):
+                yield TriggerEvent({"model": self.model})
+
+    def _won(self, tick: Tick) -> bool:
+        from ratchet.failpoints import reach
+
+        try:
+            won = tick.ring(self.model)
+        except Exception:
+            log.exception("doorbell of %s not rung; tried again at the next tick", self.model)
+            return False
+        if won:
+            reach("rung/not claimed")
+        return won
+
+
+PumpRun = Callable[[threading.Event, Callable[[list[str]], None]], None]
+
+
+async def _wired() -> tuple[PumpRun, Callable[[str], bool]]:
+    """The pump and the doorbell, wired to Airflow's connections; tried until it works, so that no watcher dies of it."""
+    import ratchet_airflow
+
+    wait = 1.0
+    while True:
+        try:
+            resolver = await ratchet_airflow.resolve_all()
+            return await asyncio.to_thread(_wire, resolver)
+        except Exception:
+            log.exception("intake: not wired yet; next try in %.0f s", wait)
+            await asyncio.sleep(wait * random.uniform(0.5, 1.0))  # noqa: S311 (spreads retries, guards nothing)
+            wait = min(wait * 2, 30.0)
+
+
+def _wire(resolver: Any) -> tuple[PumpRun, Callable[[str], bool]]:
+    from ratchet.adapters.connections import KAFKA
+    from ratchet.adapters.kafka_intake import IntakeLoop
+    from ratchet.bootstrap import wire
+    from ratchet.settings import load_settings
+
+    ratchet = wire(resolver)
+    sink, group_id, connection = ratchet.intake_sink(), load_settings().group_id, resolver.resolve(KAFKA)
+
+    def run(stop: threading.Event, on_due: Callable[[list[str]], None]) -> None:
+        IntakeLoop(connection, group_id, sink, stop, on_due).run()
+
+    return run, ratchet.ring
