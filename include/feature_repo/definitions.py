@@ -2,8 +2,7 @@
 
 When each row could be known is decided where the datasets are built (``ratchet.adapters.flights``) and declared in
 ``datasets.yaml``; here each view names what it offers and how long a value may be carried over a gap (TTL):
-weather 12 hours (the file lacks single hours), daily rates 14 days (some destinations are flown weekly), planes of a
-route 45 days.
+weather 12 hours (the file lacks single hours), what is published daily 14 days (some routes are flown weekly).
 
 Feature names must not end in ``_y``: Feast's DuckDB engine drops such columns after its joins.
 """
@@ -107,7 +106,7 @@ def objects(data_dir: Path) -> list[Any]:
         days_of("dest"),
         view(
             "route_planes",
-            timedelta(days=45),
+            timedelta(days=14),
             {"route_seats_28d": Float64, "route_plane_age_years_28d": Float64},
             "typical planes of a carrier to a destination; never the plane of the flight itself",
         ),
