@@ -16,7 +16,6 @@ from ratchet.settings import Settings, load_settings
 NAMES = (
     "inserted/not committed",
     "committed/no offset",
-    "committed/no doorbell",
     "rung/not claimed",
     "claimed/no snapshot",
     "tuning",

@@ -1,0 +1,270 @@
+"""The ledger's tables.
+
+Times ending in ``_at`` are the database's wall clock; ``time``, ``as_of`` and ``until`` are business time.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.dialects import postgresql
+
+
+class UtcDateTime(sa.types.TypeDecorator[datetime]):
+    """Timestamps are aware and UTC on every database; SQLite, which knows no zones, stores them as naive UTC."""
+
+    impl = sa.DateTime(timezone=True)
+    cache_ok = True
+
+    def process_bind_param(self, value: datetime | None, dialect: sa.Dialect) -> datetime | None:
+        """Aware in, UTC out."""
+        if value is None:
+            return None
+        if value.tzinfo is None:
+            raise ValueError(f"the ledger takes aware times only, got {value!r}")
+        value = value.astimezone(UTC)
+        return value.replace(tzinfo=None) if dialect.name == "sqlite" else value
+
+    def process_result_value(self, value: datetime | None, dialect: sa.Dialect) -> datetime | None:
+        """Aware UTC out."""
+        if value is None:
+            return None
+        return value.replace(tzinfo=UTC) if dialect.name == "sqlite" else value.astimezone(UTC)
+
+
+BigId = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
+Json = sa.JSON().with_variant(postgresql.JSONB(), "postgresql")
+metadata = sa.MetaData(
+    naming_convention={
+        "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+        "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+        "fk": "fk_%(table_name)s_%(column_0_N_name)s",
+        "pk": "pk_%(table_name)s",
+    }
+)
+
+
+def _column(name: str, kind: Any, *args: Any, **kwargs: Any) -> sa.Column[Any]:
+    return sa.Column(name, kind, *args, **{"nullable": False} | kwargs)
+
+
+clock = sa.Table(
+    "clock",
+    metadata,
+    _column("id", sa.Integer, primary_key=True),
+    _column("mode", sa.String(8)),
+    _column("now", UtcDateTime, nullable=True),
+    comment="One row: business time is the wall clock, or replayed",
+)
+
+spec = sa.Table(
+    "spec",
+    metadata,
+    _column("digest", sa.String(64), primary_key=True),
+    _column("model", sa.String(100), index=True),
+    _column("document", Json),
+    _column("deployed_at", UtcDateTime),
+)
+
+model = sa.Table(
+    "model",
+    metadata,
+    _column("model", sa.String(100), primary_key=True),
+    _column("spec_digest", sa.String(64), sa.ForeignKey("spec.digest")),
+    _column("retired_at", UtcDateTime, nullable=True),
+    _column("marked", sa.Boolean, index=True, default=False),
+    comment="The spec registry: which spec is current, and which models wait for a decision",
+)
+
+watermark = sa.Table(
+    "watermark",
+    metadata,
+    _column("dataset", sa.String(100), primary_key=True),
+    _column("complete_until", UtcDateTime),
+    _column("label_completeness", sa.Float, nullable=True),
+    _column("updated_at", UtcDateTime),
+)
+
+record = sa.Table(
+    "record",
+    metadata,
+    _column("id", BigId, primary_key=True, autoincrement=True),
+    _column("cluster", sa.String(100)),
+    _column("topic", sa.String(249)),
+    _column("partition", sa.Integer),
+    _column("offset", sa.BigInteger),
+    _column("status", sa.String(10)),
+    _column("reason", sa.Text, nullable=True),
+    _column("key", sa.LargeBinary, nullable=True),
+    _column("value", sa.LargeBinary, nullable=True),
+    _column("headers", Json, nullable=True),
+    _column("received_at", UtcDateTime),
+    _column("held_until", UtcDateTime, nullable=True),
+    sa.UniqueConstraint("cluster", "topic", "partition", "offset"),
+    sa.Index("ix_record_held", "held_until", postgresql_where=sa.text("status = 'held'")),
+    comment="Every offset has exactly one row; stored, held (unknown model) or rejected; bytes kept unless stored",
+)
+
+event = sa.Table(
+    "event",
+    metadata,
+    _column("id", BigId, primary_key=True, autoincrement=True),
+    _column("source", sa.String(500)),
+    _column("event_id", sa.String(200)),
+    _column("model", sa.String(100)),
+    _column("type", sa.String(100)),
+    _column("time", UtcDateTime),
+    _column("received_at", UtcDateTime),
+    _column("digest", sa.String(64)),
+    _column("data", Json),
+    _column("origin", sa.String(10)),
+    _column("record_id", BigId, sa.ForeignKey("record.id"), nullable=True),
+    _column("fate", sa.String(10)),
+    _column("reason", sa.Text),
+    _column("until", UtcDateTime, nullable=True),
+    _column("attempt_id", sa.String(120), nullable=True),
+    _column("tries", sa.Integer, default=0),
+    sa.UniqueConstraint("source", "event_id", "model"),
+    sa.Index("ix_event_model_fate", "model", "fate"),
+    sa.Index("ix_event_until", "until", postgresql_where=sa.text("fate = 'deferred'")),
+    sa.Index("ix_event_attempt_id", "attempt_id"),
+    comment="The inbox: one row per event and model, with its current fate",
+)
+
+fate = sa.Table(
+    "fate",
+    metadata,
+    _column("id", BigId, primary_key=True, autoincrement=True),
+    _column("event_pk", BigId, sa.ForeignKey("event.id"), index=True),
+    _column("fate", sa.String(10)),
+    _column("reason", sa.Text),
+    _column("until", UtcDateTime, nullable=True),
+    _column("attempt_id", sa.String(120), nullable=True),
+    _column("at", UtcDateTime),
+    comment="Every fate an event has had",
+)
+
+doorbell = sa.Table(
+    "doorbell",
+    metadata,
+    _column("model", sa.String(100), primary_key=True),
+    _column("due_at", UtcDateTime, nullable=True, index=True),
+    _column("rung_at", UtcDateTime, nullable=True),
+    _column("rings", sa.Integer, default=0),
+    _column("reason", sa.Text, nullable=True),
+)
+
+lease = sa.Table(
+    "lease",
+    metadata,
+    _column("model", sa.String(100), primary_key=True),
+    _column("epoch", sa.Integer, default=0),
+    _column("attempt_id", sa.String(120), nullable=True),
+    _column("expires_at", UtcDateTime, nullable=True),
+    comment="Exclusion: at most one live attempt per model; every later write carries (attempt, epoch)",
+)
+
+attempt = sa.Table(
+    "attempt",
+    metadata,
+    _column("id", sa.String(120), primary_key=True),
+    _column("model", sa.String(100), index=True),
+    _column("epoch", sa.Integer),
+    _column("state", sa.String(12), index=True),
+    _column("dag_id", sa.String(250)),
+    _column("dag_run_id", sa.String(250)),
+    _column("trigger", sa.String(12)),
+    _column("trigger_event_pk", BigId, nullable=True),
+    _column("actor", sa.String(200), nullable=True),
+    _column("reason", sa.Text),
+    _column("options", Json),
+    _column("business_at", UtcDateTime),
+    _column("as_of", UtcDateTime),
+    _column("spec_digest", sa.String(64), sa.ForeignKey("spec.digest")),
+    _column("code_digest", sa.String(64)),
+    _column("champion_seq", sa.Integer),
+    _column("champion_version", sa.Integer, nullable=True),
+    _column("challenger_version", sa.Integer, nullable=True),
+    _column("verdict", sa.String(20), nullable=True),
+    _column("verdict_record", Json, nullable=True),
+    _column("evidence_digest", sa.String(64), nullable=True),
+    _column("dossier_uri", sa.Text, nullable=True),
+    _column("failure", sa.Text, nullable=True),
+    _column("created_at", UtcDateTime),
+    _column("judged_at", UtcDateTime, nullable=True),
+    _column("concluded_at", UtcDateTime, nullable=True),
+    sa.UniqueConstraint("model", "epoch"),
+    sa.Index("ix_attempt_run", "dag_id", "dag_run_id"),
+)
+
+step = sa.Table(
+    "step",
+    metadata,
+    _column("attempt_id", sa.String(120), sa.ForeignKey("attempt.id"), primary_key=True),
+    _column("step", sa.String(40), primary_key=True),
+    _column("result", Json),
+    _column("started_at", UtcDateTime),
+    _column("finished_at", UtcDateTime),
+    comment="What a task answered: a retried task answers the same",
+)
+
+used_day = sa.Table(
+    "used_day",
+    metadata,
+    _column("attempt_id", sa.String(120), sa.ForeignKey("attempt.id"), primary_key=True),
+    _column("role", sa.String(10), primary_key=True),
+    _column("day", sa.Date, primary_key=True),
+    _column("model", sa.String(100)),
+    _column("champion_version", sa.Integer, nullable=True),
+    _column("challenger_version", sa.Integer, nullable=True),
+    _column("rows", sa.Integer),
+    sa.Index("ix_used_day_model_champion_version", "model", "champion_version"),
+    comment="The rows each attempt used, by whole local days (days are never split): fit, calibrate or holdout",
+)
+
+champion = sa.Table(
+    "champion",
+    metadata,
+    _column("model", sa.String(100), primary_key=True),
+    _column("seq", sa.Integer, primary_key=True),
+    _column("version", sa.Integer),
+    _column("attempt_id", sa.String(120), nullable=True),
+    _column("kind", sa.String(10)),
+    _column("as_of", UtcDateTime),
+    _column("actor", sa.String(200), nullable=True),
+    _column("reason", sa.Text),
+    _column("evidence_digest", sa.String(64), nullable=True),
+    _column("promoted_at", UtcDateTime),
+    comment="Append-only; the primary key is the compare-and-set: two promotions over one champion cannot both insert",
+)
+
+outbox = sa.Table(
+    "outbox",
+    metadata,
+    _column("id", BigId, primary_key=True, autoincrement=True),
+    _column("dedupe", sa.String(300), unique=True),
+    _column("model", sa.String(100), nullable=True),
+    _column("kind", sa.String(20)),
+    _column("payload", Json),
+    _column("created_at", UtcDateTime),
+    _column("done_at", UtcDateTime, nullable=True),
+    _column("tries", sa.Integer, default=0),
+    _column("last_error", sa.Text, nullable=True),
+    sa.Index("ix_outbox_open", "id", postgresql_where=sa.text("done_at IS NULL")),
+)
+
+audit = sa.Table(
+    "audit",
+    metadata,
+    _column("seq", BigId, primary_key=True, autoincrement=False),
+    _column("at", UtcDateTime),
+    _column("actor", sa.String(200)),
+    _column("action", sa.String(60)),
+    _column("model", sa.String(100), nullable=True),
+    _column("detail", Json),
+    _column("previous_hash", sa.String(64)),
+    _column("hash", sa.String(64)),
+    comment="Append-only and hash-chained",
+)

@@ -1,0 +1,678 @@
+"""One class per side of the ledger, joined in ``SqlTx``; drivers' errors are translated here."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.exc import IntegrityError, OperationalError
+
+from ratchet.adapters.ledger import schema as t
+from ratchet.errors import ChampionMoved, Refused, StaleAttempt, Unavailable
+from ratchet.ports.ledger import (
+    AttemptRow,
+    ChampionRow,
+    EventRow,
+    FateChange,
+    HeldRecord,
+    LeaseRow,
+    NewEvent,
+    NewRecord,
+    OutboxRow,
+    SpecRow,
+    Tx,
+    UsedDays,
+    Watermark,
+)
+from ratchet.records import RawRecord
+
+AUDIT_LOCK = 0x52415443
+MIGRATIONS = Path(__file__).parent / "migrations"
+GENESIS = "0" * 64
+
+
+def audit_hash(previous: str, entry: dict[str, Any]) -> str:
+    """SHA-256 over the previous hash and the entry in canonical JSON: any edit or removal breaks the chain."""
+    return hashlib.sha256((previous + json.dumps(entry, sort_keys=True, separators=(",", ":"))).encode()).hexdigest()
+
+
+class _Base:
+    """What all sides share: the connection and the database's clock."""
+
+    def __init__(self, connection: sa.Connection) -> None:
+        self._db = connection
+        self._postgres = connection.dialect.name == "postgresql"
+
+    def _insert(self, table: sa.Table) -> Any:
+        """An insert that can say ``on_conflict``, in the words of this database."""
+        return postgresql.insert(table) if self._postgres else sqlite.insert(table)
+
+    def _one(self, query: sa.Select[Any]) -> Any:
+        return self._db.execute(query).mappings().first()
+
+    def wall(self) -> datetime:
+        """The database's wall clock: one clock for all processes."""
+        if not self._postgres:
+            return datetime.now(UTC)
+        now: datetime = self._db.execute(sa.select(sa.func.clock_timestamp())).scalar_one()
+        return now.astimezone(UTC)
+
+    def clock(self) -> tuple[str, datetime]:
+        """Mode (``wall`` or ``replay``) and business time."""
+        row = self._one(sa.select(t.clock))
+        if row is None or row["mode"] == "wall" or row["now"] is None:
+            return ("replay" if row and row["mode"] == "replay" else "wall", self.wall())
+        return ("replay", row["now"])
+
+    def set_clock(self, mode: str, now: datetime | None) -> None:
+        """Set the mode, and in replay the time, which never moves back."""
+        if mode not in {"wall", "replay"}:
+            raise Refused(f"clock mode must be wall or replay, but got {mode!r}")
+        row = self._one(sa.select(t.clock).with_for_update())
+        if row is None:
+            self._db.execute(sa.insert(t.clock).values(id=1, mode=mode, now=now))
+            return
+        if mode == "replay" and row["mode"] == "replay" and row["now"] and now and now < row["now"]:
+            return
+        self._db.execute(sa.update(t.clock).values(mode=mode, now=now))
+
+
+class _Registry(_Base):
+    """Specs by digest, and which one is current."""
+
+    def publish_spec(self, model: str, digest: str, document: dict[str, Any]) -> bool:
+        """Make this the model's current spec; true when that changed anything."""
+        known = self._one(sa.select(t.model).where(t.model.c.model == model).with_for_update())
+        if known and known["spec_digest"] == digest and known["retired_at"] is None:
+            return False
+        now = self.wall()
+        spec = self._insert(t.spec).values(digest=digest, model=model, document=document, deployed_at=now)
+        self._db.execute(spec.on_conflict_do_nothing())
+        row = self._insert(t.model).values(model=model, spec_digest=digest, marked=True, retired_at=None)
+        self._db.execute(
+            row.on_conflict_do_update(
+                index_elements=["model"], set_={"spec_digest": digest, "marked": True, "retired_at": None}
+            )
+        )
+        for table in (t.lease, t.doorbell):
+            self._db.execute(self._insert(table).values(model=model).on_conflict_do_nothing())
+        return True
+
+    def retire(self, model: str) -> None:
+        """Take the model out of service: its events are rejected from now on; its history stays."""
+        self._db.execute(sa.update(t.model).where(t.model.c.model == model).values(retired_at=self.wall()))
+
+    def specs(self) -> list[SpecRow]:
+        """The current spec of every registered model."""
+        query = sa.select(t.model.c.model, t.spec.c.digest, t.spec.c.document, t.model.c.retired_at).join(
+            t.spec, t.spec.c.digest == t.model.c.spec_digest
+        )
+        return [
+            SpecRow(r["model"], r["digest"], r["document"], r["retired_at"] is not None)
+            for r in self._db.execute(query.order_by(t.model.c.model)).mappings()
+        ]
+
+    def spec_document(self, digest: str) -> dict[str, Any]:
+        """The spec with this digest, current or not."""
+        document: dict[str, Any] = self._db.execute(
+            sa.select(t.spec.c.document).where(t.spec.c.digest == digest)
+        ).scalar_one()
+        return document
+
+
+class _Inbox(_Base):
+    """Records, events, fates, watermarks."""
+
+    def insert_records(self, records: Sequence[NewRecord]) -> dict[int, int]:
+        """Insert what is new; the answer maps positions in ``records`` to row ids, redelivered offsets left out."""
+        if not records:
+            return {}
+        now = self.wall()
+        rows = [
+            {
+                "cluster": r.raw.cluster,
+                "topic": r.raw.topic,
+                "partition": r.raw.partition,
+                "offset": r.raw.offset,
+                "status": r.status,
+                "reason": r.reason,
+                "key": r.raw.key if r.status != "stored" else None,
+                "value": r.raw.value if r.status != "stored" else None,
+                "headers": [[k, v.hex()] for k, v in r.raw.headers] if r.status != "stored" else None,
+                "received_at": now,
+                "held_until": r.held_until,
+            }
+            for r in records
+        ]
+        c = t.record.c
+        answer = self._db.execute(
+            self._insert(t.record)
+            .values(rows)
+            .on_conflict_do_nothing()
+            .returning(c.id, c.cluster, c.topic, c.partition, c.offset)
+        )
+        ids = {(r.cluster, r.topic, r.partition, r.offset): r.id for r in answer}
+        position = {(r.raw.cluster, r.raw.topic, r.raw.partition, r.raw.offset): i for i, r in enumerate(records)}
+        return {position[key]: pk for key, pk in ids.items()}
+
+    def insert_events(self, events: Sequence[NewEvent]) -> list[NewEvent]:
+        """Insert what is new as ``pending``; the answer lists those refused: known id, other content."""
+        refused = []
+        now = self.wall()
+        for event in events:
+            values = asdict(event) | {"received_at": now, "fate": "pending", "reason": "received", "tries": 0}
+            pk = self._db.execute(
+                self._insert(t.event).values(values).on_conflict_do_nothing().returning(t.event.c.id)
+            ).scalar_one_or_none()
+            if pk is not None:
+                self._db.execute(
+                    sa.insert(t.fate).values(event_pk=pk, fate="pending", reason="received", at=now, until=None)
+                )
+                continue
+            c = t.event.c
+            known = self._db.execute(
+                sa.select(c.digest).where(
+                    c.source == event.source, c.event_id == event.event_id, c.model == event.model
+                )
+            ).scalar_one()
+            if known != event.digest:
+                refused.append(event)
+        return refused
+
+    def held_records(self) -> list[HeldRecord]:
+        """Records that wait for their model to become known, oldest first."""
+        query = sa.select(t.record).where(t.record.c.status == "held").order_by(t.record.c.id)
+        return [
+            HeldRecord(
+                r["id"],
+                RawRecord(
+                    r["cluster"],
+                    r["topic"],
+                    r["partition"],
+                    r["offset"],
+                    r["key"],
+                    r["value"],
+                    tuple((k, bytes.fromhex(v)) for k, v in r["headers"] or ()),
+                ),
+                r["held_until"],
+            )
+            for r in self._db.execute(query.with_for_update(skip_locked=True)).mappings()
+        ]
+
+    def resolve_held(self, pk: int, status: str, reason: str | None) -> None:
+        """End the wait of a held record."""
+        self._db.execute(sa.update(t.record).where(t.record.c.id == pk).values(status=status, reason=reason))
+
+    def advance_watermark(self, dataset: str, until: datetime, completeness: float | None) -> None:
+        """Move the dataset's watermark forward; an older ``until`` changes nothing."""
+        row = self._insert(t.watermark).values(
+            dataset=dataset, complete_until=until, label_completeness=completeness, updated_at=self.wall()
+        )
+        new = row.excluded
+        self._db.execute(
+            row.on_conflict_do_update(
+                index_elements=["dataset"],
+                set_={
+                    "complete_until": new.complete_until,
+                    "label_completeness": sa.func.coalesce(new.label_completeness, t.watermark.c.label_completeness),
+                    "updated_at": new.updated_at,
+                },
+                where=t.watermark.c.complete_until <= new.complete_until,
+            )
+        )
+
+    def watermarks(self) -> dict[str, Watermark]:
+        """Every dataset's watermark."""
+        rows = self._db.execute(sa.select(t.watermark)).mappings()
+        return {r["dataset"]: Watermark(r["dataset"], r["complete_until"], r["label_completeness"]) for r in rows}
+
+    def mark(self, models: Collection[str]) -> None:
+        """These models have something new to decide."""
+        self._db.execute(sa.update(t.model).where(t.model.c.model.in_(list(models))).values(marked=True))
+
+    def lock_models_to_decide(self, business_now: datetime) -> list[str]:
+        """Marked models and models with a deferral that has run out; locked, those being decided elsewhere skipped."""
+        lifted = sa.select(t.event.c.model).where(t.event.c.fate == "deferred", t.event.c.until <= business_now)
+        query = (
+            sa.select(t.model.c.model)
+            .where(sa.or_(t.model.c.marked, t.model.c.model.in_(lifted)))
+            .order_by(t.model.c.model)
+        )
+        return list(self._db.execute(query.with_for_update(skip_locked=True)).scalars())
+
+    def lock_model(self, model: str) -> bool:
+        """Hold the model's row until the transaction ends; false when the model is not registered or is retired."""
+        row = self._one(sa.select(t.model).where(t.model.c.model == model).with_for_update())
+        return row is not None and row["retired_at"] is None
+
+    def unmark(self, model: str) -> None:
+        """The model's open events have been decided upon."""
+        self._db.execute(sa.update(t.model).where(t.model.c.model == model).values(marked=False))
+
+    def events(
+        self,
+        *,
+        model: str | None = None,
+        fates: Collection[str] | None = None,
+        attempt_id: str | None = None,
+        types: Collection[str] | None = None,
+        limit: int | None = None,
+    ) -> list[EventRow]:
+        """Events by business time then id; the newest ``limit`` ones."""
+        c = t.event.c
+        query = sa.select(t.event).order_by(c.time.desc(), c.event_id.desc(), c.id.desc()).limit(limit)
+        if model is not None:
+            query = query.where(c.model == model)
+        if fates is not None:
+            query = query.where(c.fate.in_(list(fates)))
+        if attempt_id is not None:
+            query = query.where(c.attempt_id == attempt_id)
+        if types is not None:
+            query = query.where(c.type.in_(list(types)))
+        rows = [
+            EventRow(
+                r["id"],
+                *(r[k] for k in ("source", "event_id", "model", "type", "time", "received_at", "data", "origin")),
+                *(r[k] for k in ("fate", "reason", "until", "attempt_id", "tries")),
+            )
+            for r in self._db.execute(query).mappings()
+        ]
+        return rows[::-1]
+
+    def change_fates(self, changes: Sequence[FateChange]) -> None:
+        """Write the next fates and their history; a change that changes nothing leaves no trace."""
+        if not changes:
+            return
+        now = self.wall()
+        c = t.event.c
+        known = {
+            r.id: (r.fate, r.reason, r.until, r.attempt_id)
+            for r in self._db.execute(
+                sa.select(c.id, c.fate, c.reason, c.until, c.attempt_id).where(c.id.in_([x.pk for x in changes]))
+            )
+        }
+        new = [x for x in changes if known.get(x.pk) != (x.fate, x.reason, x.until, x.attempt_id)]
+        if not new:
+            return
+        self._db.execute(
+            sa.update(t.event)
+            .where(c.id == sa.bindparam("pk"))
+            .values(
+                fate=sa.bindparam("new_fate"),
+                reason=sa.bindparam("new_reason"),
+                until=sa.bindparam("new_until"),
+                attempt_id=sa.bindparam("new_attempt"),
+                tries=c.tries + sa.bindparam("more"),
+            ),
+            [
+                {
+                    "pk": x.pk,
+                    "new_fate": x.fate,
+                    "new_reason": x.reason,
+                    "new_until": x.until,
+                    "new_attempt": x.attempt_id,
+                    "more": int(x.count_try),
+                }
+                for x in new
+            ],
+        )
+        self._db.execute(
+            sa.insert(t.fate),
+            [
+                {
+                    "event_pk": x.pk,
+                    "fate": x.fate,
+                    "reason": x.reason,
+                    "until": x.until,
+                    "attempt_id": x.attempt_id,
+                    "at": now,
+                }
+                for x in new
+            ],
+        )
+
+    def fate_history(self, pk: int) -> list[dict[str, Any]]:
+        """Every fate the event has had, oldest first."""
+        query = sa.select(t.fate).where(t.fate.c.event_pk == pk).order_by(t.fate.c.id)
+        return [dict(r) for r in self._db.execute(query).mappings()]
+
+
+class _Doorbell(_Base):
+    """Who is due, and who may ring."""
+
+    def set_due(self, model: str, due_at: datetime | None, reason: str | None) -> None:
+        """The model is due from ``due_at`` on (None: nothing to do). A new debt starts with no rings."""
+        values: dict[str, Any] = {"due_at": due_at, "reason": reason}
+        known = self._one(sa.select(t.doorbell).where(t.doorbell.c.model == model))
+        if due_at is None or known is None or known["due_at"] is None:
+            values |= {"rung_at": None, "rings": 0}
+        self._db.execute(sa.update(t.doorbell).where(t.doorbell.c.model == model).values(**values))
+
+    def due_models(self, *, overdue_seconds: float = 0.0) -> list[str]:
+        """Models to ring: due, no attempt alive, and not rung within their back-off."""
+        now = self.wall()
+        c = t.doorbell.c
+        query = (
+            sa.select(c.model, c.rung_at, c.rings)
+            .join(t.lease, t.lease.c.model == c.model)
+            .where(c.due_at <= now - timedelta(seconds=overdue_seconds), t.lease.c.attempt_id.is_(None))
+            .order_by(c.due_at)
+        )
+        return [r.model for r in self._db.execute(query) if self._may_ring(r.rung_at, r.rings, now, 60.0, 900.0)]
+
+    @staticmethod
+    def _may_ring(rung_at: datetime | None, rings: int, now: datetime, backoff: float, most: float) -> bool:
+        if rung_at is None:
+            return True
+        return rung_at + timedelta(seconds=min(backoff * 2 ** max(rings - 1, 0), most)) <= now
+
+    def ring(self, model: str, backoff_seconds: float, backoff_max_seconds: float) -> bool:
+        """Win the right to ring now: one winner among all processes."""
+        now = self.wall()
+        row = self._one(sa.select(t.doorbell).where(t.doorbell.c.model == model).with_for_update())
+        if row is None or row["due_at"] is None or row["due_at"] > now:
+            return False
+        if not self._may_ring(row["rung_at"], row["rings"], now, backoff_seconds, backoff_max_seconds):
+            return False
+        held = self._one(sa.select(t.lease.c.attempt_id).where(t.lease.c.model == model))
+        if held and held["attempt_id"] is not None:
+            return False
+        self._db.execute(
+            sa.update(t.doorbell).where(t.doorbell.c.model == model).values(rung_at=now, rings=row["rings"] + 1)
+        )
+        return True
+
+
+class _Attempts(_Base):
+    """Leases, attempts, steps, used days."""
+
+    def lock_lease(self, model: str) -> LeaseRow:
+        """The model's lease, held until the transaction ends."""
+        row = self._one(sa.select(t.lease).where(t.lease.c.model == model).with_for_update())
+        if row is None:
+            raise Refused(f"model {model!r} is not registered. Run: ratchet deploy")
+        return LeaseRow(**row)
+
+    def leases(self) -> list[LeaseRow]:
+        """All leases that are held."""
+        query = sa.select(t.lease).where(t.lease.c.attempt_id.is_not(None))
+        return [LeaseRow(**r) for r in self._db.execute(query).mappings()]
+
+    def start_attempt(self, attempt: AttemptRow, ttl_seconds: float) -> None:
+        """Insert the attempt and give it the lease (the caller holds ``lock_lease``)."""
+        self._db.execute(sa.insert(t.attempt).values(asdict(attempt)))
+        self._db.execute(
+            sa.update(t.lease)
+            .where(t.lease.c.model == attempt.model)
+            .values(
+                epoch=attempt.epoch,
+                attempt_id=attempt.id,
+                expires_at=self.wall() + timedelta(seconds=ttl_seconds),
+            )
+        )
+
+    def renew_lease(self, attempt_id: str, ttl_seconds: float) -> None:
+        """Keep the lease; refused when another attempt owns it."""
+        answer = self._db.execute(
+            sa.update(t.lease)
+            .where(t.lease.c.attempt_id == attempt_id)
+            .values(expires_at=self.wall() + timedelta(seconds=ttl_seconds))
+        )
+        if answer.rowcount == 0:
+            raise StaleAttempt(f"attempt {attempt_id} no longer holds its model's lease: it was ended or taken over")
+
+    def own_lease(self, attempt_id: str) -> AttemptRow:
+        """The live attempt, its lease locked for this transaction; refused when stale or ended."""
+        attempt = self.attempt(attempt_id)
+        if attempt is None:
+            raise StaleAttempt(f"there is no attempt {attempt_id!r}")
+        lease = self.lock_lease(attempt.model)
+        if lease.attempt_id != attempt_id or lease.epoch != attempt.epoch:
+            raise StaleAttempt(
+                f"attempt {attempt_id} (epoch {attempt.epoch}, {attempt.state}) does not hold the lease of "
+                f"{attempt.model}: epoch {lease.epoch} is {lease.attempt_id or 'free'}. Start a new run instead."
+            )
+        return attempt
+
+    def release_lease(self, attempt_id: str) -> None:
+        """Free the model; nothing happens when the attempt does not hold it."""
+        self._db.execute(
+            sa.update(t.lease).where(t.lease.c.attempt_id == attempt_id).values(attempt_id=None, expires_at=None)
+        )
+
+    def attempt(self, attempt_id: str) -> AttemptRow | None:
+        """One attempt."""
+        row = self._one(sa.select(t.attempt).where(t.attempt.c.id == attempt_id))
+        return AttemptRow(**row) if row else None
+
+    def attempts(
+        self,
+        *,
+        model: str | None = None,
+        states: Collection[str] | None = None,
+        dag_run: tuple[str, str] | None = None,
+        limit: int | None = None,
+    ) -> list[AttemptRow]:
+        """Attempts, newest first."""
+        c = t.attempt.c
+        query = sa.select(t.attempt).order_by(c.created_at.desc(), c.epoch.desc()).limit(limit)
+        if model is not None:
+            query = query.where(c.model == model)
+        if states is not None:
+            query = query.where(c.state.in_(list(states)))
+        if dag_run is not None:
+            query = query.where(c.dag_id == dag_run[0], c.dag_run_id == dag_run[1])
+        return [AttemptRow(**r) for r in self._db.execute(query).mappings()]
+
+    def update_attempt(self, attempt_id: str, **values: Any) -> None:
+        """Change columns of one attempt."""
+        self._db.execute(sa.update(t.attempt).where(t.attempt.c.id == attempt_id).values(**values))
+
+    def step_result(self, attempt_id: str, step: str) -> dict[str, Any] | None:
+        """What the step answered, if it ended."""
+        query = sa.select(t.step.c.result).where(t.step.c.attempt_id == attempt_id, t.step.c.step == step)
+        return self._db.execute(query).scalar_one_or_none()
+
+    def save_step(self, attempt_id: str, step: str, result: dict[str, Any], started_at: datetime) -> None:
+        """Keep the step's answer; the first one stands."""
+        self._db.execute(
+            self._insert(t.step)
+            .values(attempt_id=attempt_id, step=step, result=result, started_at=started_at, finished_at=self.wall())
+            .on_conflict_do_nothing()
+        )
+
+    def steps(self, attempt_id: str) -> dict[str, dict[str, Any]]:
+        """Every stored step with its times."""
+        query = sa.select(t.step).where(t.step.c.attempt_id == attempt_id).order_by(t.step.c.finished_at)
+        return {r["step"]: dict(r) for r in self._db.execute(query).mappings()}
+
+    def save_used_days(self, attempt: AttemptRow, challenger_version: int | None, used: Sequence[UsedDays]) -> None:
+        """Record which days the attempt used, and for what."""
+        rows = [
+            {
+                "attempt_id": attempt.id,
+                "role": part.role,
+                "day": day,
+                "model": attempt.model,
+                "champion_version": attempt.champion_version,
+                "challenger_version": challenger_version,
+                "rows": count,
+            }
+            for part in used
+            for day, count in part.rows_by_day.items()
+        ]
+        if rows:
+            self._db.execute(self._insert(t.used_day).values(rows).on_conflict_do_nothing())
+
+    def used_days(self, model: str, champion_version: int) -> set[date]:
+        """Days that are not fresh for judging against this champion.
+
+        All days that made it (fit, calibrate, the holdout that promoted it), and the holdouts of its later verdicts.
+        """
+        c = t.used_day.c
+        query = sa.select(c.day).where(
+            c.model == model,
+            sa.or_(
+                sa.and_(c.champion_version == champion_version, c.role == "holdout"),
+                c.challenger_version == champion_version,
+            ),
+        )
+        return set(self._db.execute(query.distinct()).scalars())
+
+
+class _Promotion(_Base):
+    """Champions, outbox, audit."""
+
+    def current_champion(self, model: str) -> ChampionRow | None:
+        """Who serves."""
+        c = t.champion.c
+        row = self._one(sa.select(t.champion).where(c.model == model).order_by(c.seq.desc()).limit(1))
+        return ChampionRow(**row) if row else None
+
+    def champions(self, model: str) -> list[ChampionRow]:
+        """The whole history, oldest first."""
+        query = sa.select(t.champion).where(t.champion.c.model == model).order_by(t.champion.c.seq)
+        return [ChampionRow(**r) for r in self._db.execute(query).mappings()]
+
+    def insert_champion(self, champion: ChampionRow) -> None:
+        """The compare-and-set: fails when ``seq`` is not the next one.
+
+        Raises:
+            ChampionMoved: somebody else promoted first, or the expected champion is not the current one.
+        """
+        current = self.current_champion(champion.model)
+        expected = champion.seq - 1
+        if (current.seq if current else 0) != expected:
+            raise ChampionMoved(
+                f"{champion.model}: judged against champion #{expected}, but #{current.seq if current else 0} serves"
+            )
+        try:
+            self._db.execute(sa.insert(t.champion).values(asdict(champion)))
+        except IntegrityError as error:
+            raise ChampionMoved(f"{champion.model}: another promotion over champion #{expected} came first") from error
+
+    def enqueue(self, kind: str, dedupe: str, payload: dict[str, Any], model: str | None = None) -> None:
+        """Tell the world later, at least once; the same ``dedupe`` is told once."""
+        self._db.execute(
+            self._insert(t.outbox)
+            .values(kind=kind, dedupe=dedupe, payload=payload, model=model, created_at=self.wall(), tries=0)
+            .on_conflict_do_nothing()
+        )
+
+    def take_outbox(self, kinds: Collection[str]) -> OutboxRow | None:
+        """The open row of these kinds that was tried least and is oldest, locked until the transaction ends.
+
+        Rows that another relay holds are passed over.
+        """
+        c = t.outbox.c
+        query = sa.select(t.outbox).where(c.done_at.is_(None), c.kind.in_(list(kinds))).order_by(c.tries, c.id).limit(1)
+        row = self._one(query.with_for_update(skip_locked=True))
+        return OutboxRow(*(row[k] for k in ("id", "dedupe", "model", "kind", "payload", "tries"))) if row else None
+
+    def finish_outbox(self, pk: int, error: str | None = None) -> None:
+        """Done, or tried once more in vain."""
+        c = t.outbox.c
+        values = {"tries": c.tries + 1, "last_error": error} | ({} if error else {"done_at": self.wall()})
+        self._db.execute(sa.update(t.outbox).where(c.id == pk).values(values))
+
+    def audit(self, actor: str, action: str, model: str | None, detail: dict[str, Any]) -> None:
+        """Append to the log; entries are chained by hash, one writer at a time."""
+        if self._postgres:
+            self._db.execute(sa.select(sa.func.pg_advisory_xact_lock(AUDIT_LOCK)))
+        last = self._one(sa.select(t.audit).order_by(t.audit.c.seq.desc()).limit(1))
+        at = self.wall()
+        entry = {
+            "seq": (last["seq"] if last else 0) + 1,
+            "at": at.isoformat(),
+            "actor": actor,
+            "action": action,
+            "model": model,
+            "detail": detail,
+        }
+        previous = last["hash"] if last else GENESIS
+        self._db.execute(
+            sa.insert(t.audit).values(
+                entry
+                | {
+                    "at": at,
+                    "previous_hash": previous,
+                    "hash": audit_hash(previous, entry),
+                }
+            )
+        )
+
+    def audit_log(self, model: str | None = None) -> list[dict[str, Any]]:
+        """The log, oldest first."""
+        query = sa.select(t.audit).order_by(t.audit.c.seq)
+        if model is not None:
+            query = query.where(t.audit.c.model == model)
+        return [dict(r) for r in self._db.execute(query).mappings()]
+
+
+class SqlTx(_Registry, _Inbox, _Doorbell, _Attempts, _Promotion):
+    """One transaction on the ledger; see ``ratchet.ports.ledger.Tx``."""
+
+
+class SqlLedger:
+    """The ledger on one database.
+
+    Args:
+        url: a SQLAlchemy URL, ``postgresql+psycopg2://…`` or ``sqlite:///…``.
+        statement_timeout_seconds: PostgreSQL gives up a statement after this long.
+    """
+
+    def __init__(self, url: str, *, statement_timeout_seconds: float = 5.0) -> None:
+        options: dict[str, Any] = {}
+        if url.startswith("postgresql"):
+            options = {
+                "connect_args": {
+                    "options": f"-c statement_timeout={int(statement_timeout_seconds * 1000)} -c timezone=UTC",
+                    "connect_timeout": 5,
+                },
+                "pool_size": 2,
+                "pool_pre_ping": True,
+            }
+        self.engine = sa.create_engine(url, **options)
+        if not url.startswith("postgresql"):
+            sa.event.listen(self.engine, "connect", _sqlite_manual_transactions)
+            sa.event.listen(self.engine, "begin", lambda c: c.exec_driver_sql("BEGIN IMMEDIATE"))
+
+    @contextmanager
+    def transaction(self) -> Iterator[Tx]:
+        """Commit on a clean exit, roll back on an exception; a lost database is ``Unavailable``."""
+        try:
+            with self.engine.begin() as connection:
+                yield SqlTx(connection)
+        except OperationalError as error:
+            raise Unavailable(f"the ledger did not answer: {str(error.orig).strip()}") from error
+
+    def migrate(self) -> None:
+        """Bring the schema up to date (Alembic; nothing happens when it is)."""
+        from alembic import command  # noqa: PLC0415 - only when migrating
+        from alembic.config import Config  # noqa: PLC0415
+
+        config = Config()
+        config.set_main_option("script_location", str(MIGRATIONS))
+        with self.engine.begin() as connection:
+            if connection.dialect.name == "postgresql":
+                connection.execute(sa.select(sa.func.pg_advisory_xact_lock(AUDIT_LOCK + 1)))
+            config.attributes["connection"] = connection
+            command.upgrade(config, "head")
+
+    def dispose(self) -> None:
+        """Close the pool."""
+        self.engine.dispose()
+
+
+def _sqlite_manual_transactions(connection: Any, _: Any) -> None:
+    connection.isolation_level = None
+    connection.execute("PRAGMA foreign_keys=ON")
+    connection.execute("PRAGMA busy_timeout=5000")

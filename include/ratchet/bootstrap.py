@@ -1,0 +1,271 @@
+"""The one place where real parts are put together; each is made when first asked for."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import subprocess
+from functools import cache, cached_property
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ratchet.adapters.connections import EnvResolver, Resolver, http_url, ledger_url, storage_url
+from ratchet.adapters.ledger import SqlLedger
+from ratchet.adapters.specs import load_all
+from ratchet.errors import Refused
+from ratchet.ports.intake import IntakeSink
+from ratchet.records import RunContext
+from ratchet.settings import Settings, load_settings
+from ratchet.workflow.attempting import Attempts, Models, Parts
+from ratchet.workflow.claiming import Claims
+from ratchet.workflow.intake import Intake
+from ratchet.workflow.promotion import Promotions
+from ratchet.workflow.sweeping import RunStates, Sweeper
+from ratchet.workflow.telling import Relay
+
+if TYPE_CHECKING:
+    from ratchet.ports.bus import Bus
+    from ratchet.ports.features import Features
+    from ratchet.ports.registry import Registry
+    from ratchet.ports.store import Store
+    from ratchet.ports.studies import Studies
+
+PINNED = (
+    "apache-airflow",
+    "duckdb",
+    "feast",
+    "mlflow",
+    "numpy",
+    "optuna",
+    "pandas",
+    "pyarrow",
+    "scikit-learn",
+    "xgboost",
+)
+
+logger = logging.getLogger(__name__)
+
+
+class Ratchet:
+    """The verbs, wired to the connections that ``resolver`` finds."""
+
+    def __init__(self, resolver: Resolver, settings: Settings) -> None:
+        self._resolver = resolver
+        self.settings = settings
+
+    # -- parts -----------------------------------------------------------------------------------------------------
+
+    @cached_property
+    def ledger(self) -> SqlLedger:
+        """Our own database."""
+        return SqlLedger(ledger_url(self._resolver.resolve("ratchet_ledger")))
+
+    @cached_property
+    def bus(self) -> Bus:
+        """Kafka."""
+        from ratchet.adapters.kafka_bus import KafkaBus  # noqa: PLC0415 - drivers are imported where they are used
+
+        return KafkaBus(self._resolver.resolve("ratchet_kafka"))
+
+    @cached_property
+    def registry(self) -> Registry:
+        """MLflow."""
+        from ratchet.adapters.registry_mlflow import MlflowRegistry  # noqa: PLC0415
+
+        return MlflowRegistry(
+            http_url(self._resolver.resolve("ratchet_mlflow")), lock_file=self.settings.root / "requirements.txt"
+        )
+
+    @cached_property
+    def features(self) -> Features:
+        """Feast."""
+        from ratchet.adapters.features_feast import FeastFeatures  # noqa: PLC0415
+
+        return FeastFeatures(self.settings.feature_repo_dir, self.settings.data_dir)
+
+    @cached_property
+    def store(self) -> Store:
+        """Object storage."""
+        from ratchet.adapters.storage import ObjectStore  # noqa: PLC0415
+
+        return ObjectStore(storage_url(self._resolver.resolve("ratchet_storage")))
+
+    @cached_property
+    def studies(self) -> Studies:
+        """Optuna."""
+        from ratchet.adapters.studies_optuna import OptunaStudies  # noqa: PLC0415
+
+        return OptunaStudies(ledger_url(self._resolver.resolve("ratchet_optuna")))
+
+    @cached_property
+    def models(self) -> Models:
+        """Artifacts in their native format."""
+        from ratchet.adapters import models  # noqa: PLC0415
+
+        return models
+
+    @cached_property
+    def code_digest(self) -> str:
+        """What code runs here: a digest of the package's sources, unless the deployment states its own."""
+        return self.settings.code_digest or _sources_digest(Path(__file__).parent)
+
+    def environment(self) -> dict[str, Any]:
+        """Commit, lock file and library versions, for the dossier."""
+        lock = self.settings.root / "requirements.txt"
+        return {
+            "commit": _commit(self.settings.root),
+            "lock_sha256": hashlib.sha256(lock.read_bytes()).hexdigest() if lock.exists() else None,
+            "libraries": {name: _version(name) for name in PINNED},
+        }
+
+    # -- verbs -----------------------------------------------------------------------------------------------------
+
+    @cached_property
+    def _intake(self) -> Intake:
+        return Intake(self.ledger, self.settings)
+
+    @cached_property
+    def relay(self) -> Relay:
+        """Empties the outbox."""
+        return Relay(self.ledger, lambda: self.bus, lambda: self.registry)
+
+    @cached_property
+    def _attempts(self) -> Attempts:
+        return Attempts(
+            Parts(
+                ledger=self.ledger,
+                settings=self.settings,
+                code_digest=self.code_digest,
+                features=lambda: self.features,
+                store=lambda: self.store,
+                studies=lambda: self.studies,
+                registry=lambda: self.registry,
+                models=lambda: self.models,
+                environment=self.environment,
+            )
+        )
+
+    @cached_property
+    def _promotions(self) -> Promotions:
+        return Promotions(self.ledger, self.relay, self.settings.max_event_tries)
+
+    def intake_sink(self) -> IntakeSink:
+        """What the pump hands its records to; its tick also relays dead letters."""
+        return _Sink(self._intake, self.relay)
+
+    def ring(self, model: str) -> bool:
+        """Win the right to start the model's retrain now."""
+        with self.ledger.transaction() as tx:
+            return tx.ring(model, self.settings.ring_backoff_seconds, self.settings.ring_backoff_max_seconds)
+
+    def deploy(self) -> list[str]:
+        """Publish every spec below ``models_dir`` to the ledger's registry; returns the models that changed.
+
+        Raises:
+            Refused: a spec breaks a rule; nothing is published then.
+        """
+        specs = load_all(self.settings.models_dir)
+        with self.ledger.transaction() as tx:
+            changed = [
+                name for name, spec in specs.items() if tx.publish_spec(name, spec.digest, spec.model_dump(mode="json"))
+            ]
+            for name in changed:
+                tx.audit("ratchet deploy", "spec.deployed", name, {"digest": specs[name].digest})
+        return changed
+
+    def claim(self, model: str, run: RunContext) -> dict[str, Any]:
+        """Open an attempt for this run, or say why there is nothing to do."""
+        return Claims(self.ledger, self.settings, self.code_digest).claim(model, run)
+
+    def snapshot(self, attempt: str) -> dict[str, Any]:
+        """Freeze the attempt's rows."""
+        return self._attempts.snapshot(attempt)
+
+    def plan_tuning(self, attempt: str) -> list[dict[str, Any]]:
+        """One entry per tuning worker."""
+        return self._attempts.plan_tuning(attempt)
+
+    def tune(self, attempt: str, worker: int) -> dict[str, Any]:
+        """Run one worker's share of the study."""
+        return self._attempts.tune(attempt, worker)
+
+    def judge(self, attempt: str) -> dict[str, Any]:
+        """Give the verdict; what it announces is relayed at once."""
+        answer = self._attempts.judge(attempt)
+        self.relay.run()
+        return {key: answer[key] for key in ("evidence_digest", "challenger_version", "dossier_uri")} | {
+            "decision": answer["verdict"]["decision"],
+            "estimate": answer["verdict"]["estimate"],
+            "lower": answer["verdict"]["lower"],
+            "upper": answer["verdict"]["upper"],
+        }
+
+    def promote(self, model: str) -> dict[str, Any]:
+        """Promote the newest attempt that waits for it."""
+        return self._promotions.promote(model)
+
+    def rollback(self, model: str, version: int | None, actor: str, reason: str) -> dict[str, Any]:
+        """Take an earlier champion back."""
+        return self._promotions.rollback(model, version, actor, reason)
+
+    def sweep(self, runs: RunStates) -> dict[str, Any]:
+        """Put right what was left undone."""
+        self._deploy_if_changed()
+        return Sweeper(self.ledger, self._intake, self.relay, self.settings).sweep(runs)
+
+    def _deploy_if_changed(self) -> None:
+        try:
+            self.deploy()
+        except Refused as refusal:
+            # A broken spec must not stop the sweep of the others' models; the DAG list shows it as well.
+            logger.warning("specs were not deployed: %s", refusal)
+
+
+class _Sink:
+    """The intake's durable side, with its dead letters told in the same breath."""
+
+    def __init__(self, intake: Intake, relay: Relay) -> None:
+        self._intake = intake
+        self._relay = relay
+
+    def store(self, records: Any) -> None:
+        self._intake.store(records)
+
+    def tick(self) -> list[str]:
+        due = self._intake.tick()
+        self._relay.run(kinds=("record",))
+        return due
+
+
+def wire(resolver: Resolver | None = None, settings: Settings | None = None) -> Ratchet:
+    """The verbs, on connections found by ``resolver`` (Airflow's in tasks and triggerer, the environment elsewhere)."""
+    settings = settings or load_settings()
+    return Ratchet(resolver or EnvResolver(settings.connections), settings)
+
+
+@cache
+def _sources_digest(package: Path) -> str:
+    digest = hashlib.sha256()
+    for file in sorted(package.rglob("*.py")):
+        digest.update(file.relative_to(package).as_posix().encode())
+        digest.update(file.read_bytes())
+    return digest.hexdigest()
+
+
+@cache
+def _commit(root: Path) -> str | None:
+    try:
+        answer = subprocess.run(
+            ["git", "rev-parse", "HEAD"], cwd=root, capture_output=True, text=True, timeout=5, check=False
+        )
+    except OSError:
+        return None
+    return answer.stdout.strip() if answer.returncode == 0 else None
+
+
+def _version(name: str) -> str | None:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None

@@ -1,0 +1,33 @@
+"""The command line: each command loads the verbs, calls one, and prints what came of it."""
+
+from __future__ import annotations
+
+import sys
+
+import typer
+
+from ratchet.cli import demo, operate, publish
+from ratchet.errors import RatchetError
+from ratchet.stack import commands as stack_commands
+
+app = typer.Typer(
+    name="ratchet",
+    help="Event-driven retraining on Apache Airflow: a model only ever moves forward.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+)
+stack_commands.register(app)
+operate.register(app)
+app.add_typer(publish.app, name="publish")
+app.command("demo")(demo.demo)
+
+
+def main() -> None:
+    """Run; an error raised on purpose is one line on stderr and exit code 1, an interrupt is 130."""
+    try:
+        app()
+    except RatchetError as error:
+        typer.secho(f"ratchet: {error}", fg=typer.colors.RED, err=True)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        sys.exit(130)

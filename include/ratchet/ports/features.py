@@ -1,0 +1,32 @@
+"""Features as known at the decision: what a snapshot asks for."""
+
+from __future__ import annotations
+
+from datetime import date, datetime
+from typing import Any, Protocol
+
+from ratchet.domain.spec import ModelSpec
+
+
+class Features(Protocol):
+    """Spines and point-in-time features; tables are ``pyarrow.Table``."""
+
+    def spine(self, spec: ModelSpec, *, as_of: datetime, start: date, end: date) -> Any:
+        """Labelled decisions of the local days ``[start, end)`` whose labels are mature at ``as_of``."""
+        ...
+
+    def historical(self, spec: ModelSpec, spine: Any) -> Any:
+        """The spine's rows, each with the service's features as known at its ``decided_at``; no row lost."""
+        ...
+
+    def feature_names(self, spec: ModelSpec) -> tuple[str, ...]:
+        """The service's features in order."""
+        ...
+
+    def apply(self) -> None:
+        """Bring the feature registry up to date; repeatable."""
+        ...
+
+    def describe(self) -> dict[str, Any]:
+        """What a manifest pins of the feature repository."""
+        ...

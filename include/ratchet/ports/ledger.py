@@ -1,0 +1,268 @@
+"""The ledger: our own database. One transaction is one ``Tx``; what happens in it happens together or not at all."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from datetime import date, datetime
+from typing import Any, Protocol
+
+from ratchet.records import RawRecord
+
+OPEN_FATES = ("pending", "claimed", "deferred")
+LIVE_STATES = ("claimed", "snapshotted", "tuned")
+
+
+@dataclass(frozen=True)
+class EventRow:
+    """One event of one model, as the inbox holds it."""
+
+    pk: int
+    source: str
+    event_id: str
+    model: str
+    type: str
+    time: datetime
+    received_at: datetime
+    data: dict[str, Any]
+    origin: str
+    fate: str
+    reason: str
+    until: datetime | None
+    attempt_id: str | None
+    tries: int
+
+
+@dataclass(frozen=True)
+class NewEvent:
+    """An event on its way into the inbox."""
+
+    source: str
+    event_id: str
+    model: str
+    type: str
+    time: datetime
+    digest: str
+    data: dict[str, Any]
+    origin: str = "kafka"
+    record_id: int | None = None
+
+
+@dataclass(frozen=True)
+class NewRecord:
+    """A Kafka record and what intake made of it: stored, held (unknown model) or rejected, with the reason."""
+
+    raw: RawRecord
+    status: str
+    reason: str | None = None
+    held_until: datetime | None = None
+
+
+@dataclass(frozen=True)
+class HeldRecord:
+    """A record whose model was not known when it came."""
+
+    pk: int
+    raw: RawRecord
+    held_until: datetime
+
+
+@dataclass(frozen=True)
+class FateChange:
+    """The next fate of one event."""
+
+    pk: int
+    fate: str
+    reason: str
+    until: datetime | None = None
+    attempt_id: str | None = None
+    count_try: bool = False
+
+
+@dataclass(frozen=True)
+class SpecRow:
+    """The current spec of a registered model, as it was deployed."""
+
+    model: str
+    digest: str
+    document: dict[str, Any]
+    retired: bool
+
+
+@dataclass(frozen=True)
+class Watermark:
+    """How far a dataset is complete; never moves back."""
+
+    dataset: str
+    complete_until: datetime
+    label_completeness: float | None
+
+
+@dataclass(frozen=True)
+class LeaseRow:
+    """Who works on a model."""
+
+    model: str
+    epoch: int
+    attempt_id: str | None
+    expires_at: datetime | None
+
+
+@dataclass(frozen=True)
+class AttemptRow:
+    """One attempt to replace a champion."""
+
+    id: str
+    model: str
+    epoch: int
+    state: str
+    dag_id: str
+    dag_run_id: str
+    trigger: str
+    trigger_event_pk: int | None
+    actor: str | None
+    reason: str
+    options: dict[str, Any]
+    business_at: datetime
+    as_of: datetime
+    spec_digest: str
+    code_digest: str
+    champion_seq: int
+    champion_version: int | None
+    challenger_version: int | None
+    verdict: str | None
+    verdict_record: dict[str, Any] | None
+    evidence_digest: str | None
+    dossier_uri: str | None
+    failure: str | None
+    created_at: datetime
+    judged_at: datetime | None
+    concluded_at: datetime | None
+
+    @property
+    def dry_run(self) -> bool:
+        """Judge and record, never promote."""
+        return bool(self.options.get("dry_run"))
+
+
+@dataclass(frozen=True)
+class ChampionRow:
+    """One entry of a model's champion history; the highest ``seq`` serves."""
+
+    model: str
+    seq: int
+    version: int
+    attempt_id: str | None
+    kind: str
+    as_of: datetime
+    actor: str | None
+    reason: str
+    evidence_digest: str | None
+    promoted_at: datetime
+
+
+@dataclass(frozen=True)
+class UsedDays:
+    """The whole local days an attempt used in one role, with the rows of each."""
+
+    role: str
+    rows_by_day: Mapping[date, int]
+
+
+@dataclass(frozen=True)
+class OutboxRow:
+    """Something to tell the world, at least once."""
+
+    pk: int
+    dedupe: str
+    model: str | None
+    kind: str
+    payload: dict[str, Any]
+    tries: int
+
+
+class Tx(Protocol):
+    """One transaction. Business decisions are made outside; this reads and writes."""
+
+    # clock
+    def wall(self) -> datetime: ...
+    def clock(self) -> tuple[str, datetime]: ...
+    def set_clock(self, mode: str, now: datetime | None) -> None: ...
+
+    # spec registry
+    def publish_spec(self, model: str, digest: str, document: dict[str, Any]) -> bool: ...
+    def retire(self, model: str) -> None: ...
+    def specs(self) -> list[SpecRow]: ...
+    def spec_document(self, digest: str) -> dict[str, Any]: ...
+
+    # intake
+    def insert_records(self, records: Sequence[NewRecord]) -> dict[int, int]: ...
+    def insert_events(self, events: Sequence[NewEvent]) -> list[NewEvent]: ...
+    def held_records(self) -> list[HeldRecord]: ...
+    def resolve_held(self, pk: int, status: str, reason: str | None) -> None: ...
+    def advance_watermark(self, dataset: str, until: datetime, completeness: float | None) -> None: ...
+    def watermarks(self) -> dict[str, Watermark]: ...
+
+    # admission
+    def mark(self, models: Collection[str]) -> None: ...
+    def lock_models_to_decide(self, business_now: datetime) -> list[str]: ...
+    def lock_model(self, model: str) -> bool: ...
+    def unmark(self, model: str) -> None: ...
+    def events(
+        self,
+        *,
+        model: str | None = None,
+        fates: Collection[str] | None = None,
+        attempt_id: str | None = None,
+        types: Collection[str] | None = None,
+        limit: int | None = None,
+    ) -> list[EventRow]: ...
+    def change_fates(self, changes: Sequence[FateChange]) -> None: ...
+    def fate_history(self, pk: int) -> list[dict[str, Any]]: ...
+
+    # doorbell
+    def set_due(self, model: str, due_at: datetime | None, reason: str | None) -> None: ...
+    def due_models(self, *, overdue_seconds: float = 0.0) -> list[str]: ...
+    def ring(self, model: str, backoff_seconds: float, backoff_max_seconds: float) -> bool: ...
+
+    # lease and attempts
+    def lock_lease(self, model: str) -> LeaseRow: ...
+    def leases(self) -> list[LeaseRow]: ...
+    def start_attempt(self, attempt: AttemptRow, ttl_seconds: float) -> None: ...
+    def renew_lease(self, attempt_id: str, ttl_seconds: float) -> None: ...
+    def own_lease(self, attempt_id: str) -> AttemptRow: ...
+    def release_lease(self, attempt_id: str) -> None: ...
+    def attempt(self, attempt_id: str) -> AttemptRow | None: ...
+    def attempts(
+        self,
+        *,
+        model: str | None = None,
+        states: Collection[str] | None = None,
+        dag_run: tuple[str, str] | None = None,
+        limit: int | None = None,
+    ) -> list[AttemptRow]: ...
+    def update_attempt(self, attempt_id: str, **values: Any) -> None: ...
+    def step_result(self, attempt_id: str, step: str) -> dict[str, Any] | None: ...
+    def save_step(self, attempt_id: str, step: str, result: dict[str, Any], started_at: datetime) -> None: ...
+    def steps(self, attempt_id: str) -> dict[str, dict[str, Any]]: ...
+    def save_used_days(self, attempt: AttemptRow, challenger_version: int | None, used: Sequence[UsedDays]) -> None: ...
+    def used_days(self, model: str, champion_version: int) -> set[date]: ...
+
+    # champions
+    def current_champion(self, model: str) -> ChampionRow | None: ...
+    def champions(self, model: str) -> list[ChampionRow]: ...
+    def insert_champion(self, champion: ChampionRow) -> None: ...
+
+    # outbox and audit
+    def enqueue(self, kind: str, dedupe: str, payload: dict[str, Any], model: str | None = None) -> None: ...
+    def take_outbox(self, kinds: Collection[str]) -> OutboxRow | None: ...
+    def finish_outbox(self, pk: int, error: str | None = None) -> None: ...
+    def audit(self, actor: str, action: str, model: str | None, detail: dict[str, Any]) -> None: ...
+    def audit_log(self, model: str | None = None) -> list[dict[str, Any]]: ...
+
+
+class Ledger(Protocol):
+    """Opens transactions; each commits on a clean exit and rolls back on an exception."""
+
+    def transaction(self) -> AbstractContextManager[Tx]: ...

@@ -1,0 +1,30 @@
+"""Objects by key: snapshots, dossiers, artifacts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Protocol
+
+
+class Store(Protocol):
+    """Byte objects under relative keys; a written object is whole or absent."""
+
+    def uri(self, key: str) -> str:
+        """The address another process opens the object by."""
+        ...
+
+    def put_bytes(self, key: str, data: bytes) -> str:
+        """Store; returns the SHA-256."""
+        ...
+
+    def get_bytes(self, key: str, *, digest: str | None = None) -> bytes:
+        """Read, and check the digest when given."""
+        ...
+
+    def put_dir(self, key: str, folder: Path) -> dict[str, str]:
+        """Store a folder; returns the SHA-256 of each file."""
+        ...
+
+    def get_dir(self, key: str, folder: Path) -> Path:
+        """Fetch a folder."""
+        ...

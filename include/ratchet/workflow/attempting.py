@@ -1,0 +1,438 @@
+"""The steps of an attempt between the claim and the verdict: snapshot, tune, judge. Each is done once and stored."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import tempfile
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from datetime import date, timedelta
+from pathlib import Path
+from typing import Any, Protocol
+
+from ratchet.domain.holdout import HoldoutPlan, NotEnoughFreshDays
+from ratchet.domain.spec import ModelSpec
+from ratchet.errors import Refused
+from ratchet.failpoints import reach
+from ratchet.ports.features import Features
+from ratchet.ports.learning import Learner
+from ratchet.ports.ledger import AttemptRow, Ledger, UsedDays
+from ratchet.ports.registry import Registry
+from ratchet.ports.store import Store
+from ratchet.ports.studies import Studies
+from ratchet.settings import Settings
+from ratchet.workflow.deciding import plan
+from ratchet.workflow.leases import step
+from ratchet.workflow.promotion import conclude
+
+CHALLENGER = "challenger"
+
+
+class Models(Protocol):
+    """Artifacts to and from folders, and the learner behind an estimator's name (``ratchet.adapters.models``)."""
+
+    def save(self, artifact: Any, folder: Path) -> str:
+        """Write; returns the digest."""
+        ...
+
+    def load(self, folder: Path, *, expected: str | None = None) -> Any:
+        """Read, and check the digest when given."""
+        ...
+
+    def learner_for(self, estimator: str) -> Learner:
+        """The learner of a dotted path."""
+        ...
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What the steps need of the world; each is made when first asked for, because a task needs few of them."""
+
+    ledger: Ledger
+    settings: Settings
+    code_digest: str
+    features: Callable[[], Features]
+    store: Callable[[], Store]
+    studies: Callable[[], Studies]
+    registry: Callable[[], Registry]
+    models: Callable[[], Models]
+    environment: Callable[[], dict[str, Any]]
+
+
+class Attempts:
+    """The verbs of one attempt."""
+
+    def __init__(self, parts: Parts) -> None:
+        self._parts = parts
+
+    def snapshot(self, attempt_id: str) -> dict[str, Any]:
+        """Freeze the rows: one Parquet file to train on, one to judge on, and a manifest that pins their source.
+
+        Tuning is given the first address only: what it cannot read it cannot fit to.
+        """
+
+        def work(attempt: AttemptRow) -> dict[str, Any]:
+            reach("claimed/no snapshot")
+            spec = self._spec(attempt)
+            with self._parts.ledger.transaction() as tx:
+                planned = plan(tx, spec, attempt.as_of)
+            if isinstance(planned, NotEnoughFreshDays):
+                raise Refused(
+                    f"{attempt_id}: {planned.count} fresh days of {planned.needed} needed; more at {planned.ready_at}"
+                )
+            return self._freeze(attempt, spec, planned)
+
+        answer = step(self._parts.ledger, self._parts.settings, attempt_id, "snapshot", work)
+        self._advance(attempt_id, "claimed", "snapshotted")
+        return answer
+
+    def _freeze(self, attempt: AttemptRow, spec: ModelSpec, planned: HoldoutPlan) -> dict[str, Any]:
+        import pyarrow as pa  # noqa: PLC0415 - only where rows are handled
+        import pyarrow.compute as pc  # noqa: PLC0415
+        import pyarrow.parquet as pq  # noqa: PLC0415
+
+        features, store = self._parts.features(), self._parts.store()
+        features.apply()
+        last_day = max(planned.holdout_days)
+        spine = features.spine(
+            spec, as_of=attempt.as_of, start=planned.fit_start, end=date.fromordinal(last_day.toordinal() + 1)
+        )
+        rows = features.historical(spec, spine)
+        names = features.feature_names(spec)
+        day = rows.column("day")
+        holdout_days = pa.array([d.isoformat() for d in planned.holdout_days])
+        parts = {
+            "train": rows.filter(pc.less(day, planned.calibrate_end.isoformat())),
+            "holdout": rows.filter(pc.is_in(day, value_set=holdout_days)),
+        }
+        files = {}
+        for name, table in parts.items():
+            buffer = io.BytesIO()
+            pq.write_table(table, buffer, compression="zstd")
+            key = f"snapshots/{attempt.id}/{name}.parquet"
+            digest = store.put_bytes(key, buffer.getvalue())
+            files[name] = {"uri": store.uri(key), "key": key, "sha256": digest, "rows": table.num_rows}
+        schema = rows.schema
+        manifest = {
+            "attempt": attempt.id,
+            "as_of": attempt.as_of.isoformat(),
+            "plan": _plain(asdict(planned)),
+            "spine_sha256": _table_digest(spine),
+            "features": list(names),
+            "categorical": [
+                n
+                for n in names
+                if pa.types.is_string(schema.field(n).type) or pa.types.is_large_string(schema.field(n).type)
+            ],
+            "files": files,
+            "code": self._parts.code_digest,
+            "feature_repository": features.describe(),
+        }
+        key = f"snapshots/{attempt.id}/manifest.json"
+        digest = store.put_bytes(key, _json(manifest))
+        return {
+            "manifest": key,
+            "manifest_sha256": digest,
+            "train_uri": files["train"]["uri"],
+            "train_rows": files["train"]["rows"],
+            "holdout_rows": files["holdout"]["rows"],
+        }
+
+    def plan_tuning(self, attempt_id: str) -> list[dict[str, Any]]:
+        """One entry per worker that shares the attempt's study."""
+        attempt = self._attempt(attempt_id)
+        spec = self._spec(attempt)
+        workers = min(spec.train.workers, self._trials(attempt, spec))
+        return [{"attempt": attempt_id, "worker": number} for number in range(workers)]
+
+    def tune(self, attempt_id: str, worker: int) -> dict[str, Any]:
+        """Run this worker's share of the study."""
+
+        def work(attempt: AttemptRow) -> dict[str, Any]:
+            from ratchet.workflow.training import Columns, tune_worker  # noqa: PLC0415 - numpy, pyarrow
+
+            reach("tuning")
+            spec = self._spec(attempt)
+            taken = self._taken(attempt_id)
+            manifest = self._manifest(taken)
+            result = tune_worker(
+                spec=spec,
+                train=taken["train_uri"],
+                ranges=_ranges(manifest),
+                columns=Columns.of(manifest),
+                study_name=attempt_id,
+                worker=worker,
+                trials=self._trials(attempt, spec),
+                seed=seed_of(attempt_id),
+                studies=self._parts.studies(),
+                learner=self._parts.models().learner_for(spec.train.estimator),
+                champion_params=self._champion_params(attempt),
+            )
+            return asdict(result)
+
+        return step(self._parts.ledger, self._parts.settings, attempt_id, f"tune.{worker}", work)
+
+    def judge(self, attempt_id: str) -> dict[str, Any]:
+        """Fit the winner, score both models on the fresh rows, give the verdict, write the dossier.
+
+        A verdict that keeps the champion ends the attempt here, with its announcement, in one transaction; one that
+        promotes waits in state ``judged`` for ``promote``.
+        """
+        self._advance(attempt_id, "snapshotted", "tuned")
+        answer = step(self._parts.ledger, self._parts.settings, attempt_id, "evaluate", self._evaluate)
+        with self._parts.ledger.transaction() as tx:
+            attempt = tx.attempt(attempt_id)
+            if attempt is None or attempt.state not in {"claimed", "snapshotted", "tuned"}:
+                return answer
+            attempt = tx.own_lease(attempt_id)
+            verdict = answer["verdict"]
+            tx.update_attempt(
+                attempt_id,
+                state="judged",
+                verdict=verdict["decision"],
+                verdict_record=verdict,
+                evidence_digest=answer["evidence_digest"],
+                challenger_version=answer["challenger_version"],
+                dossier_uri=answer["dossier_uri"],
+                judged_at=tx.wall(),
+            )
+            used = [
+                UsedDays(role, {date.fromisoformat(day): rows for day, rows in days.items()})
+                for role, days in answer["used_days"].items()
+            ]
+            tx.save_used_days(attempt, answer["challenger_version"], used)
+            tx.audit(
+                attempt.actor or "ratchet",
+                "attempt.judged",
+                attempt.model,
+                {"attempt": attempt_id, "verdict": verdict["decision"], "evidence": answer["evidence_digest"]},
+            )
+            judged = tx.attempt(attempt_id)
+            if judged is None:
+                raise Refused(f"attempt {attempt_id} vanished while it was judged")
+            if verdict["decision"] != "promote" or attempt.dry_run:
+                conclude(tx, judged, champion_after=attempt.champion_version)
+            else:
+                tx.release_lease(attempt_id)
+        return answer
+
+    def _evaluate(self, attempt: AttemptRow) -> dict[str, Any]:
+        from ratchet.domain.gate import GatePolicy, decide_promotion  # noqa: PLC0415 - scipy
+        from ratchet.workflow.evaluation import evaluate  # noqa: PLC0415
+        from ratchet.workflow.training import Columns, best_constant, best_trial, fit_final  # noqa: PLC0415
+
+        spec = self._spec(attempt)
+        taken = self._taken(attempt.id)
+        manifest = self._manifest(taken)
+        ranges, columns = _ranges(manifest), Columns.of(manifest)
+        best = best_trial(self._parts.studies(), attempt.id)
+        models = self._parts.models()
+        challenger = fit_final(
+            spec=spec,
+            train=taken["train_uri"],
+            ranges=ranges,
+            columns=columns,
+            params=best.params,
+            seed=seed_of(attempt.id),
+            learner=models.learner_for(spec.train.estimator),
+        )
+        holdout = self._table(manifest, "holdout")
+        champion = (
+            best_constant(spec, taken["train_uri"], ranges)
+            if attempt.champion_version is None
+            else models.load(self._parts.registry().download(attempt.model, attempt.champion_version))
+        )
+        evidence = evaluate(spec, holdout, champion, challenger)
+        verdict = decide_promotion(evidence, GatePolicy.from_spec(spec.gate))
+        record = _plain(asdict(verdict)) | {"unit": spec.business.payoff.unit}
+        with tempfile.TemporaryDirectory() as scratch:
+            folder = Path(scratch) / "model"
+            model_digest = models.save(challenger, folder)
+            version = self._parts.registry().register(
+                attempt.id,
+                attempt.model,
+                folder,
+                metrics=_metrics(record) | {"validation_log_loss": best.value},
+                params=dict(best.params),
+                tags={
+                    "ratchet.attempt": attempt.id,
+                    "ratchet.verdict": verdict.decision,
+                    "ratchet.as_of": attempt.as_of.isoformat(),
+                    "ratchet.snapshot": taken["manifest_sha256"],
+                    "ratchet.model_digest": model_digest,
+                },
+            )
+        self._parts.registry().set_alias(attempt.model, CHALLENGER, version)
+        evidence_digest = hashlib.sha256(
+            _json(
+                {
+                    "attempt": attempt.id,
+                    "champion": attempt.champion_version,
+                    "challenger": version,
+                    "model": model_digest,
+                    "snapshot": taken["manifest_sha256"],
+                    "verdict": record,
+                }
+            )
+        ).hexdigest()
+        dossier = self._dossier(attempt, spec, manifest, record) | {
+            "study": {"name": attempt.id, "best_trial": best.number, "value": best.value, "params": dict(best.params)},
+            "seed": seed_of(attempt.id),
+            "challenger": {"version": version, "digest": model_digest, "provenance": dict(challenger.provenance)},
+            "evidence_digest": evidence_digest,
+        }
+        key = f"dossiers/{attempt.id}.json"
+        self._parts.store().put_bytes(key, _json(dossier))
+        used = {"fit": _days(self._table(manifest, "train"), ranges.fit_start, ranges.fit_end)}
+        used["calibrate"] = _days(self._table(manifest, "train"), ranges.calibrate_start, ranges.calibrate_end)
+        used["holdout"] = _days(holdout, "", "9999")
+        return {
+            "verdict": record,
+            "evidence_digest": evidence_digest,
+            "challenger_version": version,
+            "dossier_uri": self._parts.store().uri(key),
+            "used_days": used,
+        }
+
+    def _dossier(
+        self, attempt: AttemptRow, spec: ModelSpec, manifest: Mapping[str, Any], verdict: Mapping[str, Any]
+    ) -> dict[str, Any]:
+        """Everything needed to explain the attempt and to repeat it."""
+        with self._parts.ledger.transaction() as tx:
+            claimed = tx.events(attempt_id=attempt.id)
+        return {
+            "attempt": attempt.id,
+            "model": attempt.model,
+            "trigger": attempt.trigger,
+            "actor": attempt.actor,
+            "reason": attempt.reason,
+            "options": attempt.options,
+            "run": {"dag": attempt.dag_id, "id": attempt.dag_run_id},
+            "as_of": attempt.as_of.isoformat(),
+            "business_at": attempt.business_at.isoformat(),
+            "events": [
+                {
+                    "id": row.event_id,
+                    "source": row.source,
+                    "type": row.type,
+                    "time": row.time.isoformat(),
+                    "data": row.data,
+                    "trigger": row.pk == attempt.trigger_event_pk,
+                }
+                for row in claimed
+            ],
+            "spec": {"digest": attempt.spec_digest, "document": spec.model_dump(mode="json")},
+            "environment": self._parts.environment() | {"code": attempt.code_digest},
+            "champion": {"seq": attempt.champion_seq, "version": attempt.champion_version},
+            "snapshot": manifest,
+            "verdict": verdict,
+        }
+
+    def _attempt(self, attempt_id: str) -> AttemptRow:
+        with self._parts.ledger.transaction() as tx:
+            attempt = tx.attempt(attempt_id)
+        if attempt is None:
+            raise Refused(f"there is no attempt {attempt_id!r}")
+        return attempt
+
+    def _spec(self, attempt: AttemptRow) -> ModelSpec:
+        """The spec the attempt was bound to when it claimed; refused when other code runs now."""
+        if attempt.code_digest != self._parts.code_digest:
+            raise Refused(
+                f"{attempt.id} was claimed by code {attempt.code_digest[:12]}, but "
+                f"{self._parts.code_digest[:12]} runs now: an attempt is one code throughout. Start a new run."
+            )
+        with self._parts.ledger.transaction() as tx:
+            return ModelSpec.model_validate(tx.spec_document(attempt.spec_digest))
+
+    def _advance(self, attempt_id: str, before: str, after: str) -> None:
+        with self._parts.ledger.transaction() as tx:
+            attempt = tx.attempt(attempt_id)
+            if attempt is not None and attempt.state == before:
+                tx.update_attempt(attempt_id, state=after)
+
+    @staticmethod
+    def _trials(attempt: AttemptRow, spec: ModelSpec) -> int:
+        return int(attempt.options.get("trials") or spec.train.trials)
+
+    def _taken(self, attempt_id: str) -> dict[str, Any]:
+        with self._parts.ledger.transaction() as tx:
+            taken = tx.step_result(attempt_id, "snapshot")
+        if taken is None:
+            raise Refused(f"{attempt_id} has no snapshot: clear the run's snapshot task first")
+        return taken
+
+    def _manifest(self, taken: Mapping[str, Any]) -> dict[str, Any]:
+        manifest: dict[str, Any] = json.loads(
+            self._parts.store().get_bytes(taken["manifest"], digest=taken["manifest_sha256"])
+        )
+        return manifest
+
+    def _table(self, manifest: Mapping[str, Any], name: str) -> Any:
+        import pyarrow.parquet as pq  # noqa: PLC0415 - only where rows are handled
+
+        file = manifest["files"][name]
+        return pq.read_table(io.BytesIO(self._parts.store().get_bytes(file["key"], digest=file["sha256"])))
+
+    def _champion_params(self, attempt: AttemptRow) -> dict[str, Any] | None:
+        """The parameters of the champion, from the dossier of the attempt that made it."""
+        with self._parts.ledger.transaction() as tx:
+            champion = tx.current_champion(attempt.model)
+        if champion is None or champion.attempt_id is None:
+            return None
+        dossier = json.loads(self._parts.store().get_bytes(f"dossiers/{champion.attempt_id}.json"))
+        params: dict[str, Any] = dossier["study"]["params"]
+        return params
+
+
+def seed_of(attempt_id: str) -> int:
+    """The attempt's seed, in [0, 2**31): from its name, so that repeating it repeats everything."""
+    return int.from_bytes(hashlib.sha256(attempt_id.encode()).digest()[:4], "big") >> 1
+
+
+def _ranges(manifest: Mapping[str, Any]) -> Any:
+    from ratchet.workflow.training import Ranges  # noqa: PLC0415 - numpy, pyarrow
+
+    planned = manifest["plan"]
+    return Ranges(*(planned[name] for name in ("fit_start", "fit_end", "calibrate_start", "calibrate_end")))
+
+
+def _days(table: Any, start: str, end: str) -> dict[str, int]:
+    """Rows per local day of ``[start, end)``."""
+    counts = table.group_by("day").aggregate([("day", "count")])
+    return {row["day"]: row["day_count"] for row in counts.to_pylist() if start <= row["day"] < end}
+
+
+def _table_digest(table: Any) -> str:
+    import pyarrow as pa  # noqa: PLC0415 - only where rows are handled
+
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, table.schema) as writer:
+        writer.write_table(table.combine_chunks())
+    return hashlib.sha256(sink.getvalue()).hexdigest()
+
+
+def _metrics(verdict: Mapping[str, Any]) -> dict[str, float]:
+    named = {"uplift": "estimate", "uplift_lower": "lower", "uplift_upper": "upper", "holdout_rows": "n_rows"}
+    return {name: float(verdict[key]) for name, key in named.items() if verdict.get(key) is not None}
+
+
+def _plain(value: Any) -> Any:
+    """JSON-able: dates as ISO strings, tuples as lists, NumPy scalars as Python's, NaN as null."""
+    if isinstance(value, Mapping):
+        return {str(k): _plain(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(v) for v in value]
+    if hasattr(value, "isoformat"):
+        return value.isoformat()
+    if isinstance(value, timedelta):
+        return f"{value.total_seconds():g}s"
+    if hasattr(value, "item"):
+        value = value.item()
+    return None if isinstance(value, float) and value != value else value  # noqa: PLR0124 - NaN
+
+
+def _json(value: Any) -> bytes:
+    return json.dumps(_plain(value), sort_keys=True, indent=1).encode()

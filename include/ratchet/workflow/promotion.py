@@ -1,0 +1,210 @@
+"""What ends an attempt: promotion by compare-and-set, the verdicts that keep the champion, failure, rollback."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from typing import Any
+
+from ratchet.domain.events import decision_event, to_record
+from ratchet.errors import ChampionMoved, Refused
+from ratchet.ports.ledger import AttemptRow, ChampionRow, FateChange, Ledger, Tx
+from ratchet.workflow.telling import Relay, champion_alias, decision
+
+logger = logging.getLogger(__name__)
+KINDS = {"promote": "promoted", "keep_champion": "kept", "not_enough_evidence": "undecided"}
+
+
+def conclude(tx: Tx, attempt: AttemptRow, *, champion_after: int | None, note: str | None = None) -> None:
+    """End a judged attempt: its events reach their fate, the verdict is announced, the model is free to decide again.
+
+    The event that started the attempt is ``started``, the others are ``merged`` into it. A dry run announces nothing.
+    """
+    verdict = attempt.verdict_record or {}
+    what = note or f"{attempt.id} ended with {attempt.verdict}"
+    claimed = tx.events(attempt_id=attempt.id, fates=("claimed",))
+    tx.change_fates(
+        [
+            FateChange(
+                row.pk, "started" if row.pk == attempt.trigger_event_pk else "merged", what, attempt_id=attempt.id
+            )
+            for row in claimed
+        ]
+    )
+    tx.update_attempt(attempt.id, state="concluded", concluded_at=tx.wall())
+    tx.release_lease(attempt.id)
+    tx.mark([attempt.model])
+    if attempt.dry_run:
+        return
+    announcement = decision_event(
+        KINDS[str(attempt.verdict)],  # type: ignore[arg-type]
+        key=attempt.id,
+        model=attempt.model,
+        time=attempt.business_at,
+        attempt=attempt.id,
+        decision=str(attempt.verdict),
+        champion_before=attempt.champion_version,
+        champion_after=champion_after,
+        challenger=attempt.challenger_version,
+        uplift=verdict.get("estimate"),
+        lower=verdict.get("lower"),
+        upper=verdict.get("upper"),
+        unit=verdict.get("unit"),
+        as_of=attempt.as_of,
+        run_id=attempt.dag_run_id,
+        reasons=tuple(verdict.get("reasons", ())),
+        events=tuple(row.event_id for row in claimed),
+    )
+    decision(tx, announcement.id, attempt.model, to_record(announcement))
+
+
+def release(tx: Tx, attempt: AttemptRow, state: str, why: str, most_tries: int) -> None:
+    """End an attempt without a verdict: its events wait again, each try counted; after too many they fail.
+
+    ``state`` is ``failed``, ``abandoned`` or ``superseded``; a superseded attempt costs its events no try.
+    """
+    counts = state != "superseded"
+    changes = []
+    for row in tx.events(attempt_id=attempt.id, fates=("claimed",)):
+        if counts and row.tries + 1 >= most_tries:
+            reason = f"{most_tries} attempts in a row ended without a verdict, the last {attempt.id}: {why}"
+            changes.append(FateChange(row.pk, "failed", reason, attempt_id=attempt.id, count_try=True))
+        else:
+            reason = f"{attempt.id} was {state}: {why}"
+            changes.append(FateChange(row.pk, "pending", reason, count_try=counts))
+    tx.change_fates(changes)
+    tx.update_attempt(attempt.id, state=state, failure=why, concluded_at=tx.wall())
+    tx.release_lease(attempt.id)
+    tx.mark([attempt.model])
+    tx.audit("ratchet", f"attempt.{state}", attempt.model, {"attempt": attempt.id, "why": why})
+
+
+class Promotions:
+    """Moves champions, forward by verdict and back by hand."""
+
+    def __init__(self, ledger: Ledger, relay: Relay, most_tries: int) -> None:
+        self._ledger = ledger
+        self._relay = relay
+        self._most_tries = most_tries
+
+    def promote(self, model: str) -> dict[str, Any]:
+        """Promote the newest attempt that waits for it; older ones and those whose champion has moved are superseded.
+
+        The champion, the attempt's end, its events' fates and what is to be told are one transaction; telling follows,
+        and is taken up by the sweep when this process dies.
+        """
+        promoted = None
+        with self._ledger.transaction() as tx:
+            tx.lock_lease(model)
+            waiting = [a for a in tx.attempts(model=model, states=("judged",)) if a.verdict == "promote"]
+            for older in waiting[1:]:
+                release(tx, older, "superseded", f"{waiting[0].id} was judged later", self._most_tries)
+            if waiting:
+                promoted = self._promote_one(tx, waiting[0])
+        told = self._relay.run()
+        return {"promoted": promoted, "told": told}
+
+    def _promote_one(self, tx: Tx, attempt: AttemptRow) -> str | None:
+        version = attempt.challenger_version
+        if version is None or attempt.evidence_digest is None:
+            raise Refused(f"attempt {attempt.id} has a verdict but no registered challenger: start a new run")
+        current = tx.current_champion(attempt.model)
+        if (current.seq if current else 0) != attempt.champion_seq:
+            moved = ChampionMoved(f"judged against champion #{attempt.champion_seq}, another serves now: judge again")
+            release(tx, attempt, "superseded", str(moved), self._most_tries)
+            return None
+        entry = ChampionRow(
+            model=attempt.model,
+            seq=attempt.champion_seq + 1,
+            version=version,
+            attempt_id=attempt.id,
+            kind="init" if attempt.champion_seq == 0 else "promotion",
+            as_of=attempt.as_of,
+            actor=attempt.actor,
+            reason=attempt.reason,
+            evidence_digest=attempt.evidence_digest,
+            promoted_at=tx.wall(),
+        )
+        tx.insert_champion(entry)
+        champion_alias(tx, attempt.model, entry.seq)
+        conclude(tx, attempt, champion_after=version)
+        tx.audit(
+            attempt.actor or "ratchet",
+            "champion.promoted",
+            attempt.model,
+            {
+                "attempt": attempt.id,
+                "version": version,
+                "before": attempt.champion_version,
+                "evidence": attempt.evidence_digest,
+            },
+        )
+        return attempt.id
+
+    def rollback(self, model: str, version: int | None, actor: str, reason: str) -> dict[str, Any]:
+        """Take an earlier champion back, by the same compare-and-set.
+
+        Args:
+            model: whose champion.
+            version: a version that has been champion before; None means the one before the current.
+            actor: who asks.
+            reason: why; it goes into the audit log and to the world.
+
+        Raises:
+            Refused: no reason, no champion, or the version was never champion.
+            ChampionMoved: a promotion came in between.
+        """
+        if not reason.strip():
+            raise Refused("a rollback needs a reason: it is what the audit log will say")
+        with self._ledger.transaction() as tx:
+            tx.lock_lease(model)
+            champions = tx.champions(model)
+            back = _earlier(model, champions, version)
+            current = champions[-1]
+            entry = ChampionRow(
+                model=model,
+                seq=current.seq + 1,
+                version=back.version,
+                attempt_id=back.attempt_id,
+                kind="rollback",
+                as_of=back.as_of,
+                actor=actor,
+                reason=reason,
+                evidence_digest=back.evidence_digest,
+                promoted_at=tx.wall(),
+            )
+            tx.insert_champion(entry)
+            champion_alias(tx, model, entry.seq)
+            told = decision_event(
+                "rolledback",
+                key=f"{model}#{entry.seq}",
+                model=model,
+                time=tx.clock()[1],
+                champion_before=current.version,
+                champion_after=back.version,
+                actor=actor,
+                reason=reason,
+            )
+            decision(tx, told.id, model, to_record(told))
+            tx.audit(
+                actor, "champion.rolledback", model, {"from": current.version, "to": back.version, "reason": reason}
+            )
+            tx.mark([model])
+        self._relay.run()
+        return {"model": model, "version": back.version, "before": current.version}
+
+
+def _earlier(model: str, champions: Sequence[ChampionRow], version: int | None) -> ChampionRow:
+    if not champions:
+        raise Refused(f"{model} has no champion to roll back from. Run: ratchet champion init {model}")
+    current = champions[-1]
+    earlier = [c for c in champions if c.version != current.version]
+    if version is None:
+        if not earlier:
+            raise Refused(f"{model} has had one champion only, version {current.version}: there is none to go back to")
+        return earlier[-1]
+    for champion in reversed(earlier):
+        if champion.version == version:
+            return champion
+    known = ", ".join(str(v) for v in sorted({c.version for c in earlier})) or "none"
+    raise Refused(f"version {version} of {model} was not champion before {current.version}; earlier champions: {known}")
