@@ -95,7 +95,7 @@ def _airflow(config: StackConfig, after: tuple[str, ...]) -> list[Unit]:
     needs = ("airflow-migrate", *after)
     return [
         Unit("airflow-migrate", _prepare("airflow-migrate"), kind="step", after=("databases",)),
-        Unit("airflow-pool", _prepare("airflow-pool"), kind="step", after=("airflow-migrate",)),
+        Unit("airflow-pool", _prepare("airflow-pool"), kind="step", after=("api-server",)),
         Unit("api-server", (*airflow, "api-server"), after=needs, probe={"kind": "http", "url": health}),
         *(
             Unit(

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
+import urllib.error
+import urllib.request
 from collections.abc import Callable, Mapping
+from http import HTTPStatus
 from importlib.metadata import version
+from typing import Any
 
 import psycopg2
 
@@ -32,11 +37,24 @@ def migrate_airflow(config: StackConfig) -> None:
     marker.write_text(wanted)
 
 
+def _post(url: str, content: Mapping[str, object], token: str | None = None) -> dict[str, Any]:
+    headers = {"Content-Type": "application/json"} | ({"Authorization": f"Bearer {token}"} if token else {})
+    request = urllib.request.Request(url, json.dumps(content).encode(), headers)  # noqa: S310 - our own loopback address
+    with urllib.request.urlopen(request, timeout=60) as answer:  # noqa: S310
+        created: dict[str, Any] = json.loads(answer.read())
+        return created
+
+
 def make_pool(config: StackConfig) -> None:
     """The pool of the training tasks; slots that a person changed since are left as they are."""
-    found = postgres.query(config.database("airflow"), "SELECT 1 FROM slot_pool WHERE pool = 'ratchet_training'")
-    if not found:
-        _airflow("pools", "set", "ratchet_training", str(plan.TRAINING_POOL_SLOTS), "training tasks of Ratchet")
+    user = {"username": "admin", "password": config.secrets["admin"]}
+    token = _post(f"{config.airflow_url}/auth/token", user)["access_token"]
+    pool = {"name": "ratchet_training", "slots": plan.TRAINING_POOL_SLOTS, "description": "training tasks of Ratchet"}
+    try:
+        _post(f"{config.airflow_url}/api/v2/pools", pool, token)
+    except urllib.error.HTTPError as error:
+        if error.code != HTTPStatus.CONFLICT:
+            raise
 
 
 def create_databases(config: StackConfig) -> None:
