@@ -1,0 +1,176 @@
+import numpy as np
+import pytest
+
+from ratchet.domain.guardrails import (
+    Finding,
+    Guardrail,
+    ScoredRows,
+    calibration_error,
+    find,
+    holm_rejected,
+    quantile_bounds,
+)
+from ratchet.domain.inference import group
+
+DAYS, ROWS = 28, 300
+N = DAYS * ROWS
+RNG = np.random.default_rng(1)
+PROBABILITY = RNG.uniform(0.05, 0.95, size=N)
+LABEL = (RNG.uniform(size=N) < PROBABILITY).astype(float)
+CLUSTERS = group(np.repeat(np.arange(DAYS), ROWS))
+GOOD = ScoredRows(PROBABILITY, np.zeros(N), np.full(100, 2.0))
+CALIBRATED = Guardrail("expected_calibration_error", max_regression=0.02)
+CARRIER = Guardrail("payoff", slice="carrier", max_regression=0.5, min_rows=500)
+FAST = Guardrail("latency_p95_ms", max=20)
+
+
+def look(  # type: ignore[no-untyped-def]
+    guardrail: Guardrail, *, challenger=GOOD, champion=GOOD, uplift=None, slices=None
+) -> list[Finding]:
+    return find(
+        guardrail,
+        uplift=np.zeros(N) if uplift is None else uplift,
+        days=CLUSTERS,
+        label=LABEL,
+        champion=champion,
+        challenger=challenger,
+        slices=slices or {},
+        confidence=0.95,
+        ordered=True,
+    )
+
+
+def scored(probability: np.ndarray | None = PROBABILITY, latency: object = (2.0,) * 100) -> ScoredRows:
+    return ScoredRows(probability, np.zeros(N), latency)  # type: ignore[arg-type]
+
+
+def carriers(*names: str) -> dict[str, np.ndarray]:
+    return {"carrier": np.resize(np.array(names), N)}
+
+
+def test_calibration_error_is_zero_when_every_bin_keeps_its_promise() -> None:
+    assert calibration_error([0.5, 0.5, 0.0, 1.0], [0, 1, 0, 1])[0] == 0
+
+
+def test_calibration_error_weighs_each_bin_by_its_rows() -> None:
+    error, share = calibration_error([0.1, 0.1, 0.1, 0.9], [0, 0, 0, 0])
+    assert error == pytest.approx(0.75 * 0.1 + 0.25 * 0.9)
+    assert share.mean() == pytest.approx(error)
+
+
+def test_calibration_as_good_as_the_champions_holds() -> None:
+    (finding,) = look(CALIBRATED)
+    assert finding.outcome == "holds"
+    assert finding.check.champion == finding.check.challenger
+
+
+def test_clearly_worse_calibration_is_broken() -> None:
+    (finding,) = look(CALIBRATED, challenger=scored(PROBABILITY**3))
+    assert finding.outcome == "broken"
+    assert finding.check.passed is False
+
+
+def test_calibration_is_relative_to_the_champion() -> None:
+    both = scored(PROBABILITY**3)
+    assert look(CALIBRATED, challenger=both, champion=both)[0].outcome == "holds"
+
+
+def test_calibration_regression_near_its_limit_is_unproven() -> None:
+    days = np.repeat(np.random.default_rng(6).normal(0.033, 0.06, DAYS), ROWS)
+    (finding,) = look(CALIBRATED, challenger=scored(np.clip(PROBABILITY + days, 0.001, 0.999)))
+    assert finding.outcome == "unproven"
+
+
+def test_limit_that_the_champion_breaks_as_well_warns() -> None:
+    strict = Guardrail("expected_calibration_error", max=0.05)
+    off = scored(PROBABILITY**3)
+    assert look(strict, challenger=off, champion=GOOD)[0].outcome == "broken"
+    (finding,) = look(strict, challenger=off, champion=off)
+    assert (finding.outcome, finding.check.passed) == ("warns", None)
+
+
+def test_challenger_without_probabilities_is_broken_and_champion_without_is_unjudged() -> None:
+    assert look(CALIBRATED, challenger=scored(None))[0].outcome == "broken"
+    assert look(CALIBRATED, champion=scored(None))[0].outcome == "unjudged"
+
+
+def test_slow_challenger_is_broken_unless_the_champion_is_slow_too() -> None:
+    slow = scored(latency=(50.0,) * 100)
+    assert look(FAST)[0].outcome == "holds"
+    assert look(FAST, challenger=slow)[0].outcome == "broken"
+    assert look(FAST, challenger=slow, champion=slow)[0].outcome == "warns"
+
+
+@pytest.mark.parametrize("latency", [None, (), (1.0, float("nan"))])
+def test_unmeasured_latency_is_broken_and_named(latency: object) -> None:
+    (finding,) = look(FAST, challenger=scored(latency=latency))
+    assert finding.outcome == "broken"
+    assert "latency_p95_ms of the challenger is missing" in finding.check.detail
+
+
+def test_quantile_bounds_cover_at_their_confidence() -> None:
+    rng, true = np.random.default_rng(0), 1.6448536
+    bounds = np.array([quantile_bounds(rng.standard_normal(300), 0.95, 0.95) for _ in range(1000)])
+    assert (bounds[:, 0] <= true).mean() >= 0.935
+    assert (bounds[:, 1] >= true).mean() >= 0.935
+
+
+def test_slice_that_clearly_loses_is_broken_and_the_others_hold() -> None:
+    slices = carriers("AA", "UA", "DL")
+    uplift = np.where(slices["carrier"] == "UA", -3.0, 1.0) + np.repeat(RNG.normal(0, 0.3, DAYS), ROWS)
+    outcomes = {f.check.slice: f.outcome for f in look(CARRIER, uplift=uplift, slices=slices)}
+    assert outcomes == {"carrier=AA": "holds", "carrier=UA": "broken", "carrier=DL": "holds"}
+
+
+def test_small_slice_is_reported_as_unjudged() -> None:
+    slices = carriers("AA")
+    slices["carrier"][:100] = "F9"
+    uplift = np.where(slices["carrier"] == "F9", -100.0, 1.0)
+    outcomes = {f.check.slice: (f.outcome, f.check.passed) for f in look(CARRIER, uplift=uplift, slices=slices)}
+    assert outcomes["carrier=F9"] == ("unjudged", None)
+
+
+def test_required_slice_must_show_that_it_does_not_lose() -> None:
+    required = Guardrail("payoff", slice="carrier=UA", max_regression=0.5, min_rows=500, required=True)
+    doubtful = np.repeat(RNG.normal(0, 5, DAYS), ROWS)
+    assert [f.outcome for f in look(required, uplift=doubtful, slices=carriers("UA", "AA"))] == ["unproven"]
+    assert [f.outcome for f in look(required, uplift=doubtful * 0 + 1, slices=carriers("UA", "AA"))] == ["holds"]
+
+
+@pytest.mark.parametrize("slices", [{}, {"carrier": np.repeat("AA", N)}])
+def test_absent_required_slice_holds_the_promotion_back(slices: dict[str, np.ndarray]) -> None:
+    required = Guardrail("payoff", slice="carrier=UA", max_regression=0.5, required=True)
+    (finding,) = look(required, slices=slices)
+    assert (finding.outcome, finding.check.passed) == ("unproven", False)
+    assert "carrier=UA" in finding.check.detail
+
+
+def test_noise_on_sixteen_slices_rarely_blocks() -> None:
+    rng, blocked = np.random.default_rng(9), 0
+    slices = carriers(*(f"C{i:02d}" for i in range(16)))
+    codes = group(slices["carrier"]).codes
+    for _ in range(200):
+        effects = rng.normal(-0.5, 2, (16, DAYS))
+        found = look(CARRIER, uplift=effects[codes, CLUSTERS.codes], slices=slices)
+        blocked += any(f.outcome == "broken" for f in found)
+    assert blocked / 200 <= 0.05 + 3 * (0.05 * 0.95 / 200) ** 0.5
+
+
+def test_holm_steps_down_and_stops_at_the_first_that_stays() -> None:
+    assert holm_rejected([0.04, 0.01, 0.03], 0.05) == [False, True, False]
+    assert holm_rejected([0.02, 0.01, 0.04], 0.05) == [True, True, True]
+    assert holm_rejected([], 0.05) == []
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"metric": "expected_calibration_eror", "max": 1},
+        {"metric": "expected_calibration_error"},
+        {"metric": "payoff", "max_regression": 1},
+        {"metric": "latency_p95_ms", "max_regression": 1},
+    ],
+)
+def test_guardrail_that_would_judge_nothing_is_refused(wrong: dict[str, object]) -> None:
+    with pytest.raises(ValueError, match="guardrail"):
+        Guardrail.from_spec(wrong)
