@@ -69,7 +69,7 @@ def _launch(run: Path, environment: Mapping[str, str]) -> None:
     logs.mkdir(exist_ok=True)
     with (logs / "supervisor.log").open("ab") as output:
         subprocess.run(
-            [sys.executable, "-m", "ratchet.stack.supervisor", str(run)],
+            [sys.executable, "-m", "ratchet.stack", str(run)],
             env=dict(environment),
             stdin=subprocess.DEVNULL,
             stdout=output,

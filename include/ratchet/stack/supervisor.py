@@ -1,6 +1,6 @@
 """The supervisor: one process that keeps the children of one home running, and answers on one socket.
 
-``python -m ratchet.stack.supervisor <run folder>`` detaches and returns once the socket listens. In the run folder lie
+``python -m ratchet.stack <run folder>`` detaches and returns once the socket listens. In the run folder lie
 ``plan.json`` (what to run), ``supervisor.lock`` (held while it runs), ``state.json`` (identity of each child, written
 before anything waits on it) and ``control.sock``. Each child leads its own session. A supervisor that was killed leaves
 its children running: the next one adopts those that still are what the plan asks for and stops the others, and ``down``
@@ -17,7 +17,6 @@ import select
 import signal
 import socket
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -137,7 +136,7 @@ class Supervisor:
                 outdated.append(self._target(name, identity, unit))
             elif name not in self.records:
                 self.records[name] = Record(
-                    Phase.STARTING, identity, row["digest"], row["started_at"], detail="adopted"
+                    Phase.STARTING, identity, row["digest"], row["started_at"], row["ready_after"], detail="adopted"
                 )
         processes.stop(self.home, outdated)
         stopped = {target.name for target in outdated}
@@ -229,7 +228,8 @@ class Supervisor:
         reason = probes.check(unit.probe, started_at=record.started_at)
         waited = time.time() - record.started_at
         if reason is None:
-            record.phase, record.ready_after, record.detail = Phase.READY, waited, ""
+            record.phase, record.detail = Phase.READY, ""
+            record.ready_after = waited if record.ready_after is None else record.ready_after
             return True
         late = waited > unit.ready_timeout
         record.detail = f"not ready after {unit.ready_timeout:.0f} s: {reason}" if late else reason
@@ -344,7 +344,3 @@ def main(run: Path) -> None:
     (run / "control.sock").unlink(missing_ok=True)
     (run / "supervisor.pid").unlink(missing_ok=True)
     lock.close()
-
-
-if __name__ == "__main__":
-    main(Path(sys.argv[1]))
