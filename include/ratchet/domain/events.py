@@ -299,7 +299,7 @@ def read_data(event_type: str, payload: Any) -> InboundData:
     """The typed data of an event kept as (type, payload), times in UTC. Raises :class:`EventRejected`."""
     struct = INBOUND.get(event_type)
     if struct is None:
-        near = get_close_matches(event_type, INBOUND, n=1)
+        near = get_close_matches(event_type, INBOUND, n=1, cutoff=0.8)
         raise EventRejected(
             "unknown_type",
             repr(event_type),

@@ -48,9 +48,11 @@ def test_a_typo_is_told_with_file_line_rule_value_and_remedy(tmp_path: Path, mon
     file = changed(tmp_path, "metric: expected_calibration_error", "metric: expected_calibration_eror")
     monkeypatch.chdir(tmp_path)
     assert refusal(file) == (
-        f"models/flight_delay/model.yaml:{line_of(file, 'eror')}: gate.guardrails[0].metric: "
-        "'expected_calibration_eror' is not a known metric. Did you mean 'expected_calibration_error'? "
-        "Run: ratchet validate flight_delay",
+        (
+            f"models/flight_delay/model.yaml:{line_of(file, 'eror')}: gate.guardrails[0].metric: "
+            "'expected_calibration_eror' is not a known metric. Did you mean 'expected_calibration_error'? "
+            "Run: ratchet validate flight_delay"
+        ),
     )
 
 

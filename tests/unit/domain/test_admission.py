@@ -1,0 +1,463 @@
+"""When a retrain is due, and what every event that waits is told."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from time import process_time
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ratchet.adapters.specs import load_spec
+from ratchet.domain.admission import (
+    Admission,
+    AdmissionPolicy,
+    FreshDays,
+    History,
+    Now,
+    Observation,
+    OpenEvent,
+    Outcome,
+    decide_admission,
+    observation_of,
+)
+from ratchet.domain.events import (
+    DataArrived,
+    DriftCleared,
+    DriftDetected,
+    InboundData,
+    PerformanceDegraded,
+    RetrainRequested,
+)
+from ratchet.settings import load_settings
+
+SEEDED = settings(deadline=None, derandomize=True)
+DAY = timedelta(days=1)
+HOUR = timedelta(hours=1)
+SECOND = timedelta(seconds=1)
+TODAY = datetime(2013, 6, 16, 4, tzinfo=UTC)
+WALL = datetime(2026, 1, 1, tzinfo=UTC)
+POLICY = AdmissionPolicy(
+    model="toy",
+    spine_source="flights",
+    min_severity=0.3,
+    confirmations_at_least=2,
+    confirmations_of_last=3,
+    datasets=("flights", "weather"),
+    min_new_rows=20_000,
+    on_performance=True,
+    debounce=5 * SECOND,
+    cooldown=6 * HOUR,
+    max_event_age=30 * DAY,
+    runs_per_day=4,
+)
+QUIET = History(
+    has_champion=True,
+    last_started_at=None,
+    runs_started_today=0,
+    day_resets_at=TODAY + 20 * HOUR,
+    observations=(),
+    fresh=FreshDays(count=14, needed=14, ready_at=None),
+)
+NOW = Now(business=TODAY, wall=WALL)
+
+
+def drift(day: int = 0, severity: float = 0.6, check: str = "weather_drift") -> DriftDetected:
+    """Drift over the week that ends ``day`` days from today."""
+    end = TODAY + day * DAY
+    return DriftDetected(check=check, severity=severity, window_start=end - 7 * DAY, window_end=end)
+
+
+def cleared(day: int = 0, check: str = "weather_drift") -> DriftCleared:
+    return DriftCleared(check=check, window_end=TODAY + day * DAY)
+
+
+def rows(count: int, dataset: str = "flights") -> DataArrived:
+    return DataArrived(dataset=dataset, complete_until=TODAY, new_rows=count)
+
+
+DEGRADED = PerformanceDegraded(metric="payoff", value=3.1, threshold=4, window_end=TODAY)
+REQUEST = RetrainRequested(reason="new routes", actor="ada")
+KINDS = {
+    DriftDetected: "ratchet.drift.detected.v1",
+    DriftCleared: "ratchet.drift.cleared.v1",
+    DataArrived: "ratchet.data.arrived.v1",
+    PerformanceDegraded: "ratchet.performance.degraded.v1",
+    RetrainRequested: "ratchet.retrain.requested.v1",
+}
+
+
+def heard(key: int, data: InboundData, *, age: timedelta = DAY, since: timedelta = HOUR) -> OpenEvent:
+    """An event of business age ``age`` that was received ``since`` ago on the wall clock."""
+    return OpenEvent(
+        key=key,
+        event_id=f"e-{key}",
+        source="/monitor",
+        type=KINDS[type(data)],
+        time=TODAY - age,
+        received_at=WALL - since,
+        data=data,
+    )
+
+
+def decide(*events: OpenEvent, history: History = QUIET, now: Now = NOW, policy: AdmissionPolicy = POLICY) -> Admission:
+    return decide_admission(policy, events, history, now)
+
+
+def only(admission: Admission) -> Outcome:
+    (outcome,) = admission.outcomes
+    return outcome
+
+
+CONFIRMED = (heard(1, drift(-1)), heard(2, drift(0), age=HOUR))
+
+
+def test_the_policy_is_the_specs() -> None:
+    policy = AdmissionPolicy.from_spec(load_spec(load_settings().models_dir / "flight_delay"))
+    assert replace(policy, model="toy") == POLICY
+
+
+def test_without_events_there_is_nothing_to_do() -> None:
+    assert decide() == Admission(
+        go=False, due_at=None, trigger=None, reason="nothing to do: no event is open", outcomes=()
+    )
+
+
+def test_one_drift_event_waits_unconfirmed_and_says_how_many_are_wanted() -> None:
+    admission = decide(heard(1, drift()))
+    assert not admission.go
+    assert only(admission) == Outcome(
+        1,
+        "deferred",
+        "unconfirmed: 1 of 2 confirmations (of last 3) of check weather_drift; waits for more until 2013-07-15T04:00Z",
+        TODAY + 29 * DAY,
+    )
+    assert admission.reason == only(admission).reason
+
+
+def test_the_second_confirming_drift_event_is_the_trigger_and_both_are_pending() -> None:
+    admission = decide(*CONFIRMED)
+    assert (admission.go, admission.trigger) == (True, 2)
+    assert {outcome.fate for outcome in admission.outcomes} == {"pending"}
+    assert admission.reason == (
+        "admitted: 2 events, by drift of check weather_drift, severity 0.6, confirmed 2 of last 3"
+    )
+
+
+def test_two_detections_of_one_window_are_one_confirmation() -> None:
+    assert not decide(heard(1, drift(0)), heard(2, drift(0, severity=0.9))).go
+
+
+def test_checks_do_not_confirm_each_other() -> None:
+    assert not decide(heard(1, drift(-1)), heard(2, drift(0, check="label_drift"))).go
+
+
+def test_an_earlier_observation_that_no_run_has_answered_confirms() -> None:
+    history = replace(QUIET, observations=(Observation("weather_drift", TODAY - 3 * DAY, bad=True),))
+    assert decide(heard(1, drift()), history=history).go
+
+
+def test_confirmations_count_the_last_windows_only() -> None:
+    good = [Observation("weather_drift", TODAY - day * DAY, bad=False) for day in (1, 2)]
+    old = Observation("weather_drift", TODAY - 3 * DAY, bad=True)
+    assert not decide(heard(1, drift()), history=replace(QUIET, observations=(*good, old))).go
+
+
+def test_drift_that_has_recovered_since_waits_although_confirmed() -> None:
+    admission = decide(heard(1, drift(-2)), heard(2, drift(-1)), heard(3, cleared(0)))
+    assert not admission.go
+    first, _, clear = admission.outcomes
+    assert (first.fate, first.reason) == (
+        "deferred",
+        (
+            "recovered: the newest observation of check weather_drift (to 2013-06-16T04:00Z) is good; "
+            "waits for more until 2013-07-15T04:00Z"
+        ),
+    )
+    assert (clear.fate, clear.reason.split(":")[0]) == ("suppressed", "cleared")
+
+
+def test_mild_drift_is_suppressed_and_counts_as_a_good_observation() -> None:
+    assert only(decide(heard(1, drift(severity=0.2)))) == Outcome(
+        1, "suppressed", "min_severity: 0.2 of 0.3 needed for check weather_drift"
+    )
+    assert observation_of(POLICY, drift(severity=0.2)) == Observation("weather_drift", TODAY, bad=False)
+    assert not decide(heard(1, drift(-2)), heard(2, drift(-1)), heard(3, drift(0, severity=0.2))).go
+
+
+def test_rows_of_the_spines_source_accumulate_over_events() -> None:
+    half = decide(heard(1, rows(13_402)))
+    assert only(half).reason == (
+        "accumulating: 13,402 of 20,000 new rows of flights; waits for more until 2013-07-15T04:00Z"
+    )
+    whole = decide(heard(1, rows(13_402)), heard(2, rows(6_598)))
+    assert whole.go
+    assert whole.trigger == 2
+
+
+def test_rows_of_other_datasets_do_not_count_but_their_events_go_along() -> None:
+    assert not decide(heard(1, rows(50_000, "weather"))).go
+    admission = decide(heard(1, rows(50_000, "weather")), heard(2, rows(20_000)))
+    assert [outcome.fate for outcome in admission.outcomes] == ["pending", "pending"]
+
+
+def test_rows_of_expired_events_do_not_count() -> None:
+    admission = decide(heard(1, rows(19_999), age=30 * DAY), heard(2, rows(1)))
+    assert [outcome.fate for outcome in admission.outcomes] == ["expired", "deferred"]
+    assert admission.outcomes[0].reason == "max_event_age: 30d since 2013-05-17T04:00Z are over"
+
+
+def test_degraded_performance_goes_by_itself() -> None:
+    assert decide(heard(1, DEGRADED)).go
+
+
+@pytest.mark.parametrize("data", [drift(), rows(30_000), DEGRADED])
+def test_what_the_spec_does_not_listen_to_is_suppressed(data: InboundData) -> None:
+    deaf = replace(POLICY, min_severity=None, datasets=None, on_performance=False)
+    outcome = only(decide(heard(1, data), policy=deaf))
+    assert (outcome.fate, outcome.reason.split(":")[0]) == ("suppressed", "not_subscribed")
+
+
+def test_a_dataset_the_spec_does_not_name_is_suppressed() -> None:
+    assert only(decide(heard(1, rows(1, "planes")))).reason == (
+        "not_subscribed: retrain.on.data.datasets does not name planes"
+    )
+
+
+@pytest.mark.parametrize("data", [DEGRADED, REQUEST, rows(30_000)])
+def test_without_a_champion_everything_waits_even_a_request(data: InboundData) -> None:
+    outcome = only(decide(heard(1, data), history=replace(QUIET, has_champion=False)))
+    assert outcome.fate == "deferred"
+    assert outcome.reason == (
+        "no_champion: make the first with 'ratchet champion init toy'; this event expires 2013-07-15T04:00Z"
+    )
+    assert outcome.until == TODAY + 29 * DAY
+
+
+def test_too_few_fresh_days_defer_to_the_day_there_are_enough() -> None:
+    ready = TODAY + 11 * DAY
+    history = replace(QUIET, fresh=FreshDays(count=3, needed=14, ready_at=ready))
+    outcome = only(decide(heard(1, DEGRADED), history=history))
+    assert outcome == Outcome(
+        1, "deferred", "fresh_days: 3 of 14 fresh mature days; enough at 2013-06-27T04:00Z", ready
+    )
+
+
+def test_an_event_that_dies_before_the_rule_lifts_waits_no_longer_than_it_lives() -> None:
+    history = replace(QUIET, fresh=FreshDays(count=0, needed=14, ready_at=TODAY + 11 * DAY))
+    outcome = only(decide(heard(1, DEGRADED, age=25 * DAY), history=history))
+    assert outcome.until == TODAY + 5 * DAY
+    assert outcome.reason.endswith("enough at 2013-06-27T04:00Z; this event expires 2013-06-21T04:00Z")
+
+
+def test_fresh_days_that_should_be_there_wait_for_the_data_not_in_a_loop() -> None:
+    history = replace(QUIET, fresh=FreshDays(count=3, needed=14, ready_at=TODAY))
+    outcome = only(decide(heard(1, DEGRADED), history=history))
+    assert outcome.until == TODAY + 29 * DAY
+    assert "waits for the data to be published" in outcome.reason
+
+
+def test_a_second_event_within_cooldown_is_deferred_with_its_reason() -> None:
+    history = replace(QUIET, last_started_at=TODAY - HOUR)
+    assert only(decide(heard(1, DEGRADED), history=history)) == Outcome(
+        1, "deferred", "cooldown: last run started 2013-06-16T03:00Z; lifts 2013-06-16T09:00Z", TODAY + 5 * HOUR
+    )
+    assert decide(heard(1, DEGRADED), history=replace(QUIET, last_started_at=TODAY - 6 * HOUR)).go
+
+
+def test_a_spent_day_is_waited_out_by_requests_too() -> None:
+    history = replace(QUIET, runs_started_today=4)
+    for data in (DEGRADED, REQUEST):
+        outcome = only(decide(heard(1, data), history=history))
+        assert outcome.reason == "runs_per_day: 4 of 4 runs started today; lifts 2013-06-17T00:00Z"
+    assert decide(heard(1, DEGRADED), history=history, now=Now(history.day_resets_at, WALL)).go
+
+
+def test_the_rule_that_lifts_last_is_the_one_told() -> None:
+    history = replace(QUIET, last_started_at=TODAY, runs_started_today=4, fresh=FreshDays(0, 14, ready_at=TODAY + DAY))
+    assert only(decide(heard(1, DEGRADED), history=history)).until == TODAY + DAY
+
+
+def test_events_wait_for_quiet_and_then_go_together() -> None:
+    burst = [heard(key, DEGRADED, since=key * SECOND) for key in (1, 2, 4)]
+    admission = decide(*burst)
+    assert not admission.go
+    assert admission.due_at == WALL + 4 * SECOND
+    assert {(outcome.fate, outcome.until) for outcome in admission.outcomes} == {("pending", None)}
+    assert admission.reason == "debounce: 3 events; goes after 5s of quiet, at 2026-01-01T00:00:04Z"
+    assert decide(*burst, now=Now(TODAY, WALL + 4 * SECOND)).go
+
+
+def test_an_endless_storm_cannot_starve_the_model() -> None:
+    storm = [heard(key, DEGRADED, since=key * SECOND) for key in range(51)]
+    assert decide(*storm).go
+    assert not decide(*storm[:50]).go
+
+
+def test_an_event_long_received_is_not_debounced_when_its_deferral_ends() -> None:
+    history = replace(QUIET, last_started_at=TODAY - 6 * HOUR)
+    assert decide(heard(1, DEGRADED, since=HOUR), history=history).go
+
+
+def test_a_request_passes_debounce_and_cooldown_and_is_the_trigger() -> None:
+    history = replace(QUIET, last_started_at=TODAY)
+    admission = decide(heard(1, REQUEST, age=DAY), heard(2, DEGRADED, age=HOUR, since=SECOND), history=history)
+    assert (admission.go, admission.trigger) == (True, 1)
+    assert admission.reason == "admitted: 2 events, by request of ada: new routes"
+
+
+FOLLOW_UP = replace(heard(9, REQUEST), origin="attempt", not_before=TODAY + 40 * DAY)
+
+
+def test_a_follow_up_is_due_at_its_date_and_drift_and_data_wait_with_it() -> None:
+    admission = decide(FOLLOW_UP, *CONFIRMED, heard(3, rows(30_000)))
+    assert not admission.go
+    assert [outcome.until for outcome in admission.outcomes] == [
+        TODAY + 29 * DAY,
+        TODAY + 30 * DAY - HOUR,
+        TODAY + 29 * DAY,
+        TODAY + 40 * DAY,
+    ]
+    assert admission.outcomes[0].reason == "follow_up: waits for the follow-up due at 2013-07-26T04:00Z"
+    assert admission.outcomes[3].reason == "follow_up: due at 2013-07-26T04:00Z"
+    due = decide(FOLLOW_UP, now=Now(TODAY + 40 * DAY, WALL))
+    assert (due.go, due.reason) == (True, "admitted: 1 event, by the follow-up of an attempt")
+
+
+def test_a_request_or_degraded_performance_does_not_wait_for_a_follow_up() -> None:
+    assert decide(FOLLOW_UP, heard(1, REQUEST)).go
+    assert decide(FOLLOW_UP, heard(1, DEGRADED)).go
+
+
+def test_a_follow_up_passes_no_cooldown() -> None:
+    due = replace(FOLLOW_UP, not_before=TODAY - HOUR)
+    assert not decide(due, history=replace(QUIET, last_started_at=TODAY - HOUR)).go
+
+
+def test_copies_of_an_event_count_once_and_share_its_fate() -> None:
+    original = heard(1, rows(13_402))
+    admission = decide(original, replace(original, key=2), original)
+    assert [outcome.key for outcome in admission.outcomes] == [1, 2]
+    assert len({outcome.reason for outcome in admission.outcomes}) == 1
+    assert not admission.go
+
+
+def test_a_hundred_thousand_events_are_one_decision_in_seconds() -> None:
+    storm = [heard(key, drift(-key % 20), since=SECOND) for key in range(100_000)]
+    began = process_time()
+    admission = decide(*storm, now=Now(TODAY, WALL + HOUR))
+    assert admission.go
+    assert len(admission.outcomes) == 100_000
+    assert process_time() - began < 20
+
+
+moments = st.integers(-60 * 24, 24).map(lambda hours: TODAY + hours * HOUR)
+datas = st.one_of(
+    st.builds(drift, st.integers(-4, 0), st.sampled_from([0.1, 0.3, 0.9]), st.sampled_from(["a", "b"])),
+    st.builds(cleared, st.integers(-4, 0), st.sampled_from(["a", "b"])),
+    st.builds(rows, st.sampled_from([0, 7_000, 20_000]), st.sampled_from(["flights", "weather", "planes"])),
+    st.sampled_from([DEGRADED, REQUEST]),
+)
+
+
+@st.composite
+def open_events(draw: st.DrawFn) -> OpenEvent:
+    key = draw(st.integers(0, 12))
+    fixed = random.Random(key)  # equal keys are one event, whatever else is drawn for them
+    data = draw(datas)
+    event = OpenEvent(
+        key=key,
+        event_id=f"e-{fixed.randrange(3)}-{key}",
+        source="/monitor",
+        type=KINDS[type(data)],
+        time=draw(moments),
+        received_at=WALL - draw(st.integers(0, 30)) * SECOND,
+        data=data,
+    )
+    if draw(st.integers(0, 9)) == 0:
+        return replace(event, data=REQUEST, origin="attempt", not_before=draw(st.none() | moments))
+    return event
+
+
+event_sets = st.lists(open_events(), max_size=8, unique_by=lambda event: event.key)
+histories = st.builds(
+    History,
+    has_champion=st.sampled_from([True, True, True, False]),
+    last_started_at=st.none() | moments,
+    runs_started_today=st.integers(0, 5),
+    day_resets_at=st.integers(-3, 24).map(lambda hours: TODAY + hours * HOUR),
+    observations=st.lists(st.builds(Observation, st.sampled_from(["a", "b"]), moments, st.booleans())).map(tuple),
+    fresh=st.builds(FreshDays, st.sampled_from([3, 14, 14, 14]), st.just(14), st.none() | moments),
+)
+nows = st.builds(
+    Now,
+    business=st.integers(0, 72).map(lambda hours: TODAY + hours * HOUR),
+    wall=st.integers(0, 60).map(lambda seconds: WALL + seconds * SECOND),
+)
+
+
+@SEEDED
+@given(event_sets, histories, nows, st.randoms(use_true_random=False))
+def test_neither_order_nor_copies_change_the_outcome(
+    events: list[OpenEvent], history: History, now: Now, shuffler: random.Random
+) -> None:
+    again = [*events, *events[:3]]
+    shuffler.shuffle(again)
+    observed = list(history.observations) * 2
+    shuffler.shuffle(observed)
+    other = decide_admission(POLICY, again, replace(history, observations=tuple(observed)), now)
+    assert other == decide_admission(POLICY, events, history, now)
+
+
+@SEEDED
+@given(event_sets, histories, nows)
+def test_every_event_has_exactly_one_fate_with_a_rule_and_a_moment_ahead(
+    events: list[OpenEvent], history: History, now: Now
+) -> None:
+    admission = decide_admission(POLICY, events, history, now)
+    assert [outcome.key for outcome in admission.outcomes] == sorted(event.key for event in events)
+    for outcome in admission.outcomes:
+        assert outcome.reason.partition(":")[0] in {
+            "accumulating", "admitted", "cleared", "cooldown", "debounce", "follow_up", "fresh_days", "max_event_age",
+            "min_severity", "no_champion", "not_subscribed", "recovered", "runs_per_day", "unconfirmed",
+        }  # fmt: skip
+        assert (outcome.until is not None) == (outcome.fate == "deferred")
+        assert outcome.until is None or outcome.until > now.business
+    pending = [outcome for outcome in admission.outcomes if outcome.fate == "pending"]
+    assert bool(pending) == (admission.due_at is not None)
+    assert admission.go == (admission.due_at is not None and admission.due_at <= now.wall)
+    assert (admission.trigger in [outcome.key for outcome in pending]) == admission.go
+
+
+@SEEDED
+@given(event_sets, histories, nows, st.integers(0, 72), st.integers(0, 60))
+def test_time_never_un_admits_but_for_expiry(
+    events: list[OpenEvent], history: History, now: Now, hours: int, seconds: int
+) -> None:
+    earlier = decide_admission(POLICY, events, history, now)
+    later_now = Now(now.business + hours * HOUR, now.wall + seconds * SECOND)
+    later = decide_admission(POLICY, events, history, later_now)
+    fates = {outcome.key: outcome.fate for outcome in later.outcomes}
+    expired = {key for key, fate in fates.items() if fate == "expired"}
+    if earlier.go and expired == {outcome.key for outcome in earlier.outcomes if outcome.fate == "expired"}:
+        assert later.go
+    for outcome in earlier.outcomes:
+        if outcome.fate == "expired":
+            assert fates[outcome.key] == "expired"
+
+
+@SEEDED
+@given(event_sets, histories, nows)
+def test_a_deferred_event_is_admitted_or_told_anew_at_its_moment(
+    events: list[OpenEvent], history: History, now: Now
+) -> None:
+    """Nothing waits for a moment that changes nothing: deciding again then gives another reason or another fate."""
+    first = decide_admission(POLICY, events, history, now)
+    moments_ahead = [outcome.until for outcome in first.outcomes if outcome.until is not None]
+    if not moments_ahead:
+        return
+    again = decide_admission(POLICY, events, history, Now(min(moments_ahead), now.wall))
+    assert again.outcomes != first.outcomes
