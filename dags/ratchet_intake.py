@@ -1,4 +1,4 @@
-"""### Intake: events from Kafka into the inbox
+"""### Intake: events from Kafka into the inbox.
 
 The work is not in this DAG's task but in its **watcher**: the triggerer runs one pump that stores every record of
 `ml.drift`, `ml.data-arrival` and `ml.retrain-requests` in the ledger, then commits the offset, and tells the watchers
@@ -8,7 +8,7 @@ how many records wait in Kafka; it runs when the pump has joined, then hourly, o
 | what you see | what it means | what to do |
 |---|---|---|
 | lag grows, this DAG has no recent run | no pump runs | is the triggerer up? its log says "intake: …" |
-| lag stays, log says "not stored; paused" | the ledger does not take records | is PostgreSQL up? nothing is lost meanwhile |
+| lag stays, log says "not stored; paused" | the ledger takes nothing | is PostgreSQL up? nothing gets lost |
 | lag is 0, but no retrain starts | intake is fine | `ratchet events` shows each event's fate and its reason |
 
 Pausing this DAG does not stop the intake while any model's watcher is alive. Records outlive an outage of 30 days.
@@ -19,6 +19,7 @@ from __future__ import annotations
 import pendulum
 from airflow.sdk import DAG, Asset, AssetWatcher, task
 
+import ratchet_airflow
 from ratchet_intake_trigger import IntakeTrigger
 
 INTAKE = Asset(
@@ -42,8 +43,6 @@ with DAG(
     @task(retries=1)
     def report_lag() -> dict[str, int]:
         """Records per topic that the intake has not stored yet."""
-        import ratchet_airflow
-
         return ratchet_airflow.intake_lag()
 
     report_lag()

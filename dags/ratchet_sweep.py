@@ -1,4 +1,4 @@
-"""### Sweep: every minute, what nobody else did
+"""### Sweep: every minute, what nobody else did.
 
 - abandons attempts whose lease ran out and whose run ended, vanished or went silent; their events are free again;
 - relays what was decided but not told: the MLflow alias, `ml.decisions`;

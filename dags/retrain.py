@@ -108,17 +108,17 @@ ROLLBACK_FORM = {
 
 
 def retrain_dag(spec: ModelSpec) -> DAG:
-    """### Retrain {model}: from a reason to a verdict
+    """### Retrain {model}: from a reason to a verdict.
 
     Goal: *{goal}* (owner: {team}, {email}).
 
     Starts when the doorbell `ratchet://{model}/due` rings, by the spec's own schedule (`{schedule}`), or by hand: use
-    **Trigger** and its form. `claim` decides again under the model's lease: a run with nothing to do is skipped, and the
-    reason is in the log and the XCom `outcome` of `claim`. The run ends at the verdict; `promote__{model}` acts on it.
+    **Trigger** and its form. `claim` decides again under the model's lease: a run with nothing to do is skipped, and
+    the reason is in its log and its XCom `outcome`. The run ends at the verdict; `promote__{model}` acts on it.
 
     | what you see | what it means | what to do |
     |---|---|---|
-    | all skipped after `claim` | not due, or another attempt holds the lease | read `outcome`; `ratchet events {model}` |
+    | all skipped after `claim` | not due, or another attempt is at work | read `outcome`; `ratchet events {model}` |
     | a task failed: "refused" | a rule was broken; the message names the remedy | follow it, then start a new run |
     | a task failed otherwise | the attempt keeps its finished steps | clear the task: it resumes from what is stored |
     | tasks stay scheduled | no free slot in pool `{pool}` | wait; the sweep keeps the lease alive |
@@ -181,19 +181,19 @@ def retrain_dag(spec: ModelSpec) -> DAG:
 
 
 def promote_dag(spec: ModelSpec) -> DAG:
-    """### Promote {model}: act on the verdict
+    """### Promote {model}: act on the verdict.
 
-    Starts when `ratchet://{model}/judged` rings. `promote` moves the champion by compare-and-set in the ledger, then the
-    MLflow alias and `ml.decisions` follow; a verdict that is not *promote* is concluded and told. When this fails half
+    Starts when `ratchet://{model}/judged` rings. `promote` moves the champion by compare-and-set in the ledger, then
+    the MLflow alias and `ml.decisions` follow; other verdicts were concluded by `judge`. When this fails half
     way the ledger is right and the sweep finishes the rest within a minute or two; clearing the task is safe.
-    `champion` is skipped when the champion stayed; it updates `ratchet://{model}/champion`, for DAGs that serve or score.
+    `champion` is skipped when the champion stayed; it updates `ratchet://{model}/champion`, for whoever serves.
     """
     model = spec.model
     with _dag(promote_dag, spec, schedule=[ratchet_airflow.bell(model, "judged")], max_active_runs=4) as dag:
 
         @task(retries=2)
         def promote() -> dict[str, Any]:
-            """Conclude every judged attempt of this model."""
+            """Promote the newest attempt that waits for it."""
             return dict(ratchet_airflow.verbs().promote(model))
 
         @task(outlets=[ratchet_airflow.bell(model, "champion")])
@@ -207,10 +207,10 @@ def promote_dag(spec: ModelSpec) -> DAG:
 
 
 def rollback_dag(spec: ModelSpec) -> DAG:
-    """### Roll {model} back to an earlier champion
+    """### Roll {model} back to an earlier champion.
 
     **Trigger** it, say why, and name a version (empty: the champion before this one). The same compare-and-set as a
-    promotion: the ledger decides, the MLflow alias and `ml.decisions` follow, your name and reason are in the audit log.
+    promotion: the ledger decides, the MLflow alias and `ml.decisions` follow; the audit log names you and the reason.
     A version that never was champion is refused. `ratchet champion show {model}` lists the earlier ones.
     """
     model = spec.model

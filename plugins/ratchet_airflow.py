@@ -1,3 +1,4 @@
+# ruff: noqa: PLC0415 (every component loads this file: what is heavy is imported where it is used)
 """What Ratchet needs from Airflow and says in its own words: connections, who started a run, states of runs, assets.
 
 Imported by every component under its bare name: nothing here imports more than the Airflow SDK at load time.
@@ -20,7 +21,7 @@ LIVE_STEP_STATES = frozenset({"running", "restarting"})
 
 
 def bell(model: str, name: Bell, **extra: Any) -> Asset:
-    """The asset ``ratchet://<model>/<name>``: ``due`` starts retrain, ``judged`` promote, ``champion`` tells the world."""
+    """The asset ``ratchet://<model>/<name>``: ``due`` starts retrain, ``judged`` promote, ``champion`` is news."""
     uri = f"ratchet://{model}/{name}"
     return Asset(name=uri, uri=uri, group="ratchet", **extra)
 
@@ -50,7 +51,7 @@ class AirflowResolver:
 
 
 async def resolve_all() -> MappingResolver:
-    """All of Ratchet's connections that are defined, asked for on the triggerer's event loop; for use by its threads."""
+    """All of Ratchet's connections that are defined, asked for on the triggerer's event loop, for its threads."""
     from airflow.sdk import Connection
     from airflow.sdk.exceptions import AirflowNotFoundException
 

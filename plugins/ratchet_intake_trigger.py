@@ -1,3 +1,4 @@
+# ruff: noqa: PLC0415 (every component loads this file: what is heavy is imported where it is used)
 """The doorbell's two triggers, fed by one intake pump per triggerer.
 
 All watchers share one stream (fast path of Airflow's shared streams): it runs the pump in a thread of its own and
@@ -33,7 +34,7 @@ class Tick:
     ring: Callable[[str], bool]
 
 
-class IntakeEnded(RuntimeError):
+class IntakeEndedError(RuntimeError):
     """The pump's thread ended although nobody stopped it; the stream is opened again."""
 
 
@@ -68,7 +69,7 @@ class _SharesTheIntake(BaseEventTrigger):
         try:
             while (tick := await ticks.get()) is not None:
                 yield tick
-            raise IntakeEnded("the intake pump ended by itself; see the triggerer's log")
+            raise IntakeEndedError("the intake pump ended by itself; see the triggerer's log")
         finally:
             stop.set()
             await asyncio.to_thread(thread.join, JOIN_SECONDS)
@@ -80,7 +81,7 @@ class _SharesTheIntake(BaseEventTrigger):
 
 
 class IntakeTrigger(_SharesTheIntake):
-    """Keeps the pump running for DAG ``ratchet__intake``, whatever models there are. Reports on joining, then hourly."""
+    """Keeps the pump running for DAG ``ratchet__intake``, whatever models there are. Reports at once, then hourly."""
 
     def serialize(self) -> tuple[str, dict[str, Any]]:
         """No arguments: one intake per installation."""
@@ -129,7 +130,7 @@ PumpRun = Callable[[threading.Event, Callable[[list[str]], None]], None]
 
 
 async def _wired() -> tuple[PumpRun, Callable[[str], bool]]:
-    """The pump and the doorbell, wired to Airflow's connections; tried until it works, so that no watcher dies of it."""
+    """The pump and the doorbell, wired to Airflow's connections; tried until it works: no watcher dies of it."""
     import ratchet_airflow
 
     wait = 1.0
