@@ -1,0 +1,67 @@
+# Small commands anyone can run; CI calls the same ones. `make help` lists them.
+SHELL := bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+
+UV_VERSION := 0.13.9
+PYTHON ?= python3
+UNTIL ?=
+STAMP := .venv/.installed
+RATCHET := .venv/bin/ratchet
+UV := $(shell command -v uv || echo .tools/uv/bin/uv)
+SOURCES := include tests dags plugins
+
+.PHONY: help setup lock up down status demo lint check test bench clean
+
+help: ## List the commands
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: $(STAMP) ## Install the locked environment into .venv (fetches uv when it is missing)
+
+.tools/uv/bin/uv:
+	$(PYTHON) -m venv .tools/uv
+	.tools/uv/bin/python -m pip install --quiet --disable-pip-version-check uv==$(UV_VERSION)
+
+$(STAMP): requirements-dev.txt pyproject.toml
+	@[ -x "$(UV)" ] || $(MAKE) --no-print-directory .tools/uv/bin/uv
+	[ -x .venv/bin/python ] || $(UV) venv --quiet --python '>=3.11,<3.14' .venv
+	$(UV) pip sync --quiet --python .venv/bin/python --require-hashes requirements-dev.txt
+	$(UV) pip install --quiet --python .venv/bin/python --no-deps --editable .
+	@touch $@
+
+lock: ## Resolve the lock files again (no index address in them)
+	@[ -x "$(UV)" ] || $(MAKE) --no-print-directory .tools/uv/bin/uv
+	$(UV) pip compile --quiet pyproject.toml --universal --python-version 3.11 --generate-hashes \
+	  --no-emit-index-url --no-header -o requirements.txt
+	$(UV) pip compile --quiet pyproject.toml --group dev -c requirements.txt --universal --python-version 3.11 \
+	  --generate-hashes --no-emit-index-url --no-header -o requirements-dev.txt
+
+up: setup ## Start the local stack in the background and wait until it is ready
+	$(RATCHET) up
+
+down: ## Stop the local stack; its data stays
+	@if [ -x $(RATCHET) ]; then $(RATCHET) down; else echo "Nothing is installed, so nothing runs."; fi
+
+status: setup ## Tell what runs
+	@$(RATCHET) status
+
+demo: setup ## Live through the year 2013; UNTIL=2013-05 stops after that month
+	$(RATCHET) demo $(if $(UNTIL),--until $(UNTIL))
+
+lint: setup ## ruff, mypy strict, import directions
+	.venv/bin/ruff check $(SOURCES)
+	.venv/bin/ruff format --check $(SOURCES)
+	.venv/bin/mypy
+	.venv/bin/lint-imports
+
+check: lint ## Lint, and the tests that need no stack
+	.venv/bin/pytest -q -m "not stack"
+
+test: check ## Everything: the integration tests bring up a stack of their own and stop it
+	scripts/integration-tests
+
+bench: setup ## Side-by-side benchmarks
+	.venv/bin/pytest -q bench
+
+clean: down ## Stop the stack and remove its data; the environment stays
+	rm -rf .ratchet
