@@ -20,6 +20,8 @@ from typing import Any
 
 from airflow.triggers.base import BaseEventTrigger, TriggerEvent
 
+import ratchet_airflow
+
 log = logging.getLogger(__name__)
 
 JOIN_SECONDS = 9.0
@@ -131,8 +133,6 @@ PumpRun = Callable[[threading.Event, Callable[[list[str]], None]], None]
 
 async def _wired() -> tuple[PumpRun, Callable[[str], bool]]:
     """The pump and the doorbell, wired to Airflow's connections; tried until it works: no watcher dies of it."""
-    import ratchet_airflow
-
     wait = 1.0
     while True:
         try:

@@ -13,7 +13,6 @@ from airflow.sdk.module_loading import import_string
 from airflow.triggers.base import TriggerEvent
 from airflow.triggers.shared_stream import SharedStreamManager
 
-import ratchet_airflow
 import ratchet_intake_trigger as intake
 from ratchet_intake_trigger import DueTrigger, IntakeTrigger
 
@@ -203,7 +202,7 @@ def test_wiring_is_tried_until_it_works(monkeypatch: pytest.MonkeyPatch) -> None
             raise ConnectionError("the secrets backend is away")
         return "resolver"
 
-    monkeypatch.setattr(ratchet_airflow, "resolve_all", resolve_all)
+    monkeypatch.setattr(intake.ratchet_airflow, "resolve_all", resolve_all)
     monkeypatch.setattr(intake, "_wire", lambda resolver: (resolver, resolver))
     assert asyncio.run(intake._wired()) == ("resolver", "resolver")
     assert len(tries) == 2
