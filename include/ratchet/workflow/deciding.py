@@ -6,25 +6,23 @@ from collections.abc import Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
 
-import msgspec
-
 from ratchet.domain.admission import (
     Admission,
     AdmissionPolicy,
     FreshDays,
     History,
     Now,
-    Observation,
     OpenEvent,
     decide_admission,
+    observation_of,
 )
 from ratchet.domain.events import read_data
 from ratchet.domain.holdout import HoldoutPlan, NotEnoughFreshDays, plan_holdout
 from ratchet.domain.spec import ModelSpec
 from ratchet.ports.ledger import EventRow, FateChange, Tx
 
-DRIFT_DETECTED = "ratchet.drift.detected.v1"
-OBSERVING = (DRIFT_DETECTED, "ratchet.drift.cleared.v1")
+OBSERVING = ("ratchet.drift.detected.v1", "ratchet.drift.cleared.v1")
+CONSUMED = ("rejected", "expired", "failed")
 
 
 def open_event(row: EventRow) -> OpenEvent:
@@ -90,21 +88,18 @@ def history(tx: Tx, spec: ModelSpec, business: datetime, until: datetime | None)
     day_began = day_ends - timedelta(days=1)
     runs = [a for a in tx.attempts(model=spec.model, limit=100) if not a.dry_run]
     observed = tx.events(model=spec.model, types=OBSERVING)
+    policy = AdmissionPolicy.from_spec(spec)
     return History(
         has_champion=tx.current_champion(spec.model) is not None,
         last_started_at=max((a.business_at for a in runs), default=None),
         runs_started_today=sum(day_began <= a.business_at < day_ends for a in runs),
         day_resets_at=day_ends,
         observations=tuple(
-            Observation(
-                check=row.data["check"],
-                window_end=msgspec.convert(row.data["window_end"], datetime),
-                bad=row.type == DRIFT_DETECTED,
-            )
+            seen
             for row in observed
             if row.attempt_id is None
-            and row.fate not in {"rejected", "expired", "failed"}
-            and row.data.get("severity", 1.0) >= (spec.retrain.on.drift.min_severity if spec.retrain.on.drift else 0.0)
+            and row.fate not in CONSUMED
+            and (seen := observation_of(policy, read_data(row.type, row.data))) is not None
         ),
         fresh=fresh_days(tx, spec, until),
     )
@@ -140,5 +135,5 @@ def decide_model(tx: Tx, spec: ModelSpec, *, retired: bool = False) -> Admission
         return None
     admission = admit(tx, spec, rows)
     tx.change_fates([FateChange(o.key, o.fate, o.reason, o.until) for o in admission.outcomes])
-    tx.set_due(spec.model, (admission.due_at or tx.wall()) if admission.go else None, admission.reason)
+    tx.set_due(spec.model, tx.wall() if admission.go else admission.due_at, admission.reason)
     return admission

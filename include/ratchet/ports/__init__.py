@@ -1,0 +1,1 @@
+"""What the verbs need of the world, as protocols; a fake ships beside each port that needs one."""

@@ -1,0 +1,217 @@
+"""The ledger's rules, the same on SQLite and on PostgreSQL."""
+
+import os
+import threading
+from datetime import UTC, date, datetime, timedelta
+
+import pytest
+import sqlalchemy as sa
+from ratchet.adapters.ledger import SqlLedger
+from ratchet.adapters.ledger.schema import metadata
+from ratchet.adapters.ledger.sql import GENESIS, audit_hash
+from ratchet.errors import ChampionMoved, StaleAttempt
+from ratchet.ports.ledger import AttemptRow, ChampionRow, FateChange, NewEvent, NewRecord, UsedDays
+from ratchet.records import RawRecord
+
+NOW = datetime(2013, 4, 1, 4, tzinfo=UTC)
+POSTGRES = os.environ.get("RATCHET_TEST_LEDGER_URL")
+
+
+@pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.stack)])
+def ledger(request, tmp_path):
+    if request.param == "sqlite":
+        url = f"sqlite:///{tmp_path}/ledger.db"
+    else:
+        if not POSTGRES:
+            pytest.skip("RATCHET_TEST_LEDGER_URL is not set: `make test` sets it")
+        url = POSTGRES
+    ledger = SqlLedger(url)
+    if request.param == "postgresql":
+        with ledger.engine.begin() as db:
+            metadata.drop_all(db)
+            db.execute(sa.text("DROP TABLE IF EXISTS alembic_version"))
+    ledger.migrate()
+    with ledger.transaction() as tx:
+        tx.publish_spec("m", "d" * 64, {"model": "m"})
+    yield ledger
+    ledger.dispose()
+
+
+def record(offset: int) -> NewRecord:
+    return NewRecord(RawRecord("c", "ml.drift", 0, offset, b"m", b"{}"), "stored")
+
+
+def event(event_id: str, digest: str = "x", model: str = "m") -> NewEvent:
+    return NewEvent("monitor", event_id, model, "ratchet.drift.detected.v1", NOW, digest, {"check": "psi"})
+
+
+def attempt(epoch: int = 1, **values) -> AttemptRow:
+    empty = dict.fromkeys(AttemptRow.__dataclass_fields__)
+    return AttemptRow(
+        **empty
+        | {
+            "id": f"m.{epoch}",
+            "model": "m",
+            "epoch": epoch,
+            "state": "claimed",
+            "dag_id": "retrain__m",
+            "dag_run_id": f"run{epoch}",
+            "trigger": "drift",
+            "reason": "r",
+            "options": {},
+            "business_at": NOW,
+            "as_of": NOW,
+            "spec_digest": "d" * 64,
+            "code_digest": "c" * 64,
+            "champion_seq": 0,
+            "created_at": NOW,
+        }
+        | values
+    )
+
+
+def champion(seq: int, version: int) -> ChampionRow:
+    return ChampionRow("m", seq, version, None, "promotion", NOW, None, "r", None, NOW)
+
+
+def test_a_redelivered_offset_gets_no_second_row(ledger):
+    with ledger.transaction() as tx:
+        assert set(tx.insert_records([record(0), record(1)])) == {0, 1}
+    with ledger.transaction() as tx:
+        assert set(tx.insert_records([record(1), record(2)])) == {1}
+
+
+def test_a_known_event_is_absorbed_and_one_with_other_content_is_refused(ledger):
+    with ledger.transaction() as tx:
+        assert tx.insert_events([event("a")]) == []
+        assert tx.insert_events([event("a")]) == []
+        changed = event("a", digest="y")
+        assert tx.insert_events([changed]) == [changed]
+        assert len(tx.events(model="m")) == 1
+
+
+def test_nothing_of_a_failed_transaction_is_kept(ledger):
+    with pytest.raises(RuntimeError), ledger.transaction() as tx:
+        tx.insert_events([event("a")])
+        raise RuntimeError
+    with ledger.transaction() as tx:
+        assert tx.events(model="m") == []
+
+
+def test_a_fate_change_keeps_its_history_and_an_equal_one_leaves_no_trace(ledger):
+    with ledger.transaction() as tx:
+        tx.insert_events([event("a")])
+        pk = tx.events(model="m")[0].pk
+        change = FateChange(pk, "deferred", "cooldown", NOW + timedelta(hours=6))
+        tx.change_fates([change])
+        tx.change_fates([change])
+        assert [f["fate"] for f in tx.fate_history(pk)] == ["pending", "deferred"]
+        now = tx.events(model="m")[0]
+        assert (now.fate, now.until) == ("deferred", NOW + timedelta(hours=6))
+
+
+def test_a_watermark_never_moves_back(ledger):
+    with ledger.transaction() as tx:
+        tx.advance_watermark("flights", NOW, 1.0)
+        tx.advance_watermark("flights", NOW - timedelta(days=1), 0.5)
+        assert tx.watermarks()["flights"].complete_until == NOW
+        assert tx.watermarks()["flights"].label_completeness == 1.0
+
+
+def test_the_replayed_clock_never_moves_back(ledger):
+    with ledger.transaction() as tx:
+        tx.set_clock("replay", NOW)
+        tx.set_clock("replay", NOW - timedelta(days=1))
+        assert tx.clock() == ("replay", NOW)
+
+
+def test_one_of_many_wins_the_doorbell(ledger):
+    with ledger.transaction() as tx:
+        tx.set_due("m", tx.wall(), "go")
+    won = []
+    threads = [threading.Thread(target=lambda: won.append(_ring(ledger))) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(won) == [False, False, False, True]
+
+
+def _ring(ledger) -> bool:
+    with ledger.transaction() as tx:
+        return tx.ring("m", 60, 900)
+
+
+def test_a_model_at_work_is_not_rung(ledger):
+    with ledger.transaction() as tx:
+        tx.start_attempt(attempt(), 45)
+        tx.set_due("m", tx.wall(), "go")
+        assert tx.due_models() == []
+        assert not tx.ring("m", 60, 900)
+
+
+def test_a_stale_epoch_can_write_nothing(ledger):
+    with ledger.transaction() as tx:
+        tx.start_attempt(attempt(1), 45)
+        assert tx.own_lease("m.1").epoch == 1
+        tx.release_lease("m.1")
+        tx.start_attempt(attempt(2), 45)
+        for write in (lambda: tx.own_lease("m.1"), lambda: tx.renew_lease("m.1", 45)):
+            with pytest.raises(StaleAttempt):
+                write()
+
+
+def test_the_first_answer_of_a_step_stands(ledger):
+    with ledger.transaction() as tx:
+        tx.start_attempt(attempt(), 45)
+        tx.save_step("m.1", "snapshot", {"rows": 1}, NOW)
+        tx.save_step("m.1", "snapshot", {"rows": 2}, NOW)
+        assert tx.step_result("m.1", "snapshot") == {"rows": 1}
+
+
+def test_days_that_made_or_judged_the_champion_are_used_and_others_are_not(ledger):
+    with ledger.transaction() as tx:
+        made, against, other = attempt(1), attempt(2, champion_version=7), attempt(3, champion_version=6)
+        for each in (made, against, other):
+            tx.start_attempt(each, 45)
+        tx.save_used_days(made, 7, [UsedDays("fit", {date(2013, 1, 1): 10}), UsedDays("holdout", {date(2013, 2, 1): 10})])
+        tx.save_used_days(
+            against, 8, [UsedDays("fit", {date(2013, 3, 1): 10}), UsedDays("holdout", {date(2013, 4, 1): 10})]
+        )
+        tx.save_used_days(other, 9, [UsedDays("holdout", {date(2013, 5, 1): 10})])
+        assert tx.used_days("m", 7) == {date(2013, 1, 1), date(2013, 2, 1), date(2013, 4, 1)}
+
+
+def test_two_promotions_over_one_champion_cannot_both_win(ledger):
+    with ledger.transaction() as tx:
+        tx.insert_champion(champion(1, 1))
+    with pytest.raises(ChampionMoved), ledger.transaction() as tx:
+        tx.insert_champion(champion(1, 2))
+    with ledger.transaction() as tx:
+        assert tx.current_champion("m").version == 1
+        tx.insert_champion(champion(2, 3))
+        assert [c.version for c in tx.champions("m")] == [1, 3]
+
+
+def test_what_is_told_twice_is_queued_once_and_a_failed_telling_waits_behind_the_others(ledger):
+    with ledger.transaction() as tx:
+        tx.enqueue("record", "a", {"n": 1})
+        tx.enqueue("record", "a", {"n": 2})
+        tx.enqueue("record", "b", {"n": 3})
+        first = tx.take_outbox(("record",))
+        assert first.payload == {"n": 1}
+        tx.finish_outbox(first.pk, "broker away")
+        assert tx.take_outbox(("record",)).dedupe == "b"
+        assert tx.take_outbox(("alias",)) is None
+
+
+def test_the_audit_log_is_a_chain(ledger):
+    with ledger.transaction() as tx:
+        tx.audit("ann", "clock.set", None, {"mode": "replay"})
+        tx.audit("bob", "champion.rolledback", "m", {"to": 1})
+        previous = GENESIS
+        for entry in tx.audit_log():
+            told = {k: entry[k] for k in ("seq", "actor", "action", "model", "detail")} | {"at": entry["at"].isoformat()}
+            assert entry["previous_hash"] == previous
+            assert entry["hash"] == audit_hash(previous, told)
+            previous = entry["hash"]
