@@ -1,0 +1,318 @@
+"""Estimators behind the ``Learner`` port, and artifacts on disk in their native form (never a pickle).
+
+An artifact is a folder of two files: ``model.ubj`` (XGBoost's own format) and ``ratchet.json`` (features, frozen
+categories, calibration, threshold, parameters, and the SHA-256 of ``model.ubj``). The digest of an artifact is the
+SHA-256 of ``ratchet.json``, so it covers both.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from ratchet.adapters.storage import CorruptObjectError, MissingObjectError, sha256, sha256_file, write_atomically
+from ratchet.domain.artifact import Floats, ModelArtifact, Platt
+from ratchet.errors import Refused
+from ratchet.ports.learning import Learner
+
+if TYPE_CHECKING:
+    import pandas as pd
+    import xgboost as xgb
+
+MODEL_FILE = "model.ubj"
+CARD_FILE = "ratchet.json"
+CARD_FORMAT = "ratchet.artifact.v1"
+
+XGBOOST_CLASSIFIER = "xgboost.XGBClassifier"
+SCORE_BATCH_ROWS = 65_536
+DEFAULT_ROUNDS = 100
+OWNED = frozenset({"n_jobs", "nthread", "random_state", "seed", "enable_categorical", "early_stopping_rounds"})
+
+
+def encode(rows: pa.Table, features: Sequence[str], categories: Mapping[str, tuple[str, ...]]) -> NDArray[np.float32]:
+    """The features as one (n_rows, n_features) float32 matrix; a categorical value is its index in the frozen list.
+
+    Missing numbers, and categorical values that are missing or not in the list, are NaN.
+
+    Raises:
+        Refused: a feature column is absent or neither number, boolean nor (declared) category.
+
+    """
+    matrix = np.empty((rows.num_rows, len(features)), dtype=np.float32, order="F")
+    for position, name in enumerate(features):
+        column = _column(rows, name)
+        if name in categories:
+            codes = pc.index_in(_as_text(column), value_set=pa.array(categories[name], type=pa.string()))
+            values = codes.cast(pa.float32())
+        elif pa.types.is_boolean(column.type):
+            values = column.cast(pa.int8()).cast(pa.float32())
+        elif pa.types.is_integer(column.type) or pa.types.is_floating(column.type) or pa.types.is_decimal(column.type):
+            values = column.cast(pa.float32(), safe=False)
+        elif pa.types.is_null(column.type):
+            values = column.cast(pa.float32())
+        else:
+            raise Refused(
+                f"feature {name!r} must be a number, a boolean or a declared categorical, but got {column.type}. "
+                "Declare it categorical in the feature service or leave it out."
+            )
+        matrix[:, position] = pc.fill_null(values, float("nan")).to_numpy()
+    return matrix
+
+
+def encode_frame(rows: pa.Table, features: Sequence[str], categories: Mapping[str, tuple[str, ...]]) -> pd.DataFrame:
+    """The features as a pandas frame (float32 and ``Categorical`` over the frozen list): what the native model takes.
+
+    Anyone who loads the native model without Ratchet (``mlflow.xgboost.load_model``) scores such a frame.
+    """
+    import pandas as pd  # noqa: PLC0415 - seconds that a reader of files need not wait
+
+    matrix = encode(rows, features, categories)
+    columns: dict[str, Any] = {}
+    for position, name in enumerate(features):
+        values = matrix[:, position]
+        if name in categories:
+            codes = np.where(np.isnan(values), -1, values).astype(np.int32)
+            columns[name] = pd.Categorical.from_codes(codes, categories=pd.Index(categories[name]))
+        else:
+            columns[name] = values
+    return pd.DataFrame(columns, copy=False)
+
+
+@dataclass(frozen=True)
+class XGBoostScorer:
+    """A fitted booster with the columns it expects. Scores with one thread: a served row is one row."""
+
+    booster: xgb.Booster
+    features: tuple[str, ...]
+    categories: Mapping[str, tuple[str, ...]]
+
+    def raw(self, rows: Any) -> Floats:
+        """Uncalibrated probabilities (n_rows,) float64; missing or unseen values take the trees' default branch."""
+        matrix = encode(rows, self.features, self.categories)
+        if not len(matrix):
+            return np.empty(0, dtype=np.float64)
+        parts = [
+            self._predictor.inplace_predict(matrix[start : start + SCORE_BATCH_ROWS], validate_features=False)
+            for start in range(0, len(matrix), SCORE_BATCH_ROWS)
+        ]
+        return np.concatenate(parts).astype(np.float64)
+
+    @cached_property
+    def _predictor(self) -> xgb.Booster:
+        self.booster.set_param({"nthread": 1})
+        return self.booster
+
+    def native_bytes(self) -> bytes:
+        """The booster in XGBoost's UBJSON."""
+        return bytes(self.booster.save_raw("ubj"))
+
+
+@dataclass(frozen=True)
+class _PreparedRows:
+    frame: pd.DataFrame
+    label: NDArray[np.float32]
+    features: tuple[str, ...]
+    categories: Mapping[str, tuple[str, ...]]
+    by_bins: dict[int, Any]
+
+
+class XGBoostLearner:
+    """``xgboost.XGBClassifier`` by its native API: quantiles are computed once per bin count, not once per trial.
+
+    Takes the parameters of ``XGBClassifier`` (``n_estimators``, ``learning_rate``, …); trees are grown by ``hist``.
+    """
+
+    estimator = XGBOOST_CLASSIFIER
+
+    def categories(self, rows: Any, names: Sequence[str]) -> dict[str, tuple[str, ...]]:
+        """The sorted distinct values of each named column, as text, without missing ones."""
+        found: dict[str, tuple[str, ...]] = {}
+        for name in names:
+            values = _as_text(_column(rows, name)).unique().drop_null().to_pylist()
+            found[name] = tuple(sorted(values))
+        return found
+
+    def prepare(
+        self,
+        rows: Any,
+        label: Any,
+        *,
+        features: Sequence[str],
+        categories: Mapping[str, tuple[str, ...]],
+        threads: int,  # noqa: ARG002 - quantiles are built at fit, where the bin count is known
+    ) -> Any:
+        """A pandas frame with frozen categories and float32 labels; quantile matrices are added per bin count."""
+        if not features:
+            raise Refused("the manifest must name at least one feature, but got none.")
+        return _PreparedRows(
+            frame=encode_frame(rows, features, categories),
+            label=np.asarray(label, dtype=np.float32),
+            features=tuple(features),
+            categories={name: tuple(values) for name, values in categories.items()},
+            by_bins={},
+        )
+
+    def fit(self, prepared: Any, params: Mapping[str, Any], *, seed: int, threads: int) -> XGBoostScorer:
+        """Grow ``n_estimators`` trees with log loss; bit-equal for the same rows in the same order.
+
+        Raises:
+            Refused: XGBoost does not take the parameters or the values (for instance infinite ones).
+
+        """
+        import xgboost as xgb  # noqa: PLC0415 - seconds that a reader of files need not wait
+
+        chosen = dict(params)
+        rounds = int(chosen.pop("n_estimators", DEFAULT_ROUNDS))
+        bins = int(chosen.get("max_bin", 256))
+        chosen.setdefault("objective", "binary:logistic")
+        chosen.setdefault("tree_method", "hist")
+        if refused := OWNED & chosen.keys():
+            raise Refused(
+                f"train: {', '.join(sorted(refused))} must not be set among the parameters: threads come from "
+                "runtime.threads, seeds from the attempt, categories from the manifest. Remove them from the spec."
+            )
+        if chosen["tree_method"] != "hist":
+            raise Refused(f"train.fixed.tree_method must be 'hist', but got {chosen['tree_method']!r}.")
+        settings = chosen | {"seed": seed, "nthread": threads, "verbosity": 0, "validate_parameters": True}
+        try:
+            if bins not in prepared.by_bins:
+                prepared.by_bins[bins] = xgb.QuantileDMatrix(
+                    prepared.frame, prepared.label, enable_categorical=True, max_bin=bins, nthread=threads
+                )
+            booster = xgb.train(settings, prepared.by_bins[bins], num_boost_round=rounds)
+        except (xgb.core.XGBoostError, ValueError, TypeError) as error:
+            raise Refused(f"train: {XGBOOST_CLASSIFIER} refused {dict(params)}: {_first_line(error)}") from error
+        return XGBoostScorer(booster, prepared.features, prepared.categories)
+
+    def versions(self) -> dict[str, str]:
+        """XGBoost, NumPy, pandas and PyArrow: what a refit's bits depend on."""
+        import pandas as pd  # noqa: PLC0415 - seconds that a reader of files need not wait
+        import xgboost as xgb  # noqa: PLC0415 - seconds that a reader of files need not wait
+
+        return {module.__name__: module.__version__ for module in (np, pa, pd, xgb)}
+
+
+def learner_for(estimator: str) -> Learner:
+    """The learner of a spec's dotted path.
+
+    Raises:
+        Refused: no landed code fits that estimator.
+
+    """
+    if estimator == XGBOOST_CLASSIFIER:
+        return XGBoostLearner()
+    raise Refused(
+        f"train.estimator: {estimator!r} is not yet supported; {XGBOOST_CLASSIFIER!r} is. Set train.estimator to it."
+    )
+
+
+def save(artifact: ModelArtifact, folder: Path) -> str:
+    """Write the artifact's two files (each whole or not at all, the card last) and return the artifact's digest."""
+    scorer = artifact.scorer
+    if not isinstance(scorer, XGBoostScorer):
+        raise Refused(f"only XGBoost scorers have a native form here, but got {type(scorer).__name__}.")
+    model = scorer.native_bytes()
+    card = {
+        "format": CARD_FORMAT,
+        "estimator": artifact.estimator,
+        "model_sha256": sha256(model),
+        "features": list(artifact.features),
+        "categories": {name: list(values) for name, values in artifact.categories.items()},
+        "calibrator": {"kind": "platt", "slope": artifact.calibrator.slope, "intercept": artifact.calibrator.intercept},
+        "threshold": _number_or_name(artifact.threshold),
+        "params": dict(artifact.params),
+        "provenance": dict(artifact.provenance),
+    }
+    content = json.dumps(card, sort_keys=True, indent=1, ensure_ascii=False, allow_nan=False).encode()
+    write_atomically(folder / MODEL_FILE, model)
+    write_atomically(folder / CARD_FILE, content)
+    return sha256(content)
+
+
+def digest(folder: Path) -> str:
+    """The digest of the artifact in a folder: SHA-256 of its card, which holds that of the model."""
+    return sha256_file(_present(folder, CARD_FILE))
+
+
+def load(folder: Path, *, expected: str | None = None) -> ModelArtifact:
+    """Read an artifact back; the same rows get the same scores to the bit as before saving.
+
+    Raises:
+        MissingObjectError: a file of the artifact is not there.
+        CorruptObjectError: the files are not those whose digest was recorded (``expected``, or the card's).
+        Refused: the card is of a form this version does not know.
+
+    """
+    import xgboost as xgb  # noqa: PLC0415 - seconds that a reader of files need not wait
+
+    content = _present(folder, CARD_FILE).read_bytes()
+    if expected is not None and sha256(content) != expected:
+        raise CorruptObjectError(
+            f"{folder / CARD_FILE}: artifact digest must be {expected}, but got {sha256(content)}. "
+            "Fetch the version again from the registry."
+        )
+    card = json.loads(content)
+    known = (CARD_FORMAT, XGBOOST_CLASSIFIER)
+    if (card.get("format"), card.get("estimator")) != known or card["calibrator"]["kind"] != "platt":
+        raise Refused(
+            f"{folder / CARD_FILE}: format must be {CARD_FORMAT!r} for {XGBOOST_CLASSIFIER!r}, but got "
+            f"{card.get('format')!r} for {card.get('estimator')!r}. Load it with the version of Ratchet that wrote it."
+        )
+    model = _present(folder, MODEL_FILE).read_bytes()
+    if sha256(model) != card["model_sha256"]:
+        raise CorruptObjectError(
+            f"{folder / MODEL_FILE}: sha256 must be {card['model_sha256']}, but got {sha256(model)}. "
+            "Fetch the version again from the registry."
+        )
+    features = tuple(card["features"])
+    categories = {name: tuple(values) for name, values in card["categories"].items()}
+    booster = xgb.Booster(model_file=bytearray(model))
+    return ModelArtifact(
+        scorer=XGBoostScorer(booster, features, categories),
+        estimator=card["estimator"],
+        features=features,
+        categories=categories,
+        calibrator=Platt(slope=card["calibrator"]["slope"], intercept=card["calibrator"]["intercept"]),
+        threshold=float(card["threshold"]),
+        params=card["params"],
+        provenance=card["provenance"],
+    )
+
+
+def _number_or_name(threshold: float) -> float | str:
+    """JSON has no infinity; a model that never acts has the threshold ``inf``."""
+    return threshold if np.isfinite(threshold) else str(threshold)
+
+
+def _column(rows: pa.Table, name: str) -> pa.ChunkedArray:
+    if name not in rows.column_names:
+        raise Refused(f"feature {name!r} of the manifest must be a column, but got {rows.column_names}.")
+    return rows.column(name)
+
+
+def _as_text(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    if pa.types.is_dictionary(column.type):
+        column = column.cast(column.type.value_type)
+    return column.cast(pa.string())
+
+
+def _present(folder: Path, name: str) -> Path:
+    path = folder / name
+    if not path.is_file():
+        raise MissingObjectError(f"{path}: an artifact has {MODEL_FILE} and {CARD_FILE}, but this file is missing.")
+    return path
+
+
+def _first_line(error: BaseException) -> str:
+    """What XGBoost says, without its time stamp and stack trace."""
+    return re.sub(r"^\[[\d:]+\] ", "", str(error).strip().partition("\n")[0])

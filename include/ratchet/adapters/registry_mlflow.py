@@ -1,0 +1,267 @@
+"""MLflow behind the ``Registry`` port, by its lean path.
+
+``log_model`` with its defaults starts a child process that imports everything to guess the requirements (six seconds
+and more per version). Here they are taken from the lock file, which also makes them right: a version says what it was
+made with. Files are written by MLflow's own XGBoost flavor, then uploaded, logged and registered by one call each.
+``mlflow.xgboost.load_model("models:/<model>@champion")`` gives an ``XGBClassifier`` whose probabilities are the raw
+ones; calibration, threshold and category lists are in ``ratchet.json`` beside it.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+import shutil
+import socket
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+from ratchet.adapters.models import CARD_FILE, MODEL_FILE, load
+from ratchet.adapters.storage import write_atomically
+from ratchet.errors import Refused, Unavailable
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+ATTEMPT_TAG = "ratchet.attempt"
+ARTIFACT_PATH = "model"
+PINNED = ("mlflow", "numpy", "pandas", "scikit-learn", "xgboost")
+PROBE_SECONDS = 5.0
+METRIC_NAME = re.compile(r"[^\w\-./: ]")
+TRANSIENT = frozenset(
+    {"INTERNAL_ERROR", "TEMPORARILY_UNAVAILABLE", "REQUEST_LIMIT_EXCEEDED", "RESOURCE_EXHAUSTED", "DEADLINE_EXCEEDED"}
+)
+
+
+class MlflowRegistry:
+    """Versions in the MLflow server (or database) at ``tracking_uri``.
+
+    Args:
+        tracking_uri: ``http://host:port`` or a database URL.
+        lock_file: the ``requirements.txt`` whose pins a version records.
+        download_dir: where downloaded versions are kept between calls; a temporary folder by default.
+
+    """
+
+    def __init__(self, tracking_uri: str, *, lock_file: Path, download_dir: Path | None = None) -> None:
+        self._uri = tracking_uri
+        self._lock_file = lock_file
+        self._download_dir = download_dir
+
+    def register(
+        self,
+        attempt_id: str,
+        model: str,
+        artifact_dir: Path,
+        *,
+        metrics: Mapping[str, float],
+        params: Mapping[str, Any],
+        tags: Mapping[str, str],
+    ) -> int:
+        """See ``ratchet.ports.registry.Registry.register``. Leaves out metrics that are not finite."""
+        requirements = pinned_requirements(self._lock_file, PINNED)
+        load(artifact_dir)
+        with self._translated(f"register {model} of attempt {attempt_id}"):
+            known = self._client.search_model_versions(f"name = '{model}' and tags.`{ATTEMPT_TAG}` = '{attempt_id}'")
+            if known:
+                return min(int(version.version) for version in known)
+            run_id, location = self._run_of(attempt_id, model)
+            self._log(run_id, metrics, params, tags)
+            with tempfile.TemporaryDirectory(prefix="ratchet-model-") as scratch:
+                self._client.log_artifacts(
+                    run_id, str(_write_flavor(artifact_dir, Path(scratch), requirements)), ARTIFACT_PATH
+                )
+            self._create_once(model)
+            version = self._client.create_model_version(
+                model,
+                f"{location}/{ARTIFACT_PATH}",
+                run_id,
+                tags={**tags, ATTEMPT_TAG: attempt_id},
+                await_creation_for=0,
+            )
+            self._client.set_terminated(run_id)
+            return int(version.version)
+
+    def set_alias(self, model: str, alias: str, version: int) -> None:
+        """See ``ratchet.ports.registry.Registry.set_alias``."""
+        with self._translated(f"set alias {model}@{alias} to version {version}"):
+            self._client.set_registered_model_alias(model, alias, str(version))
+
+    def alias_version(self, model: str, alias: str) -> int | None:
+        """See ``ratchet.ports.registry.Registry.alias_version``."""
+        from mlflow.exceptions import MlflowException  # noqa: PLC0415 - mlflow costs seconds
+
+        with self._translated(f"read alias {model}@{alias}"):
+            try:
+                version = self._client.get_registered_model(model).aliases.get(alias)
+            except MlflowException as error:
+                if error.error_code == "RESOURCE_DOES_NOT_EXIST":
+                    return None
+                raise
+        return None if version is None else int(version)
+
+    def download(self, model: str, version: int) -> Path:
+        """See ``ratchet.ports.registry.Registry.download``. A version is immutable, so it is fetched once."""
+        from mlflow.artifacts import download_artifacts  # noqa: PLC0415 - mlflow costs seconds
+
+        target = self._downloads / model / str(version)
+        if (target / CARD_FILE).is_file():
+            return target
+        with self._translated(f"download {model} version {version}"), tempfile.TemporaryDirectory() as scratch:
+            source = self._client.get_model_version_download_uri(model, str(version))
+            fetched = Path(download_artifacts(artifact_uri=source, dst_path=scratch, tracking_uri=self._uri))
+            for name in (MODEL_FILE, CARD_FILE):
+                write_atomically(target / name, fetched / name)
+        return target
+
+    @cached_property
+    def _client(self) -> MlflowClient:
+        self._probe()
+        from mlflow import MlflowClient  # noqa: PLC0415 - mlflow costs seconds
+
+        return MlflowClient(tracking_uri=self._uri, registry_uri=self._uri)
+
+    @cached_property
+    def _downloads(self) -> Path:
+        return self._download_dir or Path(tempfile.mkdtemp(prefix="ratchet-models-"))
+
+    def _probe(self) -> None:
+        """Ask the port first: MLflow's own client retries a dead server for minutes."""
+        parts = urlsplit(self._uri)
+        if parts.scheme not in ("http", "https"):
+            return
+        port = parts.port or (443 if parts.scheme == "https" else 80)
+        try:
+            socket.create_connection((parts.hostname or "localhost", port), timeout=PROBE_SECONDS).close()
+        except OSError as error:
+            raise Unavailable(
+                f"{self._where}: MLflow does not answer ({error}). Is the server up? ratchet status"
+            ) from error
+
+    def _run_of(self, attempt_id: str, model: str) -> tuple[str, str]:
+        """The attempt's run and where its artifacts go; a run left behind by a killed try is used again."""
+        experiment = self._experiment(model)
+        found = self._client.search_runs([experiment], f"tags.`{ATTEMPT_TAG}` = '{attempt_id}'", max_results=1)
+        run = (
+            found[0]
+            if found
+            else self._client.create_run(experiment, tags={ATTEMPT_TAG: attempt_id}, run_name=attempt_id)
+        )
+        return run.info.run_id, run.info.artifact_uri
+
+    def _experiment(self, model: str) -> str:
+        name = f"ratchet/{model}"
+        known = self._client.get_experiment_by_name(name)
+        if known is not None:
+            return str(known.experiment_id)
+        self._ignoring_existing(lambda: self._client.create_experiment(name))
+        return str(self._client.get_experiment_by_name(name).experiment_id)
+
+    def _create_once(self, model: str) -> None:
+        self._ignoring_existing(lambda: self._client.create_registered_model(model))
+
+    def _log(
+        self, run_id: str, metrics: Mapping[str, float], params: Mapping[str, Any], tags: Mapping[str, str]
+    ) -> None:
+        from mlflow.entities import Metric, Param, RunTag  # noqa: PLC0415 - mlflow costs seconds
+
+        now = int(time.time() * 1000)
+        self._client.log_batch(
+            run_id,
+            metrics=[
+                Metric(METRIC_NAME.sub("_", name), float(value), now, 0)
+                for name, value in metrics.items()
+                if math.isfinite(value)
+            ],
+            params=[Param(name, str(value)[:500]) for name, value in params.items()],
+            tags=[RunTag(name, value) for name, value in tags.items()],
+        )
+
+    @staticmethod
+    def _ignoring_existing(create: Callable[[], Any]) -> None:
+        from mlflow.exceptions import MlflowException  # noqa: PLC0415 - mlflow costs seconds
+
+        try:
+            create()
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_ALREADY_EXISTS":
+                raise
+
+    @contextmanager
+    def _translated(self, what: str) -> Iterator[None]:
+        self._probe()
+        from mlflow.exceptions import MlflowException  # noqa: PLC0415 - mlflow costs seconds
+
+        try:
+            yield
+        except MlflowException as error:
+            if error.error_code in TRANSIENT:
+                raise Unavailable(
+                    f"{self._where}: could not {what} ({error}). Check connection ratchet_mlflow."
+                ) from error
+            raise Refused(
+                f"{self._where}: could not {what}: {error}. Compare the ledger with MLflow's registry."
+            ) from error
+        except OSError as error:
+            raise Unavailable(f"{self._where}: could not {what} ({error}). Check connection ratchet_mlflow.") from error
+
+    @property
+    def _where(self) -> str:
+        parts = urlsplit(self._uri)
+        return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
+
+
+def pinned_requirements(lock_file: Path, names: tuple[str, ...]) -> list[str]:
+    """``name==version`` of each name as the lock file pins it for this interpreter.
+
+    Raises:
+        Refused: the file is missing or pins one of them not at all.
+
+    """
+    from packaging.requirements import InvalidRequirement, Requirement  # noqa: PLC0415 - needed to register only
+
+    if not lock_file.is_file():
+        raise Refused(
+            f"{lock_file}: the lock file must exist, because versions record their requirements. Run: make lock"
+        )
+    pins: dict[str, str] = {}
+    for line in lock_file.read_text().splitlines():
+        if not re.match(r"[A-Za-z0-9]", line):
+            continue
+        try:
+            requirement = Requirement(line.rstrip(" \\"))
+        except InvalidRequirement:
+            continue
+        if requirement.name in names and (requirement.marker is None or requirement.marker.evaluate()):
+            pins[requirement.name] = f"{requirement.name}{requirement.specifier}"
+    if missing := sorted(set(names) - set(pins)):
+        raise Refused(f"{lock_file}: must pin {', '.join(missing)}, but does not. Run: make lock")
+    return [pins[name] for name in names]
+
+
+def _write_flavor(artifact_dir: Path, scratch: Path, requirements: list[str]) -> Path:
+    """The folder MLflow loads: its flavor's files around our two, byte for byte."""
+    import mlflow.xgboost  # noqa: PLC0415 - mlflow costs seconds
+    from xgboost import XGBClassifier  # noqa: PLC0415 - needed to register only
+
+    classifier = XGBClassifier()
+    classifier.load_model(artifact_dir / MODEL_FILE)
+    folder = scratch / ARTIFACT_PATH
+    card = json.loads((artifact_dir / CARD_FILE).read_bytes())
+    mlflow.xgboost.save_model(
+        classifier,
+        str(folder),
+        pip_requirements=requirements,
+        model_format="ubj",
+        metadata={"threshold": card["threshold"], "calibrator": card["calibrator"]},
+    )
+    for name in (MODEL_FILE, CARD_FILE):
+        shutil.copyfile(artifact_dir / name, folder / name)
+    return folder

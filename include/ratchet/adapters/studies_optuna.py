@@ -1,0 +1,239 @@
+"""Optuna behind the ``Studies`` port, on its relational storage: many workers, in many processes, on one study.
+
+What keeps the budget under kills and retries is the trial number, which Optuna's storage gives out under a lock: a
+trial runs only if fewer than ``trials`` trials with smaller numbers have not been given up. At most ``trials`` of them
+can ever finish, whoever dies and whoever comes back. Each trial is created together with the name of its worker, so a
+worker that is run again knows which running trials are its predecessor's.
+
+Optuna's heartbeat is not used: it covers ``Study.optimize`` only, gives up a trial by the clock (a paused worker is
+taken for dead), and costs a thread and a statement a minute per worker. Here the orchestrator knows who died.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import optuna
+import sqlalchemy as sa
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
+from optuna.exceptions import DuplicatedStudyError, OptunaError, StorageInternalError, UpdateFinishedTrialError
+from optuna.trial import FrozenTrial, TrialState
+
+from ratchet.errors import Refused, StaleAttempt, Unavailable
+from ratchet.ports.studies import Objective, Params, Space, TrialRecord, trial_seed
+
+if TYPE_CHECKING:
+    from optuna.study import Study
+
+WORKER = "worker"
+START = "start"
+OUTCOME = "outcome"
+LOST = "lost"
+REFUSED = "refused"
+
+SCHEMA_TRIES = 3
+
+
+class OptunaStudies:
+    """Studies in the database at ``url``: ``postgres://…`` or any SQLAlchemy URL (``sqlite:///file``: one machine)."""
+
+    def __init__(self, url: str) -> None:
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
+        self._url = _sqlalchemy_url(url)
+        self._opened: optuna.storages.RDBStorage | None = None
+
+    def run(
+        self, study: str, *, space: Space, trials: int, worker: int, start: Params, seed: int, objective: Objective
+    ) -> int:
+        """See ``ratchet.ports.studies.Studies.run``."""
+        if trials < 1:
+            raise Refused(f"study {study}: trials must be at least 1, but got {trials}.")
+        distributions = {name: _distribution(dimension) for name, dimension in space.items()}
+        with self._translated():
+            opened = self._create(study)
+            resumes_start = self._give_up_predecessor(opened, worker)
+            ran = 0
+            while _spent(opened.get_trials(deepcopy=False)) < trials:
+                trial_id = self._storage.create_new_trial(
+                    self._storage.get_study_id_from_name(study),
+                    template_trial=optuna.trial.create_trial(state=TrialState.RUNNING, user_attrs={WORKER: worker}),
+                )
+                number = self._storage.get_trial(trial_id).number
+                earlier = [t for t in opened.get_trials(deepcopy=False) if t.number < number]
+                if _spent(earlier) >= trials:
+                    self._give_up(trial_id)
+                    break
+                if resumes_start or not _spent(earlier):
+                    resumes_start = False
+                    self._storage.set_trial_user_attr(trial_id, START, value=True)
+                    fixed = {name: value for name, value in start.items() if name in space}
+                    self._storage.set_trial_system_attr(trial_id, "fixed_params", fixed)
+                opened.sampler = optuna.samplers.TPESampler(seed=trial_seed(seed, study, number))
+                ran += self._evaluate(opened, trial_id, distributions, objective)
+            if not any(t.state == TrialState.COMPLETE for t in opened.get_trials(deepcopy=False)) and not any(
+                t.state == TrialState.RUNNING for t in opened.get_trials(deepcopy=False)
+            ):
+                raise Refused(
+                    f"study {study}: all {trials} trials were refused. Check train.fixed and train.search_space."
+                )
+            return ran
+
+    def finished(self, study: str) -> list[TrialRecord]:
+        """See ``ratchet.ports.studies.Studies.finished``."""
+        with self._translated():
+            try:
+                opened = optuna.load_study(study_name=study, storage=self._storage)
+            except KeyError:
+                return []
+            return [
+                TrialRecord(
+                    number=trial.number,
+                    params=trial.params,
+                    value=float(trial.values[0]),
+                    attributes={name: value for name, value in trial.user_attrs.items() if name not in (WORKER, START)},
+                )
+                for trial in opened.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+            ]
+
+    def prepare(self) -> None:
+        """Make or check the tables. Workers do it too when they must; once per deployment saves them the wait."""
+        with self._translated():
+            self._storage.get_all_studies()
+
+    def close(self) -> None:
+        """Give back the connections."""
+        if self._opened is not None:
+            self._opened.engine.dispose()
+            self._opened = None
+
+    def _evaluate(
+        self,
+        opened: Study,
+        trial_id: int,
+        distributions: Mapping[str, BaseDistribution],
+        objective: Objective,
+    ) -> int:
+        trial = optuna.Trial(opened, trial_id)
+        try:
+            params = {name: _suggest(trial, name, distribution) for name, distribution in distributions.items()}
+            try:
+                value, attributes = objective(params)
+            except Refused as refusal:
+                trial.set_user_attr(OUTCOME, REFUSED)
+                trial.set_user_attr("reason", str(refusal))
+                opened.tell(trial, state=TrialState.FAIL)
+                return 0
+            for name, kept in attributes.items():
+                trial.set_user_attr(name, kept)
+            opened.tell(trial, value)
+        except UpdateFinishedTrialError as error:
+            raise StaleAttempt(
+                f"study {opened.study_name}: trial {trial.number} was given up by a newer run of this worker: stop."
+            ) from error
+        except (OptunaError, sa.exc.SQLAlchemyError):
+            raise
+        except BaseException:
+            self._give_up(trial_id)
+            raise
+        return 1
+
+    def _give_up_predecessor(self, opened: Study, worker: int) -> bool:
+        """Fail the trials that an earlier run of this worker left running; returns whether ``start`` was lost here."""
+        trials = opened.get_trials(deepcopy=False)
+        for trial in trials:
+            if trial.state == TrialState.RUNNING and trial.user_attrs.get(WORKER) == worker:
+                self._give_up(trial._trial_id)  # noqa: SLF001 - the storage's own key, absent from Optuna's public records
+        trials = opened.get_trials(deepcopy=False)
+        starts = [t for t in trials if t.user_attrs.get(START) or t.number == 0]
+        lost_here = [t for t in starts if _is_lost(t) and t.user_attrs.get(WORKER) == worker]
+        return bool(lost_here) and all(_is_lost(t) for t in starts)
+
+    def _give_up(self, trial_id: int) -> None:
+        try:
+            self._storage.set_trial_user_attr(trial_id, OUTCOME, LOST)
+            self._storage.set_trial_state_values(trial_id, TrialState.FAIL)
+        except UpdateFinishedTrialError:
+            return  # it finished, or was given up, just before
+
+    def _create(self, study: str) -> Study:
+        try:
+            return optuna.create_study(study_name=study, storage=self._storage, direction="minimize")
+        except DuplicatedStudyError:
+            return optuna.load_study(study_name=study, storage=self._storage)
+
+    @property
+    def _storage(self) -> optuna.storages.RDBStorage:
+        if self._opened is None:
+            self._opened = self._open()
+        return self._opened
+
+    def _open(self) -> optuna.storages.RDBStorage:
+        """Open the storage; only a database without Optuna's tables costs the creation of them.
+
+        Workers may race to create the tables: whoever loses finds them there.
+        """
+        options: dict[str, Any] = {"pool_pre_ping": True}
+        options["connect_args"] = {"timeout": 60} if self._url.startswith("sqlite") else {"connect_timeout": 10}
+        for last in (False,) * (SCHEMA_TRIES - 1) + (True,):
+            try:
+                ready = self._has_tables(options)
+                return optuna.storages.RDBStorage(
+                    self._url, engine_kwargs=dict(options), skip_table_creation=ready, skip_compatibility_check=ready
+                )
+            except (sa.exc.IntegrityError, sa.exc.ProgrammingError, sa.exc.OperationalError):
+                if last:
+                    raise
+        raise AssertionError("unreachable")
+
+    def _has_tables(self, options: Mapping[str, Any]) -> bool:
+        engine = sa.create_engine(self._url, **options)
+        try:
+            with engine.connect() as connection:
+                if not sa.inspect(connection).has_table("alembic_version"):
+                    return False
+                return bool(connection.execute(sa.text("SELECT count(*) FROM alembic_version")).scalar_one())
+        finally:
+            engine.dispose()
+
+    @contextmanager
+    def _translated(self) -> Iterator[None]:
+        try:
+            yield
+        except (StorageInternalError, sa.exc.SQLAlchemyError) as error:
+            where = sa.engine.make_url(self._url).render_as_string(hide_password=True)
+            raise Unavailable(
+                f"{where}: the study's storage failed ({error}). Check connection ratchet_optuna."
+            ) from error
+
+
+def _is_lost(trial: FrozenTrial) -> bool:
+    """Given up, and so no part of the budget. A trial that was refused, or whose value was NaN, was spent."""
+    return bool(trial.state == TrialState.FAIL and trial.user_attrs.get(OUTCOME) == LOST)
+
+
+def _spent(trials: list[FrozenTrial]) -> int:
+    return sum(not _is_lost(trial) for trial in trials)
+
+
+def _distribution(dimension: Any) -> BaseDistribution:
+    if dimension.kind == "categorical":
+        return CategoricalDistribution(dimension.choices)
+    if dimension.kind == "int":
+        return IntDistribution(int(dimension.low), int(dimension.high), log=dimension.log)
+    return FloatDistribution(float(dimension.low), float(dimension.high), log=dimension.log)
+
+
+def _suggest(trial: optuna.Trial, name: str, distribution: BaseDistribution) -> Any:
+    if isinstance(distribution, IntDistribution):
+        return trial.suggest_int(name, distribution.low, distribution.high, log=distribution.log)
+    if isinstance(distribution, FloatDistribution):
+        return trial.suggest_float(name, distribution.low, distribution.high, log=distribution.log)
+    assert isinstance(distribution, CategoricalDistribution)  # noqa: S101 - made by _distribution
+    return trial.suggest_categorical(name, distribution.choices)
+
+
+def _sqlalchemy_url(url: str) -> str:
+    scheme, separator, rest = url.partition("://")
+    return f"postgresql+psycopg2{separator}{rest}" if scheme in ("postgres", "postgresql") else url

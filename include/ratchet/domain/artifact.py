@@ -1,0 +1,162 @@
+"""What is judged, deployed and kept: a fitted scorer, its frozen calibration and its frozen threshold."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ratchet.errors import Refused
+
+Floats = NDArray[np.float64]
+Bools = NDArray[np.bool_]
+
+LOGIT_CLIP = 1e-7
+"""Raw scores are kept this far from 0 and 1 before the logit (a float32 score of exactly 1 has no logit)."""
+NEWTON_STEPS = 100
+NEWTON_TOLERANCE = 1e-12
+
+
+class Rows(Protocol):
+    """A table of rows; ``pyarrow.Table`` is one. Only the scorer behind it knows the columns."""
+
+    @property
+    def num_rows(self) -> int:
+        """How many rows there are."""
+        ...
+
+
+class Scorer(Protocol):
+    """A fitted estimator in its native form."""
+
+    def raw(self, rows: Any) -> Floats:
+        """Uncalibrated probability of the positive label, (n_rows,) in [0, 1]; missing features are allowed."""
+        ...
+
+
+def logit(probability: Floats) -> Floats:
+    """log(p / (1 - p)), (n,) finite; p is clipped to [1e-7, 1 - 1e-7]. NaN stays NaN."""
+    clipped = np.clip(probability.astype(np.float64), LOGIT_CLIP, 1.0 - LOGIT_CLIP)
+    odds: Floats = np.log(clipped) - np.log1p(-clipped)
+    return odds
+
+
+def sigmoid(value: Floats) -> Floats:
+    """1 / (1 + exp(-value)) without overflow, (n,). NaN stays NaN."""
+    small = np.exp(-np.abs(value))
+    return np.where(value >= 0, 1.0 / (1.0 + small), small / (1.0 + small))
+
+
+def log_loss(probability: Floats, label: NDArray[Any]) -> float:
+    """Mean negative log likelihood in nats of (n,) probabilities for (n,) labels in {0, 1}. NaN in, NaN out."""
+    clipped = np.clip(probability, LOGIT_CLIP, 1.0 - LOGIT_CLIP)
+    return float(-np.mean(np.where(label == 1, np.log(clipped), np.log1p(-clipped))))
+
+
+@dataclass(frozen=True)
+class Platt:
+    """Calibration by a straight line on the logit: ``p = sigmoid(slope * logit(raw) + intercept)``.
+
+    Two parameters, because the calibration range is a few weeks of correlated days: few independent clusters, on
+    which a step function (isotonic regression) fits the noise of single days. ``docs/decisions`` holds the measurement.
+    """
+
+    slope: float = 1.0
+    intercept: float = 0.0
+
+    def __call__(self, raw: Floats) -> Floats:
+        """Calibrated probability (n,) in (0, 1) of raw scores (n,) in [0, 1]. NaN stays NaN."""
+        return sigmoid(self.slope * logit(raw) + self.intercept)
+
+    @classmethod
+    def fit(cls, raw: Floats, label: NDArray[Any]) -> Platt:
+        """Maximum likelihood by Newton steps on Platt's smoothed targets, so that separable rows keep finite weights.
+
+        Args:
+            raw: (n,) scores in [0, 1] of rows *later* than those the scorer was fitted on; NaN is refused.
+            label: (n,) in {0, 1}; both must occur.
+
+        Raises:
+            Refused: one class only, lengths differ, or a score is not finite.
+
+        Source: Platt (1999), Probabilistic outputs for support vector machines; Lin, Lin and Weng (2007).
+
+        """
+        if raw.shape != label.shape or raw.ndim != 1:
+            raise Refused(f"calibrate: raw and label must be of one shape (n,), but got {raw.shape} and {label.shape}.")
+        if not np.isfinite(raw).all():
+            raise Refused(
+                f"calibrate: every raw score must be finite, but {int((~np.isfinite(raw)).sum())} are not. "
+                "Check the estimator's parameters."
+            )
+        positives = int((label == 1).sum())
+        negatives = int(label.size) - positives
+        if not positives or not negatives:
+            raise Refused(
+                f"calibrate: rows of both labels are needed, but got {positives} positive and {negatives} negative. "
+                "Widen the calibration range."
+            )
+        odds = logit(raw)
+        target = np.where(label == 1, (positives + 1.0) / (positives + 2.0), 1.0 / (negatives + 2.0))
+        design = np.stack([odds, np.ones_like(odds)], axis=1)
+        weights = np.array([1.0, 0.0])
+        loss = _cross_entropy(design @ weights, target)
+        for _ in range(NEWTON_STEPS):
+            fitted = sigmoid(design @ weights)
+            gradient = design.T @ (fitted - target)
+            curvature = (design * (fitted * (1.0 - fitted))[:, None]).T @ design
+            step = np.linalg.solve(curvature + 1e-9 * np.eye(2), gradient)
+            scale = 1.0
+            while (candidate := _cross_entropy(design @ (weights - scale * step), target)) > loss and scale > 1e-10:
+                scale /= 2.0
+            if loss - candidate <= NEWTON_TOLERANCE * abs(loss):
+                break
+            weights, loss = weights - scale * step, candidate
+        return cls(slope=float(weights[0]), intercept=float(weights[1]))
+
+
+def _cross_entropy(odds: Floats, target: Floats) -> float:
+    return float(np.sum(np.logaddexp(0.0, odds) - target * odds))
+
+
+@dataclass(frozen=True)
+class ModelArtifact:
+    """A frozen model: nothing in it is chosen after it has been judged.
+
+    ``features`` is the column order of the scorer; ``categories`` are the values of each categorical feature seen on
+    the fitted rows (any other value counts as missing); ``params`` are the scorer's own; ``provenance`` is free text
+    for the dossier (seed, ranges, row counts, library versions).
+    """
+
+    scorer: Scorer
+    estimator: str
+    features: tuple[str, ...]
+    categories: Mapping[str, tuple[str, ...]]
+    calibrator: Platt
+    threshold: float
+    params: Mapping[str, Any]
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+
+    def probability(self, rows: Any) -> Floats:
+        """Calibrated probability (n_rows,) in (0, 1)."""
+        return self.calibrator(self.scorer.raw(rows))
+
+    def decide(self, rows: Any) -> tuple[Floats, Bools]:
+        """Calibrated probability (n_rows,) and whether to act (n_rows,): at or above the threshold."""
+        probability = self.probability(rows)
+        return probability, probability >= self.threshold
+
+
+@dataclass(frozen=True)
+class ConstantDecision:
+    """The rival of a first champion: one decision for every row, with the training rows' base rate as probability."""
+
+    act: bool
+    probability: float
+
+    def decide(self, rows: Rows) -> tuple[Floats, Bools]:
+        """The same probability and the same decision for each of the (n_rows,) rows."""
+        return np.full(rows.num_rows, self.probability), np.full(rows.num_rows, self.act)

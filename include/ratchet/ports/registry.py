@@ -1,0 +1,97 @@
+"""Where versions of models live and which of them an alias names, and a fake of it for tests.
+
+The ledger decides who is champion; a registry's alias follows it.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+from ratchet.errors import Refused
+
+
+class Registry(Protocol):
+    """Numbered, immutable versions of named models. Versions count from 1 within a model."""
+
+    def register(
+        self,
+        attempt_id: str,
+        model: str,
+        artifact_dir: Path,
+        *,
+        metrics: Mapping[str, float],
+        params: Mapping[str, Any],
+        tags: Mapping[str, str],
+    ) -> int:
+        """Keep a copy of the artifact as a new version; the same attempt asked again gets the version it has.
+
+        Raises:
+            Refused: the folder holds no artifact.
+            Unavailable: the registry did not answer; repeating may help, and registers nothing twice.
+
+        """
+        ...
+
+    def set_alias(self, model: str, alias: str, version: int) -> None:
+        """Let the alias name this version, whatever it named before. Refused for an unknown version."""
+        ...
+
+    def alias_version(self, model: str, alias: str) -> int | None:
+        """The version the alias names; None where model or alias is unknown."""
+        ...
+
+    def download(self, model: str, version: int) -> Path:
+        """A local folder with the version's artifact, to be read only. Refused for an unknown version."""
+        ...
+
+
+class InMemoryRegistry:
+    """A registry in a folder, by the rules of ``Registry``."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._versions: dict[str, list[str]] = {}
+        self._aliases: dict[tuple[str, str], int] = {}
+
+    def register(
+        self,
+        attempt_id: str,
+        model: str,
+        artifact_dir: Path,
+        *,
+        metrics: Mapping[str, float],
+        params: Mapping[str, Any],
+        tags: Mapping[str, str],
+    ) -> int:
+        """See ``Registry.register``."""
+        del metrics, params, tags
+        versions = self._versions.setdefault(model, [])
+        if attempt_id not in versions:
+            if not (artifact_dir / "ratchet.json").is_file():
+                raise Refused(
+                    f"{artifact_dir} must hold an artifact, but has no ratchet.json. Save the artifact first."
+                )
+            shutil.copytree(artifact_dir, self._folder / model / str(len(versions) + 1))
+            versions.append(attempt_id)
+        return versions.index(attempt_id) + 1
+
+    def set_alias(self, model: str, alias: str, version: int) -> None:
+        """See ``Registry.set_alias``."""
+        self._known(model, version)
+        self._aliases[model, alias] = version
+
+    def alias_version(self, model: str, alias: str) -> int | None:
+        """See ``Registry.alias_version``."""
+        return self._aliases.get((model, alias))
+
+    def download(self, model: str, version: int) -> Path:
+        """See ``Registry.download``."""
+        self._known(model, version)
+        return self._folder / model / str(version)
+
+    def _known(self, model: str, version: int) -> None:
+        if not 1 <= version <= len(self._versions.get(model, [])):
+            raise Refused(f"{model} has no version {version}. Ask the ledger which versions it has.")

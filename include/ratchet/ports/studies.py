@@ -1,0 +1,141 @@
+"""A hyperparameter study shared by workers, and a fake of it for tests."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal, Protocol
+
+import numpy as np
+
+from ratchet.errors import Refused
+
+Params = Mapping[str, Any]
+Objective = Callable[[Params], tuple[float, Mapping[str, Any]]]
+"""Parameters → (value to minimise, attributes to keep beside it). Refuses parameters by raising ``Refused``."""
+
+
+class Dimension(Protocol):
+    """One parameter's range, inclusive on both sides, or its choices; ``ratchet.domain.spec.Dimension`` is one."""
+
+    @property
+    def kind(self) -> Literal["int", "float", "categorical"]:
+        """Which of the three it is."""
+        ...
+
+    @property
+    def low(self) -> float:
+        """Lower bound; an int for kind int."""
+        ...
+
+    @property
+    def high(self) -> float:
+        """Upper bound; an int for kind int."""
+        ...
+
+    @property
+    def log(self) -> bool:
+        """Whether the range is sampled on the logarithmic scale."""
+        ...
+
+    @property
+    def choices(self) -> tuple[bool | int | float | str, ...]:
+        """The choices of kind categorical, else empty."""
+        ...
+
+
+Space = Mapping[str, Dimension]
+
+
+@dataclass(frozen=True)
+class TrialRecord:
+    """One finished trial. ``value`` is minimised; ``attributes`` are what the objective kept."""
+
+    number: int
+    params: Params
+    value: float
+    attributes: Mapping[str, Any] = field(default_factory=dict)
+
+
+class Studies(Protocol):
+    """Studies by name. A study is created by the first worker that asks for it."""
+
+    def run(
+        self, study: str, *, space: Space, trials: int, worker: int, start: Params, seed: int, objective: Objective
+    ) -> int:
+        """Run trials until the study has spent ``trials`` over all its workers; returns how many ran here.
+
+        The first trial of a study evaluates ``start``. A worker that is run again first gives up the trials its
+        predecessor left running and replaces them, so a killed worker costs no budget and cannot exceed it. Sampling
+        is seeded by (seed, study, trial number): a resumed worker does not repeat its predecessor's points.
+
+        Raises:
+            Refused: every trial was refused by the objective.
+            StaleAttempt: another run of this worker has given up the trial that was running here.
+            Unavailable: the storage did not answer.
+
+        """
+        ...
+
+    def finished(self, study: str) -> list[TrialRecord]:
+        """The successful trials in order of number; empty for an unknown study."""
+        ...
+
+
+def best_of(records: list[TrialRecord]) -> TrialRecord | None:
+    """The record with the smallest value, the earliest of equals; None of none."""
+    return min(records, key=lambda record: (record.value, record.number), default=None)
+
+
+def trial_seed(seed: int, study: str, number: int) -> int:
+    """A 32-bit seed that differs for each trial of each study and is the same whenever it is asked for."""
+    return int.from_bytes(hashlib.sha256(f"{seed}/{study}/{number}".encode()).digest()[:4], "big")
+
+
+class InMemoryStudies:
+    """Random search in one process, by the rules of ``Studies``."""
+
+    def __init__(self) -> None:
+        self._spent: dict[str, list[TrialRecord | None]] = {}
+
+    def run(
+        self, study: str, *, space: Space, trials: int, worker: int, start: Params, seed: int, objective: Objective
+    ) -> int:
+        """See ``Studies.run``. A trial whose objective raises anything but ``Refused`` is not spent."""
+        del worker
+        spent = self._spent.setdefault(study, [])
+        ran = 0
+        while len(spent) < trials:
+            number = len(spent)
+            params = dict(start) if number == 0 else _sample(space, trial_seed(seed, study, number))
+            try:
+                value, attributes = objective(params)
+            except Refused:
+                spent.append(None)
+                continue
+            spent.append(TrialRecord(number, params, value, attributes) if math.isfinite(value) else None)
+            ran += 1
+        if not self.finished(study):
+            raise Refused(f"study {study}: all {trials} trials were refused. Check train.fixed and train.search_space.")
+        return ran
+
+    def finished(self, study: str) -> list[TrialRecord]:
+        """See ``Studies.finished``."""
+        return [record for record in self._spent.get(study, []) if record is not None]
+
+
+def _sample(space: Space, seed: int) -> dict[str, Any]:
+    random = np.random.default_rng(seed)
+    params: dict[str, Any] = {}
+    for name, dimension in space.items():
+        if dimension.kind == "categorical":
+            params[name] = dimension.choices[int(random.integers(len(dimension.choices)))]
+        elif dimension.kind == "int":
+            params[name] = int(random.integers(int(dimension.low), int(dimension.high) + 1))
+        elif dimension.log:
+            params[name] = float(np.exp(random.uniform(np.log(dimension.low), np.log(dimension.high))))
+        else:
+            params[name] = float(random.uniform(dimension.low, dimension.high))
+    return params

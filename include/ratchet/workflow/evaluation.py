@@ -1,0 +1,122 @@
+"""Both models on the same fresh rows: the evidence a gate decides on. Nothing is fitted, chosen or judged here."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from ratchet.domain.artifact import Bools, ConstantDecision, Floats, ModelArtifact
+from ratchet.domain.gate import Evidence, ScoredRows
+from ratchet.domain.payoff import PayoffMatrix, payoffs
+from ratchet.domain.spec import ModelSpec
+from ratchet.errors import Refused
+
+LATENCY_SAMPLES = 200
+LATENCY_WARMUP = 10
+LATENCY_BUDGET_SECONDS = 4.0
+
+Decider = ModelArtifact | ConstantDecision
+
+
+@dataclass(frozen=True)
+class Decisions:
+    """What one model did: ``probability`` (n_rows,), ``act`` (n_rows,) and ``payoff`` (n_rows,) per decision."""
+
+    probability: Floats
+    act: Bools
+    payoff: Floats
+
+
+def decide(spec: ModelSpec, rows: pa.Table, model: Decider) -> Decisions:
+    """The model's decisions on the rows and what each was worth, in the order of the rows."""
+    probability, act = model.decide(rows)
+    payoff = payoffs(PayoffMatrix.from_spec(spec.business.payoff), labels(rows), act)
+    return Decisions(probability, act, payoff)
+
+
+def evaluate(
+    spec: ModelSpec,
+    holdout: pa.Table,
+    champion: Decider,
+    challenger: ModelArtifact,
+    *,
+    clock: Callable[[], float] = time.perf_counter,
+) -> Evidence:
+    """Score champion and challenger on every row of the holdout.
+
+    Args:
+        spec: gives the payoff matrix and which columns the guardrails slice by.
+        holdout: ``day`` ('YYYY-MM-DD', the cluster), ``label`` (0/1), the slice columns, and both models' features.
+        champion: the sitting champion, or the constant decision a first champion must beat. A constant decision has
+            no probability, so calibration is not compared with it.
+        challenger: the candidate.
+        clock: seconds; read around each timed call.
+
+    Latency samples are milliseconds from one Arrow row to its decision (encoding, trees, calibration, threshold) in
+    this process, single-threaded; both models are timed in turn on the same rows, after a warm-up.
+
+    Raises:
+        Refused: the holdout is empty, a column is missing, or a label is missing.
+    """
+    sliced = [guardrail.slice for guardrail in spec.gate.guardrails if guardrail.slice is not None]
+    slices = list(dict.fromkeys(name.partition("=")[0] for name in sliced))
+    if missing := [name for name in ("day", "label", *slices) if name not in holdout.column_names]:
+        raise Refused(f"holdout rows must have the columns {missing}, but got {holdout.column_names}.")
+    if not holdout.num_rows:
+        raise Refused("the holdout must hold rows, but is empty. Wait until its days are mature.")
+    label = labels(holdout)
+    old, new = decide(spec, holdout, champion), decide(spec, holdout, challenger)
+    old_ms, new_ms = _latencies(holdout, (champion, challenger), clock)
+    constant = isinstance(champion, ConstantDecision)
+    return Evidence(
+        uplift=new.payoff - old.payoff,
+        clusters=_values(holdout, "day"),
+        label=label,
+        champion=ScoredRows(
+            probability=None if constant else old.probability,
+            payoff=old.payoff,
+            latency_ms=None if constant else old_ms,
+        ),
+        challenger=ScoredRows(probability=new.probability, payoff=new.payoff, latency_ms=new_ms),
+        slices={name: _values(holdout, name) for name in slices},
+        unit=spec.business.payoff.unit,
+    )
+
+
+def labels(rows: pa.Table) -> NDArray[np.int8]:
+    """The labels (n_rows,) in {0, 1}; a missing one is refused."""
+    column = rows.column("label")
+    if column.null_count:
+        raise Refused(f"every row must have a label, but {column.null_count} have none. Judge mature days only.")
+    return np.asarray(column.to_numpy(), dtype=np.int8)
+
+
+def _values(rows: pa.Table, name: str) -> NDArray[Any]:
+    """One column as (n_rows,) text; missing values are the text ``missing``."""
+    column = rows.column(name)
+    if pa.types.is_dictionary(column.type):
+        column = column.cast(column.type.value_type)
+    return np.asarray(column.cast(pa.string()).fill_null("missing").to_numpy(zero_copy_only=False), dtype=np.str_)
+
+
+def _latencies(rows: pa.Table, models: Sequence[Decider], clock: Callable[[], float]) -> list[Floats]:
+    """Milliseconds per single-row decision of each model: (n_samples,), on rows spread evenly over the table."""
+    picks = np.linspace(0, rows.num_rows - 1, LATENCY_WARMUP + LATENCY_SAMPLES).astype(int)
+    timed: list[list[float]] = [[] for _ in models]
+    began = clock()
+    for count, pick in enumerate(picks):
+        row = rows.slice(int(pick), 1)
+        for samples, model in zip(timed, models, strict=True):
+            before = clock()
+            model.decide(row)
+            if count >= LATENCY_WARMUP:
+                samples.append((clock() - before) * 1000.0)
+        if clock() - began > LATENCY_BUDGET_SECONDS and timed[0]:
+            break
+    return [np.asarray(samples, dtype=np.float64) for samples in timed]

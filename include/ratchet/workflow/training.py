@@ -1,0 +1,344 @@
+"""From a snapshot to a challenger: tune on later rows, fit, calibrate, freeze.
+
+Rows come as one table (or the address of a Parquet file) with ``decided_at``, ``day`` ('YYYY-MM-DD', local), ``label``
+(0/1) and the manifest's feature columns. Two ranges of days are used: A, on which every fit happens, and the later B,
+on which parameters are chosen and probabilities calibrated. Rows of other days are not read, and a snapshot for tuning
+need not hold them: the holdout is no business of this module.
+
+The study minimises the log loss on B *after* calibration on B: what is deployed is the calibrated model, and the level
+of the scores (a season's base rate) is corrected by two parameters whatever the trees do, so what parameters are chosen
+for is how well they separate. Log loss rather than payoff, because payoff at one threshold is a step function of the
+scores, far noisier over a few weeks of days; the payoff on B is kept beside it, for people.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from ratchet.domain.artifact import ConstantDecision, Floats, ModelArtifact, Platt, log_loss
+from ratchet.domain.payoff import PayoffMatrix, break_even, payoffs
+from ratchet.domain.spec import ModelSpec
+from ratchet.errors import Refused
+from ratchet.ports.learning import Learner
+from ratchet.ports.studies import Dimension, Params, Space, Studies, TrialRecord, best_of
+
+USUAL: Mapping[str, float] = {
+    "n_estimators": 200,
+    "max_depth": 6,
+    "learning_rate": 0.1,
+    "min_child_weight": 5,
+    "subsample": 0.8,
+    "colsample_bytree": 0.8,
+    "reg_lambda": 1.0,
+    "reg_alpha": 0.0,
+    "gamma": 0.0,
+    "max_bin": 256,
+}
+"""Where a search without a champion starts, as far as the search space allows: ordinary values of boosted trees."""
+
+
+@dataclass(frozen=True)
+class Ranges:
+    """Half-open ranges of local days ('YYYY-MM-DD'): A = [fit_start, fit_end), B = [calibrate_start, calibrate_end)."""
+
+    fit_start: str
+    fit_end: str
+    calibrate_start: str
+    calibrate_end: str
+
+    def __post_init__(self) -> None:
+        if not self.fit_start < self.fit_end <= self.calibrate_start < self.calibrate_end:
+            raise Refused(
+                "ranges must satisfy fit_start < fit_end <= calibrate_start < calibrate_end (calibrate on later rows "
+                f"only), but got {self.fit_start}, {self.fit_end}, {self.calibrate_start}, {self.calibrate_end}."
+            )
+
+
+@dataclass(frozen=True)
+class Columns:
+    """What the snapshot's manifest says of the features: all names in order, and which of them are categorical."""
+
+    features: tuple[str, ...]
+    categorical: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if unknown := sorted(set(self.categorical) - set(self.features)):
+            raise Refused(f"manifest: categorical must name features, but got {unknown}.")
+        if forbidden := sorted({"label", "day", "decided_at"} & set(self.features)):
+            raise Refused(
+                f"manifest: {forbidden} must not be features: they tell the outcome or the row's place in time."
+            )
+
+    @classmethod
+    def of(cls, manifest: Mapping[str, Any]) -> Columns:
+        """From a manifest ``{"features": [names], "categorical": [names]}``."""
+        return cls(tuple(manifest["features"]), tuple(manifest.get("categorical", ())))
+
+
+@dataclass(frozen=True)
+class TuneResult:
+    """What one worker's turn left behind. ``best_*`` are of the whole study so far; ``seconds`` are this turn's."""
+
+    trials_run_here: int
+    trials_done: int
+    best_value: float
+    best_params: dict[str, Any]
+    best_trial: int
+    seconds: float
+
+
+@dataclass(frozen=True)
+class _Split:
+    rows: pa.Table
+    label: NDArray[np.int8]
+
+
+def tune_worker(
+    *,
+    spec: ModelSpec,
+    train: pa.Table | str,
+    ranges: Ranges,
+    columns: Columns,
+    study_name: str,
+    worker: int,
+    trials: int,
+    seed: int,
+    studies: Studies,
+    learner: Learner,
+    champion_params: Params | None = None,
+) -> TuneResult:
+    """Run this worker's share of the study; safe to repeat after a kill, and to run beside other workers.
+
+    The study (named by the attempt) never finishes more than ``trials`` trials over all workers. Its first trial
+    evaluates the champion's parameters when there is a champion, else the usual ones.
+
+    Raises:
+        Refused: rows, columns or parameters break a rule (the message says which). Repeating cannot help.
+        StaleAttempt: a newer run of this worker took over.
+        Unavailable: the study's storage did not answer. Repeating may help.
+
+    """
+    began = time.monotonic()
+    space: Space = dict(spec.train.search_space)
+    start = start_params(space, champion_params)
+    # A retry of a finished study reads no rows: it only tells what came out.
+    rows: _Trials | None = None
+
+    def objective(params: Params) -> tuple[float, Mapping[str, Any]]:
+        nonlocal rows
+        rows = rows or _Trials.of(spec, train, ranges, columns, learner)
+        return rows.value(params, seed)
+
+    ran = studies.run(
+        study_name, space=space, trials=trials, worker=worker, start=start, seed=seed, objective=objective
+    )
+    finished = studies.finished(study_name)
+    best = best_of(finished)
+    return TuneResult(
+        trials_run_here=ran,
+        trials_done=len(finished),
+        best_value=best.value if best else math.nan,
+        best_params=dict(best.params) if best else {},
+        best_trial=best.number if best else -1,
+        seconds=time.monotonic() - began,
+    )
+
+
+def best_trial(studies: Studies, study_name: str) -> TrialRecord:
+    """The study's best finished trial; the earliest of equals.
+
+    Raises:
+        Refused: the study has none.
+
+    """
+    best = best_of(studies.finished(study_name))
+    if best is None:
+        raise Refused(f"study {study_name} must have a finished trial, but has none. Run the tuning step again.")
+    return best
+
+
+def fit_final(
+    *,
+    spec: ModelSpec,
+    train: pa.Table | str,
+    ranges: Ranges,
+    columns: Columns,
+    params: Params,
+    seed: int,
+    learner: Learner,
+) -> ModelArtifact:
+    """Fit on A with the chosen parameters, calibrate on the later B, set the threshold, freeze.
+
+    The same rows (in any order, given unique keys), parameters and seed give the same artifact to the bit. The
+    threshold is the payoff matrix's break-even probability, or the spec's own number.
+
+    Raises:
+        Refused: a range holds no rows or one label only, a column is missing, or the estimator refuses its parameters.
+
+    """
+    fit, calibrate = _split(spec, read_rows(train, spec, columns), ranges)
+    merged = dict(spec.train.fixed) | dict(params)
+    categories = learner.categories(fit.rows, columns.categorical)
+    prepared = learner.prepare(
+        fit.rows, fit.label, features=columns.features, categories=categories, threads=spec.runtime.threads
+    )
+    scorer = learner.fit(prepared, merged, seed=seed, threads=spec.runtime.threads)
+    calibrator = Platt.fit(scorer.raw(calibrate.rows), calibrate.label)
+    return ModelArtifact(
+        scorer=scorer,
+        estimator=spec.train.estimator,
+        features=columns.features,
+        categories=categories,
+        calibrator=calibrator,
+        threshold=threshold_of(spec),
+        params=merged,
+        provenance={
+            "seed": seed,
+            "fit": [ranges.fit_start, ranges.fit_end],
+            "fit_rows": fit.rows.num_rows,
+            "calibrate": [ranges.calibrate_start, ranges.calibrate_end],
+            "calibrate_rows": calibrate.rows.num_rows,
+            "libraries": learner.versions(),
+        },
+    )
+
+
+def best_constant(spec: ModelSpec, train: pa.Table | str, ranges: Ranges) -> ConstantDecision:
+    """The better of *always act* and *never act* on all training rows (A and B); *never* if both are worth the same."""
+    rows = read_rows(train, spec, Columns(()))
+    fit, calibrate = _split(spec, rows, ranges)
+    label = np.concatenate([fit.label, calibrate.label])
+    matrix = PayoffMatrix.from_spec(spec.business.payoff)
+    always = payoffs(matrix, label, np.ones(label.shape, dtype=bool)).mean()
+    never = payoffs(matrix, label, np.zeros(label.shape, dtype=bool)).mean()
+    return ConstantDecision(act=bool(always > never), probability=float(label.mean()))
+
+
+def start_params(space: Space, champion_params: Params | None = None) -> dict[str, Any]:
+    """The first trial: the champion's value of each searched parameter if the space holds it, else a usual one."""
+    champion = champion_params or {}
+    return {
+        name: champion[name] if name in champion and _holds(dimension, champion[name]) else _usual(name, dimension)
+        for name, dimension in space.items()
+    }
+
+
+def threshold_of(spec: ModelSpec) -> float:
+    """The calibrated probability from which the model acts, in [0, 1] (outside of it: one constant decision)."""
+    threshold = spec.business.decision.threshold
+    if threshold == "payoff":
+        return break_even(PayoffMatrix.from_spec(spec.business.payoff))
+    return float(threshold)
+
+
+def read_rows(train: pa.Table | str, spec: ModelSpec, columns: Columns) -> pa.Table:
+    """The columns training needs, of a table or of a Parquet file at any address fsspec opens.
+
+    Raises:
+        Refused: a column is missing.
+
+    """
+    wanted = list(dict.fromkeys([*spec.data.spine.entity, "decided_at", "day", "label", *columns.features]))
+    if isinstance(train, str):
+        import fsspec  # noqa: PLC0415 - only for a table that is elsewhere
+
+        filesystem, path = fsspec.core.url_to_fs(train)
+        schema = pq.read_schema(path, filesystem=filesystem)
+        _require(wanted, schema.names)
+        return pq.read_table(path, columns=wanted, filesystem=filesystem)
+    _require(wanted, train.column_names)
+    return train.select(wanted)
+
+
+def _require(wanted: Sequence[str], got: Sequence[str]) -> None:
+    if missing := [name for name in wanted if name not in got]:
+        raise Refused(f"training rows must have the columns {missing}, but got {sorted(got)}. Take the snapshot again.")
+
+
+@dataclass(frozen=True)
+class _Trials:
+    """What all trials of one worker share: prepared rows of A, rows of B, and how a trial is valued."""
+
+    learner: Learner
+    prepared: Any
+    calibrate: _Split
+    fixed: Mapping[str, Any]
+    threads: int
+    matrix: PayoffMatrix
+    threshold: float
+
+    @classmethod
+    def of(cls, spec: ModelSpec, train: pa.Table | str, ranges: Ranges, columns: Columns, learner: Learner) -> _Trials:
+        fit, calibrate = _split(spec, read_rows(train, spec, columns), ranges)
+        threads = spec.runtime.threads
+        categories = learner.categories(fit.rows, columns.categorical)
+        prepared = learner.prepare(
+            fit.rows, fit.label, features=columns.features, categories=categories, threads=threads
+        )
+        matrix = PayoffMatrix.from_spec(spec.business.payoff)
+        return cls(learner, prepared, calibrate, spec.train.fixed, threads, matrix, threshold_of(spec))
+
+    def value(self, params: Params, seed: int) -> tuple[float, Mapping[str, Any]]:
+        began = time.monotonic()
+        scorer = self.learner.fit(self.prepared, dict(self.fixed) | dict(params), seed=seed, threads=self.threads)
+        raw: Floats = scorer.raw(self.calibrate.rows)
+        label = self.calibrate.label
+        probability = Platt.fit(raw, label)(raw)
+        payoff = payoffs(self.matrix, label, probability >= self.threshold).mean()
+        return log_loss(probability, label), {
+            "raw_log_loss": log_loss(raw, label),
+            "payoff_per_decision": float(payoff),
+            "seconds": round(time.monotonic() - began, 3),
+        }
+
+
+def _split(spec: ModelSpec, rows: pa.Table, ranges: Ranges) -> tuple[_Split, _Split]:
+    rows = rows.sort_by([(name, "ascending") for name in (*spec.data.spine.entity, "decided_at")])
+    return (
+        _range(rows, ranges.fit_start, ranges.fit_end, "fit"),
+        _range(rows, ranges.calibrate_start, ranges.calibrate_end, "calibrate"),
+    )
+
+
+def _range(rows: pa.Table, start: str, end: str, name: str) -> _Split:
+    day = rows.column("day").cast(pa.string())
+    inside = pc.and_(pc.greater_equal(day, start), pc.less(day, end))
+    chosen = rows.filter(inside)
+    label = chosen.column("label")
+    if label.null_count:
+        raise Refused(f"{name} range [{start}, {end}): every row must have a label, but {label.null_count} have none.")
+    values = np.asarray(label.to_numpy(), dtype=np.int8)
+    positives = int(values.sum())
+    if not 0 < positives < len(values) or not np.isin(values, (0, 1)).all():
+        raise Refused(
+            f"{name} range [{start}, {end}): labels must be 0 and 1 and both occur, but got {positives} positives of "
+            f"{len(values)} rows. Widen data.window."
+        )
+    return _Split(chosen, values)
+
+
+def _holds(dimension: Dimension, value: Any) -> bool:
+    if dimension.kind == "categorical":
+        return value in dimension.choices
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return False
+    whole = dimension.kind != "int" or float(value).is_integer()
+    return whole and dimension.low <= value <= dimension.high
+
+
+def _usual(name: str, dimension: Dimension) -> Any:
+    if dimension.kind == "categorical":
+        return dimension.choices[0]
+    middle = math.sqrt(dimension.low * dimension.high) if dimension.log else (dimension.low + dimension.high) / 2
+    value = min(max(USUAL.get(name, middle), dimension.low), dimension.high)
+    return round(value) if dimension.kind == "int" else float(value)
