@@ -100,7 +100,8 @@ def may_start(unit: Unit, phases: Mapping[str, Phase]) -> bool:
 
 def backoff_seconds(exits: int) -> float:
     """The pause before the next start after ``exits`` exits in a row: doubling, bounded."""
-    return float(min(BACKOFF_MAX_SECONDS, BACKOFF_FIRST_SECONDS * 2 ** max(0, exits - 1)))
+    doublings = min(max(0, exits - 1), 10)
+    return min(BACKOFF_MAX_SECONDS, BACKOFF_FIRST_SECONDS * 2.0**doublings)
 
 
 def after_exit(*, was_ready: bool, ran_seconds: float, exits_before: int) -> tuple[Phase, int, float]:
