@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -39,8 +39,8 @@ def _wanted(everything: Sequence[Unit], only: Sequence[str] | None) -> tuple[Uni
     return units.closure(everything, names)
 
 
-def _check_ports(config: StackConfig, running: Mapping[str, Any]) -> None:
-    """Every port is free or held by a component of ours. Raises StackError naming the variable to change."""
+def _check_ports(config: StackConfig, starting: Collection[str]) -> None:
+    """The ports of the components that are to start are free. Raises StackError naming the variable to change."""
     components = {
         "airflow": "api-server",
         "mlflow": "mlflow",
@@ -48,8 +48,8 @@ def _check_ports(config: StackConfig, running: Mapping[str, Any]) -> None:
         "kafka_controller": "kafka",
         "postgres": "postgres",
     }
-    for name, port in plan.foreign_ports(config).items():
-        if components[name] in running:
+    for name, port in plan.own_ports(config).items():
+        if components[name] not in starting:
             continue
         with socket.socket() as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -76,13 +76,12 @@ def up(only: Sequence[str] | None = None, *, on_ready: Progress = _silent, timeo
     config = load_config(settings.load_settings(), environment)
     config.run.mkdir(exist_ok=True, mode=0o700)
     state = _alive(supervisor.read_state(config.run))
-    _check_ports(config, state)
-    variables = write_files(config)
     everything = plan.build(config)
     wanted = _wanted(everything, only)
+    _check_ports(config, {unit.name for unit in wanted} - set(state))
+    variables = write_files(config)
     names = {unit.name for unit in wanted} | set(state)
-    supervised = tuple(unit for unit in everything if unit.name in names)
-    supervised = units.closure(everything, [unit.name for unit in supervised])
+    supervised = units.closure(everything, [unit.name for unit in everything if unit.name in names])
     control.start(config.run, supervised, {**environment, **variables})
     for name, row in control.progress(config.run, wanted, timeout=timeout):
         on_ready(name, row)

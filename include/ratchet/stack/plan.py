@@ -121,7 +121,7 @@ def build(config: StackConfig) -> tuple[Unit, ...]:
     return tuple(replace(unit, env={**variables, **unit.env}) for unit in everything)
 
 
-def foreign_ports(config: StackConfig) -> Mapping[str, int]:
+def own_ports(config: StackConfig) -> Mapping[str, int]:
     """The ports that our own servers are going to listen on, by server."""
     ours = dict(config.ports)
     if config.database_url is not None:
