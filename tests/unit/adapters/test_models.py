@@ -1,0 +1,136 @@
+import json
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import xgboost as xgb
+
+from ratchet.adapters.models import XGBoostLearner, digest, encode_frame, learner_for, load, save
+from ratchet.adapters.storage import CorruptObjectError, MissingObjectError
+from ratchet.domain.artifact import ModelArtifact, Platt
+from ratchet.errors import Refused
+
+FEATURES = ("wind", "carrier")
+LEARNER = XGBoostLearner()
+
+
+def rows(n: int = 400) -> pa.Table:
+    random = np.random.default_rng(0)
+    carrier = np.array(["AA", "UA", "WN", None], dtype=object)[random.integers(0, 4, n)]
+    return pa.table({"wind": random.normal(size=n), "carrier": pa.array(carrier, type=pa.string())})
+
+
+def artifact(**params) -> ModelArtifact:
+    table = rows()
+    label = (np.nan_to_num(table["wind"].to_numpy()) + (table["carrier"].to_numpy() == "UA") > 0.3).astype(np.int8)
+    categories = LEARNER.categories(table, ["carrier"])
+    prepared = LEARNER.prepare(table, label, features=FEATURES, categories=categories, threads=1)
+    chosen = {"n_estimators": 8, "max_depth": 3} | params
+    scorer = LEARNER.fit(prepared, chosen, seed=1, threads=1)
+    return ModelArtifact(
+        scorer=scorer,
+        estimator=LEARNER.estimator,
+        features=FEATURES,
+        categories=categories,
+        calibrator=Platt(slope=0.9, intercept=-0.1),
+        threshold=0.25,
+        params=chosen,
+        provenance={"seed": 1},
+    )
+
+
+def test_a_loaded_artifact_decides_as_before_to_the_bit(tmp_path: Path):
+    before = artifact()
+    expected = save(before, tmp_path)
+    after = load(tmp_path, expected=expected)
+    for old, new in zip(before.decide(rows()), after.decide(rows()), strict=True):
+        np.testing.assert_array_equal(old, new)
+    assert save(after, tmp_path / "again") == expected == digest(tmp_path)
+
+
+def test_nothing_on_disk_is_a_pickle(tmp_path: Path):
+    save(artifact(), tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["model.ubj", "ratchet.json"]
+
+
+def test_scores_equal_those_of_the_native_model_on_a_categorical_frame():
+    made = artifact()
+    frame = encode_frame(rows(), made.features, made.categories)
+    native = made.scorer.booster.predict(xgb.DMatrix(frame, enable_categorical=True))
+    np.testing.assert_array_equal(made.scorer.raw(rows()), native.astype(np.float64))
+
+
+def test_an_unseen_category_counts_as_missing():
+    made = artifact()
+    unseen = pa.table({"wind": [0.1], "carrier": ["ZZ"]})
+    missing = pa.table({"wind": [0.1], "carrier": pa.array([None], type=pa.string())})
+    assert made.probability(unseen) == made.probability(missing)
+
+
+def test_the_order_of_columns_and_dictionary_encoding_change_nothing():
+    made = artifact()
+    other = pa.table({"carrier": rows()["carrier"].combine_chunks().dictionary_encode(), "wind": rows()["wind"]})
+    np.testing.assert_array_equal(made.probability(rows()), made.probability(other))
+
+
+def test_one_row_scores_as_it_does_among_others():
+    made = artifact()
+    alone = np.concatenate([made.probability(rows().slice(i, 1)) for i in range(5)])
+    np.testing.assert_array_equal(alone, made.probability(rows())[:5])
+
+
+def test_no_rows_score_to_nothing():
+    assert artifact().probability(rows().slice(0, 0)).shape == (0,)
+
+
+@pytest.mark.parametrize("name", ["model.ubj", "ratchet.json"])
+def test_a_changed_file_is_refused(tmp_path: Path, name: str):
+    expected = save(artifact(), tmp_path)
+    content = (tmp_path / name).read_bytes()
+    (tmp_path / name).write_bytes(content + b" ")
+    with pytest.raises(CorruptObjectError, match=name):
+        load(tmp_path, expected=expected)
+
+
+def test_a_missing_file_is_named(tmp_path: Path):
+    save(artifact(), tmp_path)
+    (tmp_path / "model.ubj").unlink()
+    with pytest.raises(MissingObjectError, match=r"model\.ubj"):
+        load(tmp_path)
+
+
+def test_a_card_of_another_format_is_refused(tmp_path: Path):
+    save(artifact(), tmp_path)
+    card = json.loads((tmp_path / "ratchet.json").read_text()) | {"format": "ratchet.artifact.v2"}
+    (tmp_path / "ratchet.json").write_text(json.dumps(card))
+    with pytest.raises(Refused, match=r"ratchet\.artifact\.v1"):
+        load(tmp_path)
+
+
+def test_threads_and_seeds_are_not_parameters():
+    with pytest.raises(Refused, match=r"n_jobs.*runtime\.threads"):
+        artifact(n_jobs=4)
+
+
+def test_what_the_estimator_refuses_is_told_with_its_parameters():
+    with pytest.raises(Refused, match=r"refused .*'max_depth': -3"):
+        artifact(max_depth=-3)
+
+
+def test_infinite_features_are_refused_at_fit():
+    table = pa.table({"wind": [0.0, np.inf]})
+    prepared = LEARNER.prepare(table, np.array([0, 1]), features=("wind",), categories={}, threads=1)
+    with pytest.raises(Refused, match="inf"):
+        LEARNER.fit(prepared, {}, seed=0, threads=1)
+
+
+def test_text_that_is_not_declared_categorical_is_refused():
+    with pytest.raises(Refused, match="'carrier' must be a number"):
+        LEARNER.prepare(rows(), np.zeros(400), features=FEATURES, categories={}, threads=1)
+
+
+def test_an_estimator_without_a_learner_is_not_yet_supported():
+    assert isinstance(learner_for("xgboost.XGBClassifier"), XGBoostLearner)
+    with pytest.raises(Refused, match="not yet supported"):
+        learner_for("sklearn.linear_model.LogisticRegression")

@@ -1,0 +1,189 @@
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+import pytest
+from labelled_rows import COLUMNS, RANGES, rows, spec
+
+from ratchet.adapters.models import XGBoostLearner, save
+from ratchet.domain.artifact import ModelArtifact, log_loss
+from ratchet.domain.spec import Dimension
+from ratchet.errors import Refused
+from ratchet.ports.studies import InMemoryStudies
+from ratchet.workflow.training import (
+    Columns,
+    Ranges,
+    TuneResult,
+    best_constant,
+    best_trial,
+    fit_final,
+    start_params,
+    tune_worker,
+)
+
+PARAMS = {"max_depth": 3, "learning_rate": 0.2, "min_child_weight": 2.0, "subsample": 0.8, "colsample_bytree": 0.8}
+
+
+def tune(studies: InMemoryStudies, table: pa.Table | str, *, trials: int = 4, champion=None) -> TuneResult:
+    return tune_worker(
+        spec=spec(),
+        train=table,
+        ranges=RANGES,
+        columns=COLUMNS,
+        study_name="m.1",
+        worker=0,
+        trials=trials,
+        seed=7,
+        studies=studies,
+        learner=XGBoostLearner(),
+        champion_params=champion,
+    )
+
+
+def fit(table: pa.Table | str, **changes) -> ModelArtifact:
+    given = {"spec": spec(), "ranges": RANGES, "columns": COLUMNS, "params": PARAMS, "seed": 7}
+    return fit_final(train=table, learner=XGBoostLearner(), **(given | changes))
+
+
+def test_the_first_trial_is_the_champions_own_parameters():
+    studies = InMemoryStudies()
+    tune(studies, rows(), champion=PARAMS | {"n_estimators": 999})
+    assert dict(studies.finished("m.1")[0].params) == PARAMS
+
+
+def test_a_champions_parameter_outside_the_space_is_replaced_by_a_usual_one():
+    space = {"max_depth": Dimension(int=(3, 5)), "learning_rate": Dimension(float=(0.01, 0.3), log=True)}
+    assert start_params(space, {"max_depth": 9, "learning_rate": 0.05}) == {"max_depth": 5, "learning_rate": 0.05}
+
+
+def test_without_a_champion_the_first_trial_lies_inside_the_space():
+    space = {
+        "gamma": Dimension(float=(2.0, 3.0)),
+        "max_leaves": Dimension(int=(4, 64), log=True),
+        "grow_policy": Dimension(categorical=("lossguide", "depthwise")),
+    }
+    assert start_params(space) == {"gamma": 2.0, "max_leaves": 16, "grow_policy": "lossguide"}
+
+
+def test_the_study_spends_its_trials_and_a_repeated_turn_spends_none(tmp_path: Path):
+    studies = InMemoryStudies()
+    first = tune(studies, rows())
+    # The rows are gone: a retry of a finished study must not need them.
+    second = tune(studies, str(tmp_path / "deleted.parquet"))
+    assert (first.trials_run_here, second.trials_run_here) == (4, 0)
+    assert second.best_params == first.best_params
+    assert best_trial(studies, "m.1").value == first.best_value
+
+
+def test_a_trial_is_valued_by_its_calibrated_log_loss_on_the_later_range():
+    studies = InMemoryStudies()
+    table = rows()
+    best = tune(studies, table)
+    artifact = fit(table, params=best.best_params)
+    inside = pc.and_(
+        pc.greater_equal(table["day"], RANGES.calibrate_start), pc.less(table["day"], RANGES.calibrate_end)
+    )
+    later = table.filter(inside)
+    assert log_loss(artifact.probability(later), later["label"].to_numpy()) == pytest.approx(best.best_value, abs=1e-12)
+
+
+def test_rows_outside_both_ranges_change_nothing():
+    table = rows()
+    first_holdout_row = int(np.argmax(table["day"].to_numpy(zero_copy_only=False) >= RANGES.calibrate_end))
+    assert first_holdout_row > 0
+    tuned, untouched = tune(InMemoryStudies(), table), tune(InMemoryStudies(), table.slice(0, first_holdout_row))
+    assert (tuned.best_value, tuned.best_params) == (untouched.best_value, untouched.best_params)
+
+
+def test_two_fits_on_shuffled_rows_and_any_threads_are_equal_to_the_bit(tmp_path: Path):
+    table = rows()
+    shuffled = table.take(np.random.default_rng(1).permutation(table.num_rows))
+    pq.write_table(shuffled, tmp_path / "rows.parquet")
+    two_threads = spec()
+    two_threads = two_threads.model_copy(update={"runtime": two_threads.runtime.model_copy(update={"threads": 2})})
+    digests = {
+        save(fit(table), tmp_path / "a"),
+        save(fit(str(tmp_path / "rows.parquet")), tmp_path / "b"),
+        save(fit(table, spec=two_threads), tmp_path / "c"),
+    }
+    assert len(digests) == 1
+
+
+def test_the_threshold_is_the_break_even_of_the_payoff():
+    assert fit(rows()).threshold == pytest.approx(60 / 240)
+
+
+def test_probabilities_are_calibrated_on_the_later_range():
+    table = rows()
+    artifact = fit(table)
+    inside = pc.and_(
+        pc.greater_equal(table["day"], RANGES.calibrate_start), pc.less(table["day"], RANGES.calibrate_end)
+    )
+    later = table.filter(inside)
+    assert artifact.probability(later).mean() == pytest.approx(later["label"].to_numpy().mean(), abs=0.005)
+
+
+def test_calibration_before_the_end_of_fitting_is_refused():
+    with pytest.raises(Refused, match="calibrate on later rows"):
+        Ranges("2013-01-01", "2013-02-01", "2013-01-31", "2013-02-20")
+
+
+def test_the_label_cannot_be_a_feature():
+    with pytest.raises(Refused, match="label"):
+        Columns(features=("wind", "label"))
+
+
+def test_a_range_without_both_labels_is_refused_with_its_bounds():
+    with pytest.raises(Refused, match=r"fit range \[2012-01-01, 2012-02-01\).*0 positives of 0 rows"):
+        fit(rows(), ranges=Ranges("2012-01-01", "2012-02-01", "2013-02-02", "2013-02-20"))
+
+
+def test_a_missing_feature_column_is_named():
+    with pytest.raises(Refused, match=r"columns \['wind'\]"):
+        fit(rows().drop_columns(["wind"]))
+
+
+def test_the_best_constant_acts_only_where_acting_pays_on_training_rows():
+    table = rows()
+    cheap = best_constant(spec(), table, RANGES)
+    rare = table.set_column(3, "label", pa.array((np.arange(table.num_rows) % 20 == 0).astype(np.int8)))
+    dear = best_constant(spec(), rare, RANGES)
+    assert cheap.act
+    assert not dear.act
+    assert dear.probability == pytest.approx(0.05, abs=0.005)
+
+
+def test_a_study_of_refused_parameters_is_refused():
+    with pytest.raises(Refused, match="all 4 trials were refused"):
+        tune_worker(
+            spec=spec(fixed={"tree_method": "exact"}),
+            train=rows(),
+            ranges=RANGES,
+            columns=COLUMNS,
+            study_name="m.1",
+            worker=0,
+            trials=4,
+            seed=7,
+            studies=InMemoryStudies(),
+            learner=XGBoostLearner(),
+        )
+
+
+@pytest.mark.parametrize(
+    ("module", "absent"),
+    [
+        ("ratchet.workflow.training", {"mlflow", "optuna", "feast", "sklearn", "xgboost"}),
+        ("ratchet.workflow.evaluation", {"mlflow", "optuna", "feast", "sklearn", "xgboost"}),
+        ("ratchet.adapters.models", {"mlflow", "optuna", "sklearn", "xgboost"}),
+        ("ratchet.adapters.registry_mlflow", {"mlflow", "optuna", "sklearn", "xgboost"}),
+        ("ratchet.adapters.studies_optuna", {"mlflow", "sklearn", "xgboost"}),
+    ],
+)
+def test_a_verb_imports_no_more_than_it_needs(module: str, absent: set[str]):
+    code = f"import sys, {module}; print(' '.join({{name.partition('.')[0] for name in sys.modules}} & {absent!r}))"
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert loaded.stdout.split() == []
