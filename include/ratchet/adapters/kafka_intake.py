@@ -139,7 +139,7 @@ class IntakeLoop:
         )
         try:
             consumer.subscribe(list(self._topics))
-            # Asked for before the first poll: a group led without metadata is assigned nothing, and stays so (measured).
+            # Before the first poll: a group led without metadata is assigned nothing, and stays so (measured).
             missing = [topic for topic in self._topics if not consumer.partitions_for_topic(topic)]
             if missing:
                 raise Unavailable(f"no such topic: {', '.join(missing)}. Make the topics: ratchet topics ensure")
