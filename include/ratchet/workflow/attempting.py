@@ -285,7 +285,7 @@ class Attempts:
         }
         key = f"dossiers/{attempt.id}.json"
         self._parts.store().put_bytes(key, _json(dossier))
-        used = {"fit": _days(self._table(manifest, "train"), ranges.fit_start, ranges.fit_end)}
+        used = {"fit": _days(self._table(manifest, "train"), ranges.fit_start, ranges.calibrate_end)}
         used["calibrate"] = _days(self._table(manifest, "train"), ranges.calibrate_start, ranges.calibrate_end)
         used["holdout"] = _days(holdout, "", "9999")
         return {

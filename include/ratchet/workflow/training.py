@@ -1,9 +1,9 @@
 """From a snapshot to a challenger: tune on later rows, fit, calibrate, freeze.
 
 Rows come as one table (or the address of a Parquet file) with ``decided_at``, ``day`` ('YYYY-MM-DD', local), ``label``
-(0/1) and the manifest's feature columns. Two ranges of days are used: A, on which every fit happens, and the later B,
-on which parameters are chosen and probabilities calibrated. Rows of other days are not read, and a snapshot for tuning
-need not hold them: the holdout is no business of this module.
+(0/1) and the manifest's feature columns. Two ranges of days are used: A, on which every trial is fitted, and the later
+B, on which parameters are chosen and probabilities calibrated; the chosen model is then fitted on both. Rows of other
+days are not read, and a snapshot for tuning need not hold them: the holdout is no business of this module.
 
 The study minimises the log loss on B *after* calibration on B: what is deployed is the calibrated model, and the level
 of the scores (a season's base rate) is corrected by two parameters whatever the trees do, so what parameters are chosen
@@ -25,7 +25,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from ratchet.domain.artifact import ConstantDecision, Floats, ModelArtifact, Platt, log_loss
+from ratchet.domain.artifact import ConstantDecision, Floats, ModelArtifact, Platt, Scorer, log_loss
 from ratchet.domain.payoff import PayoffMatrix, break_even, payoffs
 from ratchet.domain.spec import ModelSpec
 from ratchet.errors import Refused
@@ -177,7 +177,11 @@ def fit_final(
     seed: int,
     learner: Learner,
 ) -> ModelArtifact:
-    """Fit on A with the chosen parameters, calibrate on the later B, set the threshold, freeze.
+    """Calibrate on B the scores of a fit on A, fit again on all rows up to the end of B, set the threshold, freeze.
+
+    The calibration map is learned out of fold, on rows later than those its scorer was fitted on, and then applied to a
+    scorer that has seen the newest rows as well (``CalibratedClassifierCV(ensemble=False)`` does the same over folds):
+    holding B back from the trees costs more than the small difference between the two scorers' levels.
 
     The same rows (in any order, given unique keys), parameters and seed give the same artifact to the bit. The
     threshold is the payoff matrix's break-even probability, or the spec's own number.
@@ -186,14 +190,22 @@ def fit_final(
         Refused: a range holds no rows or one label only, a column is missing, or the estimator refuses its parameters.
 
     """
-    fit, calibrate = _split(spec, read_rows(train, spec, columns), ranges)
+    rows = _ordered(spec, read_rows(train, spec, columns))
+    fit, calibrate = _split(rows, ranges)
+    every = _range(rows, ranges.fit_start, ranges.calibrate_end, "fit and calibrate")
     merged = dict(spec.train.fixed) | dict(params)
-    categories = learner.categories(fit.rows, columns.categorical)
-    prepared = learner.prepare(
-        fit.rows, fit.label, features=columns.features, categories=categories, threads=spec.runtime.threads
-    )
-    scorer = learner.fit(prepared, merged, seed=seed, threads=spec.runtime.threads)
-    calibrator = Platt.fit(scorer.raw(calibrate.rows), calibrate.label)
+    threads = spec.runtime.threads
+
+    def fitted(part: _Split) -> tuple[Scorer, Mapping[str, tuple[str, ...]]]:
+        categories = learner.categories(part.rows, columns.categorical)
+        prepared = learner.prepare(
+            part.rows, part.label, features=columns.features, categories=categories, threads=threads
+        )
+        return learner.fit(prepared, merged, seed=seed, threads=threads), categories
+
+    held_back, _ = fitted(fit)
+    calibrator = Platt.fit(held_back.raw(calibrate.rows), calibrate.label)
+    scorer, categories = fitted(every)
     return ModelArtifact(
         scorer=scorer,
         estimator=spec.train.estimator,
@@ -204,8 +216,9 @@ def fit_final(
         params=merged,
         provenance={
             "seed": seed,
-            "fit": [ranges.fit_start, ranges.fit_end],
-            "fit_rows": fit.rows.num_rows,
+            "fit": [ranges.fit_start, ranges.calibrate_end],
+            "fit_rows": every.rows.num_rows,
+            "held_back_fit": [ranges.fit_start, ranges.fit_end],
             "calibrate": [ranges.calibrate_start, ranges.calibrate_end],
             "calibrate_rows": calibrate.rows.num_rows,
             "libraries": learner.versions(),
@@ -216,7 +229,7 @@ def fit_final(
 def best_constant(spec: ModelSpec, train: pa.Table | str, ranges: Ranges) -> ConstantDecision:
     """The better of *always act* and *never act* on all training rows (A and B); *never* if both are worth the same."""
     rows = read_rows(train, spec, Columns(()))
-    fit, calibrate = _split(spec, rows, ranges)
+    fit, calibrate = _split(_ordered(spec, rows), ranges)
     label = np.concatenate([fit.label, calibrate.label])
     matrix = PayoffMatrix.from_spec(spec.business.payoff)
     always = payoffs(matrix, label, np.ones(label.shape, dtype=bool)).mean()
@@ -279,7 +292,7 @@ class _Trials:
 
     @classmethod
     def of(cls, spec: ModelSpec, train: pa.Table | str, ranges: Ranges, columns: Columns, learner: Learner) -> _Trials:
-        fit, calibrate = _split(spec, read_rows(train, spec, columns), ranges)
+        fit, calibrate = _split(_ordered(spec, read_rows(train, spec, columns)), ranges)
         threads = spec.runtime.threads
         categories = learner.categories(fit.rows, columns.categorical)
         prepared = learner.prepare(
@@ -302,8 +315,12 @@ class _Trials:
         }
 
 
-def _split(spec: ModelSpec, rows: pa.Table, ranges: Ranges) -> tuple[_Split, _Split]:
-    rows = rows.sort_by([(name, "ascending") for name in (*spec.data.spine.entity, "decided_at")])
+def _ordered(spec: ModelSpec, rows: pa.Table) -> pa.Table:
+    """The total order (entity keys, decided_at): trees on histograms depend on the order of rows."""
+    return rows.sort_by([(name, "ascending") for name in (*spec.data.spine.entity, "decided_at")])
+
+
+def _split(rows: pa.Table, ranges: Ranges) -> tuple[_Split, _Split]:
     return (
         _range(rows, ranges.fit_start, ranges.fit_end, "fit"),
         _range(rows, ranges.calibrate_start, ranges.calibrate_end, "calibrate"),
