@@ -11,6 +11,7 @@ taken for dead), and costs a thread and a statement a minute per worker. Here th
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -32,6 +33,7 @@ START = "start"
 OUTCOME = "outcome"
 LOST = "lost"
 REFUSED = "refused"
+NOT_FINITE = "not finite"
 
 SCHEMA_TRIES = 3
 
@@ -127,7 +129,11 @@ class OptunaStudies:
                 return 0
             for name, kept in attributes.items():
                 trial.set_user_attr(name, kept)
-            opened.tell(trial, value)
+            if math.isfinite(value):
+                opened.tell(trial, value)
+            else:
+                trial.set_user_attr(OUTCOME, NOT_FINITE)
+                opened.tell(trial, state=TrialState.FAIL)
         except UpdateFinishedTrialError as error:
             raise StaleAttempt(
                 f"study {opened.study_name}: trial {trial.number} was given up by a newer run of this worker: stop."

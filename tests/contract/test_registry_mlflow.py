@@ -1,0 +1,203 @@
+"""The rules of ``Registry`` on the fake and on MLflow, and what MLflow's own users see."""
+
+import socket
+from pathlib import Path
+
+import mlflow
+import numpy as np
+import pyarrow as pa
+import pytest
+import xgboost as xgb
+
+from ratchet.adapters.models import XGBoostLearner, digest, encode_frame, load, save
+from ratchet.adapters.registry_mlflow import MlflowRegistry, pinned_requirements
+from ratchet.adapters.storage import MissingObjectError
+from ratchet.domain.artifact import ModelArtifact, Platt
+from ratchet.errors import Refused, Unavailable
+from ratchet.ports.registry import InMemoryRegistry, Registry
+
+LOCK_FILE = Path(__file__).parents[2] / "requirements.txt"
+LEARNER = XGBoostLearner()
+FEATURES = ("wind", "carrier")
+
+
+def rows() -> pa.Table:
+    random = np.random.default_rng(0)
+    carrier = np.array(["AA", "UA", None], dtype=object)[random.integers(0, 3, 200)]
+    return pa.table({"wind": random.normal(size=200), "carrier": pa.array(carrier, type=pa.string())})
+
+
+def saved(folder: Path, *, rounds: int = 5) -> Path:
+    table = rows()
+    categories = LEARNER.categories(table, ["carrier"])
+    label = (table["wind"].to_numpy() > 0.2).astype(np.int8)
+    prepared = LEARNER.prepare(table, label, features=FEATURES, categories=categories, threads=1)
+    scorer = LEARNER.fit(prepared, {"n_estimators": rounds, "max_depth": 2}, seed=1, threads=1)
+    save(
+        ModelArtifact(scorer, LEARNER.estimator, FEATURES, categories, Platt(0.8, 0.1), 0.25, {"max_depth": 2}), folder
+    )
+    return folder
+
+
+def register(registry: Registry, attempt: str, folder: Path, *, model: str = "flight_delay") -> int:
+    return registry.register(
+        attempt,
+        model,
+        folder,
+        metrics={"uplift": 1.5, "lower": float("nan")},
+        params={"max_depth": 2},
+        tags={"who": "t"},
+    )
+
+
+@pytest.fixture(scope="module")
+def mlflow_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("mlflow")
+
+
+def mlflow_uri(home: Path) -> str:
+    return f"sqlite:///{home}/mlflow.db"
+
+
+@pytest.fixture(params=["memory", "mlflow"])
+def registry(
+    request: pytest.FixtureRequest, tmp_path: Path, mlflow_home: Path, monkeypatch: pytest.MonkeyPatch
+) -> Registry:
+    monkeypatch.chdir(mlflow_home)  # a tracking database without a server keeps artifacts below the working directory
+    if request.param == "memory":
+        return InMemoryRegistry(tmp_path / "registry")
+    return MlflowRegistry(mlflow_uri(mlflow_home), lock_file=LOCK_FILE, download_dir=tmp_path / "downloads")
+
+
+@pytest.fixture
+def model(request: pytest.FixtureRequest) -> str:
+    """A name of its own for each test: the MLflow database is made once, because its schema takes seconds."""
+    return "".join(letter if letter.isalnum() else "_" for letter in request.node.name)
+
+
+def test_versions_of_a_model_count_from_one(registry: Registry, tmp_path: Path, model: str):
+    assert register(registry, "a.1", saved(tmp_path / "1"), model=model) == 1
+    assert register(registry, "a.2", saved(tmp_path / "2"), model=model) == 2
+
+
+def test_an_attempt_registers_one_version_however_often_it_asks(registry: Registry, tmp_path: Path, model: str):
+    folder = saved(tmp_path / "1")
+    assert [register(registry, "a.1", folder, model=model) for _ in range(3)] == [1, 1, 1]
+
+
+def test_a_downloaded_version_is_what_was_registered_byte_for_byte(registry: Registry, tmp_path: Path, model: str):
+    first, second = saved(tmp_path / "1"), saved(tmp_path / "2", rounds=9)
+    register(registry, "a.1", first, model=model)
+    register(registry, "a.2", second, model=model)
+    for version, folder in ((1, first), (2, second)):
+        downloaded = registry.download(model, version)
+        assert digest(downloaded) == digest(folder)
+        np.testing.assert_array_equal(load(downloaded).probability(rows()), load(folder).probability(rows()))
+
+
+def test_an_alias_names_the_version_it_was_last_set_to(registry: Registry, tmp_path: Path, model: str):
+    assert registry.alias_version(model, "champion") is None
+    register(registry, "a.1", saved(tmp_path / "1"), model=model)
+    register(registry, "a.2", saved(tmp_path / "2"), model=model)
+    assert registry.alias_version(model, "champion") is None
+    registry.set_alias(model, "champion", 2)
+    registry.set_alias(model, "champion", 1)
+    registry.set_alias(model, "challenger", 2)
+    assert registry.alias_version(model, "champion") == 1
+    assert registry.alias_version(model, "challenger") == 2
+
+
+def test_an_alias_cannot_name_an_unknown_version(registry: Registry, tmp_path: Path, model: str):
+    register(registry, "a.1", saved(tmp_path / "1"), model=model)
+    with pytest.raises(Refused, match="7"):
+        registry.set_alias(model, "champion", 7)
+
+
+def test_an_unknown_version_cannot_be_downloaded(registry: Registry, model: str):
+    with pytest.raises(Refused):
+        registry.download(model, 1)
+
+
+def test_a_folder_without_an_artifact_registers_nothing(registry: Registry, tmp_path: Path, model: str):
+    with pytest.raises(Refused, match=r"ratchet\.json"):
+        register(registry, "a.1", tmp_path, model=model)
+    assert register(registry, "a.1", saved(tmp_path / "1"), model=model) == 1
+
+
+@pytest.fixture
+def real(tmp_path: Path, mlflow_home: Path, monkeypatch: pytest.MonkeyPatch) -> MlflowRegistry:
+    monkeypatch.chdir(mlflow_home)
+    return MlflowRegistry(mlflow_uri(mlflow_home), lock_file=LOCK_FILE, download_dir=tmp_path / "downloads")
+
+
+def test_mlflow_loads_the_champion_by_alias_with_equal_raw_scores(
+    real: MlflowRegistry, tmp_path: Path, mlflow_home: Path, model: str
+):
+    folder = saved(tmp_path / "1")
+    real.set_alias(model, "champion", register(real, "a.1", folder, model=model))
+    mlflow.set_tracking_uri(mlflow_uri(mlflow_home))
+    mlflow.set_registry_uri(mlflow_uri(mlflow_home))
+    loaded = mlflow.xgboost.load_model(f"models:/{model}@champion")
+    ours = load(folder)
+    frame = encode_frame(rows(), ours.features, ours.categories)
+    assert isinstance(loaded, xgb.XGBClassifier)
+    np.testing.assert_array_equal(loaded.predict_proba(frame)[:, 1].astype(np.float64), ours.scorer.raw(rows()))
+    assert mlflow.pyfunc.load_model(f"models:/{model}@champion").predict(frame).shape == (200,)
+
+
+def test_a_version_tells_its_attempt_metrics_and_locked_requirements(
+    real: MlflowRegistry, tmp_path: Path, mlflow_home: Path, model: str
+):
+    register(real, "a.1", saved(tmp_path / "1"), model=model)
+    client = mlflow.MlflowClient(mlflow_uri(mlflow_home), mlflow_uri(mlflow_home))
+    version = client.get_model_version(model, "1")
+    run = client.get_run(version.run_id)
+    assert version.tags["ratchet.attempt"] == "a.1"
+    assert run.data.metrics == {"uplift": 1.5}
+    assert run.info.status == "FINISHED"
+    source = Path(client.get_model_version_download_uri(model, "1").removeprefix("file://"))
+    pinned = (source / "requirements.txt").read_text().split()
+    assert f"xgboost=={xgb.__version__}" in pinned
+    assert f"numpy=={np.__version__}" in pinned
+
+
+def test_a_run_left_by_a_killed_try_is_used_again(
+    real: MlflowRegistry, tmp_path: Path, mlflow_home: Path, model: str, monkeypatch: pytest.MonkeyPatch
+):
+    folder = saved(tmp_path / "1")
+    with monkeypatch.context() as patch:
+
+        def power_failure(name: str) -> None:
+            raise KeyboardInterrupt
+
+        patch.setattr(real._client, "create_registered_model", power_failure)
+        with pytest.raises(KeyboardInterrupt):
+            register(real, "a.1", folder, model=model)
+    assert register(real, "a.1", folder, model=model) == 1
+    experiment = real._client.get_experiment_by_name(f"ratchet/{model}")
+    assert len(real._client.search_runs([experiment.experiment_id])) == 1
+
+
+def test_a_server_that_does_not_answer_is_told_within_seconds():
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))  # bound and not listening: connections are refused
+        registry = MlflowRegistry(f"http://127.0.0.1:{taken.getsockname()[1]}", lock_file=LOCK_FILE)
+        with pytest.raises(Unavailable, match="MLflow does not answer") as caught:
+            registry.alias_version("flight_delay", "champion")
+    assert caught.value.retry_helps
+
+
+def test_requirements_come_from_the_lock_file_or_not_at_all(tmp_path: Path):
+    (tmp_path / "lock.txt").write_text(
+        "numpy==1.0 ; python_full_version < '3' \\\n    --hash=sha256:00\nnumpy==2.0 ; python_full_version >= '3' \\\n"
+    )
+    assert pinned_requirements(tmp_path / "lock.txt", ("numpy",)) == ["numpy==2.0"]
+    with pytest.raises(Refused, match="must pin pandas"):
+        pinned_requirements(tmp_path / "lock.txt", ("numpy", "pandas"))
+    with pytest.raises(Refused, match="make lock"):
+        pinned_requirements(tmp_path / "absent.txt", ("numpy",))
+
+
+def test_a_missing_artifact_is_missing_not_unavailable(real: MlflowRegistry, tmp_path: Path, model: str):
+    with pytest.raises(MissingObjectError):
+        register(real, "a.1", tmp_path / "absent", model=model)
