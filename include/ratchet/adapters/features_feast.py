@@ -296,7 +296,7 @@ class FeastFeatures:
         rows = pa.table({key: spine[key] for key in keys} | {_DECIDED_AT: moments}).to_pandas()
         question = rows.groupby([*keys, _DECIDED_AT], sort=False).ngroup().to_numpy()
         distinct = rows.drop_duplicates(ignore_index=True)
-        distinct[_ROW] = np.arange(len(distinct), dtype=np.int64)
+        distinct = distinct.assign(**{_ROW: np.arange(len(distinct), dtype=np.int64)})
         job = store.get_historical_features(
             entity_df=distinct,
             features=[f"{view.name}:{field.name}" for field in projection.features],

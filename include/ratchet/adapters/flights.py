@@ -108,18 +108,18 @@ _OUTPUTS = {
         FROM flown f JOIN airport_zones a ON a.faa = f.dest
         ORDER BY f.flight_id
     """,  # noqa: S608
-    # A report without a gust had none worth reporting: the wind itself. One report says 1048 mph: missing. Sums and
-    # changes look back within reports already published when this one is.
+    # A report without a gust had none worth reporting: the wind itself. One report says 1048 mph: missing. Sums
+    # look back within reports already published when this one is. Pressure is left out: it is missing three times as
+    # often before cancelled flights.
     "weather": f"""
         SELECT origin, time_hour::TIMESTAMPTZ AS observed_hour,
             time_hour::TIMESTAMPTZ + INTERVAL {WEATHER_PUBLISH_LAG_MINUTES} MINUTE AS published_at,
             temp AS temperature_f, dewp AS dew_point_f, humid AS humidity_percent,
             CASE WHEN wind_speed <= {POSSIBLE_WIND_MPH} THEN wind_speed END AS wind_mph,
             CASE WHEN wind_speed <= {POSSIBLE_WIND_MPH} THEN greatest(wind_speed, wind_gust) END AS gust_mph,
-            precip AS rain_inches, pressure AS pressure_mbar, visib AS visibility_miles,
+            precip AS rain_inches, visib AS visibility_miles,
             sum(precip) OVER recent AS rain_6h_inches,
-            min(visib) OVER recent AS visibility_6h_miles,
-            pressure - first_value(pressure IGNORE NULLS) OVER recent AS pressure_change_6h_mbar
+            min(visib) OVER recent AS visibility_6h_miles
         FROM raw_weather
         WINDOW recent AS (PARTITION BY origin ORDER BY time_hour
                           RANGE BETWEEN INTERVAL 5 HOUR PRECEDING AND CURRENT ROW)
