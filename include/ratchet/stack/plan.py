@@ -27,6 +27,8 @@ RATCHET_STEPS: Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
 }
 COMPONENTS = ("postgres", "kafka", "mlflow", "api-server", "scheduler", "dag-processor", "triggerer")
 TRAINING_POOL_SLOTS = 2
+# Five Python servers import at once; seen to take 15 s alone on two cores and 120 s on a crowded machine.
+PYTHON_SERVER_SECONDS = 300.0
 _HEARTBEATS = {"scheduler": "scheduler", "dag-processor": "dag_processor", "triggerer": "triggerer"}
 
 
@@ -85,7 +87,7 @@ def _mlflow(config: StackConfig) -> Unit:
         },
         after=("databases",),
         probe={"kind": "http", "url": f"{config.mlflow_url}/health"},
-        ready_timeout=180,
+        ready_timeout=PYTHON_SERVER_SECONDS,
     )
 
 
@@ -96,13 +98,20 @@ def _airflow(config: StackConfig, after: tuple[str, ...]) -> list[Unit]:
     return [
         Unit("airflow-migrate", _prepare("airflow-migrate"), kind="step", after=("databases",)),
         Unit("airflow-pool", _prepare("airflow-pool"), kind="step", after=("api-server",)),
-        Unit("api-server", (*airflow, "api-server"), after=needs, probe={"kind": "http", "url": health}),
+        Unit(
+            "api-server",
+            (*airflow, "api-server"),
+            after=needs,
+            probe={"kind": "http", "url": health},
+            ready_timeout=PYTHON_SERVER_SECONDS,
+        ),
         *(
             Unit(
                 name,
                 (*airflow, name, *(() if name == "dag-processor" else ("--skip-serve-logs",))),
                 after=needs,
                 probe={"kind": "heartbeat", "url": health, "component": component},
+                ready_timeout=PYTHON_SERVER_SECONDS,
             )
             for name, component in _HEARTBEATS.items()
         ),
