@@ -25,7 +25,8 @@ setup: $(STAMP) ## Install the locked environment into .venv (fetches uv when it
 $(STAMP): requirements-dev.txt pyproject.toml
 	@[ -x "$(UV)" ] || $(MAKE) --no-print-directory .tools/uv/bin/uv
 	[ -x .venv/bin/python ] || $(UV) venv --quiet --python '>=3.11,<3.14' .venv
-	$(UV) pip sync --quiet --python .venv/bin/python --require-hashes requirements-dev.txt
+	@echo "Installing the environment; compiling it once, or five servers would each do it at their first start"
+	$(UV) pip sync --quiet --compile-bytecode --python .venv/bin/python --require-hashes requirements-dev.txt
 	$(UV) pip install --quiet --python .venv/bin/python --no-deps --editable .
 	@touch $@
 
