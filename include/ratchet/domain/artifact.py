@@ -61,7 +61,7 @@ class Platt:
     """Calibration by a straight line on the logit: ``p = sigmoid(slope * logit(raw) + intercept)``.
 
     Two parameters, because the calibration range is a few weeks of correlated days: few independent clusters, on
-    which a step function (isotonic regression) can follow single days. Measured in ``docs/decisions/0007-platt-calibration.md``.
+    which a step function (isotonic regression) can follow single days. Measured in decision 0007.
     """
 
     slope: float = 1.0
