@@ -1,0 +1,229 @@
+"""Living through a year: publish what an act holds, then wait until all of it has a fate."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import date, datetime
+from typing import Protocol
+
+from rich.console import Console
+
+from ratchet.cli import year
+from ratchet.cli.airflow_api import OPEN as OPEN_RUNS
+from ratchet.cli.airflow_api import Airflow
+from ratchet.domain import events as cloudevents
+from ratchet.domain.spec import ModelSpec
+from ratchet.errors import RatchetError, Unavailable
+from ratchet.ports.bus import DECISIONS, Bus, Subscription
+from ratchet.ports.ledger import LIVE_STATES, AttemptRow, EventRow, Ledger
+
+POLL_SECONDS = 0.5
+INBOX_SECONDS = 180.0
+"""How long an event may take from the broker to the inbox; the first one waits for the pump to start."""
+SETTLE_SECONDS = 900.0
+"""How long an act may take; two lost attempts with their waits fit in."""
+MOST_INITS = 2
+DOING = {"claimed": "freezing rows", "snapshotted": "tuning", "tuned": "judging", "judged": "promoting"}
+
+Tell = Callable[[str], None]
+
+
+class Unsettled(RatchetError):
+    """Something published has no fate yet, and the wait for it is over."""
+
+
+class Counts(Protocol):
+    """Tells how many rows of a dataset happened on the local days ``[start, end)`` (``FeastFeatures``)."""
+
+    def count_rows(self, dataset: str, start: date, end: date) -> int:
+        """The number of rows."""
+        ...
+
+
+@dataclass(frozen=True)
+class Lived:
+    """An act and what came of it: the events it published, as they stood then, and the attempts it started."""
+
+    act: year.Act
+    events: tuple[EventRow, ...]
+    attempts: tuple[AttemptRow, ...]
+    seconds: float
+
+
+class Teller:
+    """Says what happens: a line that changes on a terminal, a line for each change elsewhere."""
+
+    def __init__(self, console: Console) -> None:
+        self.console = console
+
+    def say(self, text: str) -> None:
+        """One line that stays."""
+        self.console.print(text, highlight=False, soft_wrap=True)
+
+    @contextmanager
+    def during(self, what: str) -> Iterator[Tell]:
+        """While the block runs, show what it says, with the seconds it has taken."""
+        began = time.monotonic()
+        if self.console.is_terminal:
+            with self.console.status(what) as status:
+                yield lambda text: status.update(f"{what}: {text} ({time.monotonic() - began:.0f} s)")
+            return
+        last = ""
+        self.say(f"  … {what}")
+
+        def tell(text: str) -> None:
+            nonlocal last
+            if text != last:
+                last = text
+                self.say(f"  … {what}: {text} ({time.monotonic() - began:.0f} s)")
+
+        yield tell
+
+
+@dataclass(frozen=True)
+class _Look:
+    missing: tuple[str, ...]
+    moving: tuple[EventRow, ...]
+    busy: tuple[AttemptRow, ...]
+
+    @property
+    def settled(self) -> bool:
+        return not (self.missing or self.moving or self.busy)
+
+    def __str__(self) -> str:
+        if self.busy:
+            return f"{self.busy[0].id} is {DOING.get(self.busy[0].state, self.busy[0].state)}"
+        if self.missing:
+            return f"{len(self.missing)} of the events on the way to the inbox"
+        newest = self.moving[-1]
+        return f"{newest.type.split('.')[1]} event {newest.fate}: {newest.reason}".partition(";")[0]
+
+
+class Year:
+    """Lives acts on a running system whose clock is in replay."""
+
+    def __init__(
+        self, *, ledger: Ledger, bus: Bus, airflow: Airflow, counts: Counts, spec: ModelSpec, teller: Teller
+    ) -> None:
+        self._ledger = ledger
+        self._bus = bus
+        self._airflow = airflow
+        self._counts = counts
+        self._spec = spec
+        self._teller = teller
+
+    def live(self, acts: Sequence[year.Act]) -> Iterator[Lived]:
+        """Publish each act, wait for it, and yield what came of it.
+
+        Until there is a champion, each act that should end in a verdict asks for the first one.
+
+        Raises:
+            Unsettled: an event has no fate in time; the message names it.
+            Refused: a run by hand was refused, or ended without an attempt.
+            Unavailable: the broker, the ledger or Airflow does not answer.
+        """
+        with self._bus.follow(DECISIONS, from_beginning=False) as decisions:
+            for act in acts:
+                began = time.monotonic()
+                before = {attempt.id for attempt in self._attempts()}
+                with self._teller.during(f"{act.month}, {act.what}") as tell:
+                    ids = self._publish(act)
+                    self._settle(ids, decisions, tell)
+                    if act.expects != "waits":
+                        self._ensure_champion(decisions, tell)
+                with self._ledger.transaction() as tx:
+                    events = [row for row in tx.events(model=self._spec.model) if row.event_id in ids]
+                attempts = [attempt for attempt in self._attempts() if attempt.id not in before]
+                yield Lived(act, tuple(events), tuple(attempts), time.monotonic() - began)
+
+    def _publish(self, act: year.Act) -> set[str]:
+        zone = self._spec.data.spine.zone
+        ids = set()
+        for event in act.events:
+            if isinstance(event, year.Arrival):
+                for dataset in year.DATASETS:
+                    rows = self._counts.count_rows(dataset, event.start, event.end)
+                    data = year.arrived(event, dataset, rows, zone)
+                    ids.add(self._send(data, dataset, year.event_id(event, dataset), data.complete_until))
+            else:
+                found = year.drifted(event, zone)
+                ids.add(self._send(found, self._spec.model, year.event_id(event), found.window_end))
+        self._bus.flush()
+        return ids
+
+    def _send(self, data: cloudevents.InboundData, subject: str, event_id: str, at: datetime) -> str:
+        event = cloudevents.new_event(data, id=event_id, source=year.SOURCE, subject=subject, time=at)
+        self._bus.publish(event.topic, *cloudevents.to_record(event))
+        return event_id
+
+    def _ensure_champion(self, decisions: Subscription, tell: Tell) -> None:
+        """Ask for the first champion as a person would; an attempt lost to the machine, not by verdict, is repeated."""
+        dag_id = f"retrain__{self._spec.model}"
+        for _ in range(MOST_INITS):
+            with self._ledger.transaction() as tx:
+                if tx.current_champion(self._spec.model) is not None:
+                    return
+            run_id = self._airflow.trigger(dag_id, {"reason": "first champion of the demo", "first_champion": True})
+            attempt = self._opened(dag_id, run_id, decisions, tell)
+            self._settle(set(), decisions, tell)
+            with self._ledger.transaction() as tx:
+                ended = tx.attempt(attempt.id)
+            if ended is not None and ended.verdict is not None:
+                return
+
+    def _opened(self, dag_id: str, run_id: str, decisions: Subscription, tell: Tell) -> AttemptRow:
+        """The run's attempt, as soon as it has claimed."""
+        end = time.monotonic() + INBOX_SECONDS
+        while time.monotonic() < end:
+            with self._ledger.transaction() as tx:
+                found = tx.attempts(dag_run=(dag_id, run_id))
+            if found:
+                return found[0]
+            state = self._airflow.run_state(dag_id, run_id)
+            if state not in OPEN_RUNS:
+                raise Unsettled(f"run {run_id} of {dag_id} is {state} and made no attempt: its first task says why")
+            tell(f"asking for the first champion: run {state}")
+            decisions.poll(POLL_SECONDS)
+        raise Unavailable(
+            f"run {run_id} of {dag_id} has not claimed after {INBOX_SECONDS:.0f} s. See the run in Airflow"
+        )
+
+    def _settle(self, ids: set[str], decisions: Subscription, tell: Tell) -> None:
+        """Wait until nothing moves: every event is terminal or deferred to a later time, and no attempt is open."""
+        began = time.monotonic()
+        while not (look := self._look(ids)).settled:
+            tell(str(look))
+            waited = time.monotonic() - began
+            if look.missing and waited > INBOX_SECONDS:
+                raise Unsettled(
+                    f"not in the inbox after {waited:.0f} s: {', '.join(look.missing)}. Run: ratchet status"
+                )
+            if waited > SETTLE_SECONDS:
+                names = ", ".join([a.id for a in look.busy] + [row.event_id for row in look.moving])
+                raise Unsettled(f"without a fate after {waited:.0f} s: {names}. See: ratchet events, ratchet attempts")
+            decisions.poll(POLL_SECONDS)
+
+    def _look(self, ids: set[str]) -> _Look:
+        with self._ledger.transaction() as tx:
+            rows = tx.events(model=self._spec.model)
+            _, now = tx.clock()
+        here = {row.event_id for row in rows}
+        return _Look(
+            missing=tuple(sorted(ids - here)),
+            moving=tuple(row for row in rows if is_moving(row, now)),
+            busy=tuple(a for a in self._attempts() if a.state in {*LIVE_STATES, "judged"}),
+        )
+
+    def _attempts(self) -> list[AttemptRow]:
+        with self._ledger.transaction() as tx:
+            return tx.attempts(model=self._spec.model)
+
+
+def is_moving(row: EventRow, now: datetime) -> bool:
+    """Whether the event is still on its way: neither terminal nor deferred to a time after ``now`` (business)."""
+    if row.fate == "deferred":
+        return row.until is not None and row.until <= now
+    return row.fate in {"pending", "claimed"}

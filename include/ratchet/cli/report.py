@@ -1,0 +1,192 @@
+"""What the demo leaves behind: a table for people and ``demo.json`` for programs, both from the ledger."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.markup import escape
+from rich.table import Table
+
+from ratchet.cli.living import Lived
+from ratchet.cli.year import Arrival
+from ratchet.ports.ledger import AttemptRow, EventRow
+
+if TYPE_CHECKING:
+    from ratchet.domain.policies import PolicyTotal
+    from ratchet.workflow.backtesting import Backtest
+
+TERMINAL = ("started", "merged", "suppressed", "rejected", "expired", "failed")
+NAMES = {
+    "never": "never retraining",
+    "always": "always promoting",
+    "always_fresh": "always, nothing withheld",
+    "act_never": "acting never",
+    "act_always": "acting on every flight",
+    "gate": "Ratchet's gate",
+}
+
+
+def document(
+    *,
+    model: str,
+    events: Sequence[EventRow],
+    attempts: Sequence[AttemptRow],
+    version: int | None,
+    alias_version: int | None,
+    backtest: Backtest | None,
+    setup_seconds: float,
+    year_seconds: float,
+) -> dict[str, Any]:
+    """The content of ``demo.json``; ``seconds`` of an attempt run from its trigger's receipt to its end."""
+    runs = {attempt.id: attempt.dag_run_id for attempt in attempts}
+    received = {row.pk: row.received_at for row in events}
+    return {
+        "events": [
+            {
+                "id": row.event_id,
+                "type": row.type,
+                "subject": str(row.data.get("dataset", row.model)),
+                "fate": row.fate,
+                "reason": row.reason,
+                "run_id": runs.get(row.attempt_id or ""),
+            }
+            for row in sorted(events, key=lambda row: row.pk)
+        ],
+        "attempts": [_attempt(attempt, received) for attempt in in_order(attempts)],
+        "champion": {"model": model, "version": version, "alias_version": alias_version},
+        "policies": {name: dict(backtest.policies[name]) for name in NAMES} if backtest else {},
+        "policy_rows": backtest.rows if backtest else 0,
+        "seconds": {"setup": round(setup_seconds, 1), "year": round(year_seconds, 1)},
+    }
+
+
+def _attempt(attempt: AttemptRow, received: Mapping[int, datetime]) -> dict[str, Any]:
+    verdict = attempt.verdict_record or {}
+    began = min(received.get(attempt.trigger_event_pk or -1, attempt.created_at), attempt.created_at)
+    return {
+        "run_id": attempt.dag_run_id,
+        "trigger": attempt.trigger,
+        "verdict": attempt.verdict,
+        "uplift": verdict.get("estimate"),
+        "lower": verdict.get("lower"),
+        "upper": verdict.get("upper"),
+        "unit": verdict.get("unit"),
+        "champion_before": attempt.champion_version,
+        "champion_after": champion_after(attempt),
+        "challenger": attempt.challenger_version,
+        "seconds": round((attempt.concluded_at - began).total_seconds(), 1) if attempt.concluded_at else None,
+    }
+
+
+def champion_after(attempt: AttemptRow) -> int | None:
+    """Who serves when the attempt has ended."""
+    promoted = attempt.verdict == "promote" and attempt.state == "concluded" and not attempt.dry_run
+    return attempt.challenger_version if promoted else attempt.champion_version
+
+
+def in_order(attempts: Sequence[AttemptRow]) -> list[AttemptRow]:
+    """Oldest first."""
+    return sorted(attempts, key=lambda attempt: attempt.epoch)
+
+
+def unresolved(events: Sequence[EventRow]) -> list[str]:
+    """The events without a terminal fate or a stated time, each with what is known of it."""
+    return [
+        f"{row.event_id} ({row.type}): {row.fate}, {row.reason}"
+        for row in events
+        if row.fate not in TERMINAL and not (row.fate == "deferred" and row.until is not None)
+    ]
+
+
+def promoted_over_a_champion(attempts: Sequence[AttemptRow]) -> bool:
+    """Whether a challenger beat a sitting champion."""
+    return any(champion_after(a) != a.champion_version is not None for a in attempts)
+
+
+def write(path: Path, content: Mapping[str, Any]) -> None:
+    """Write JSON as a whole or not at all."""
+    scratch = path.with_name(f".{path.name}.new")
+    scratch.write_text(json.dumps(content, indent=1, allow_nan=False) + "\n")
+    scratch.replace(path)
+
+
+def year_table(lived: Sequence[Lived], unit: str) -> Table:
+    """One line per attempt, and one per act that started none."""
+    table = Table("month", "event", "verdict", f"uplift, {unit} per decision", "champion", "seconds")
+    for told in lived:
+        for attempt in in_order(told.attempts):
+            before, after = attempt.champion_version, champion_after(attempt)
+            table.add_row(
+                told.act.month,
+                escape(f"{attempt.trigger}: {told.act.what}"),
+                attempt.verdict or attempt.state,
+                uplift_of(attempt),
+                "none" if after is None else (f"{before or 'none'} → {after}" if before != after else f"{after} stays"),
+                f"{told.seconds:.0f}",
+            )
+        if not told.attempts:
+            table.add_row(told.act.month, escape(_kinds(told)), escape(waits(told)), "", "", f"{told.seconds:.0f}")
+    return table
+
+
+def uplift_of(attempt: AttemptRow) -> str:
+    """``+0.61 [+0.12, +1.09]``: the estimate and its one-sided bounds."""
+    verdict = attempt.verdict_record or {}
+    numbers = [verdict.get(name) for name in ("estimate", "lower", "upper")]
+    if any(number is None for number in numbers):
+        return "not known"
+    estimate, lower, upper = (f"{number:+.2f}" for number in numbers)
+    return f"{estimate} [{lower}, {upper}]"
+
+
+def _kinds(told: Lived) -> str:
+    data = any(isinstance(event, Arrival) for event in told.act.events)
+    return f"{'data' if data else 'drift'}: {told.act.what}"
+
+
+def waits(told: Lived) -> str:
+    """Each fate of the act's events with the rule that gave it, once."""
+    said = dict.fromkeys(f"{row.fate}, {row.reason.partition(';')[0]}" for row in reversed(told.events))
+    return "\n".join(said)
+
+
+def policy_table(backtest: Backtest) -> Table:
+    """What each policy earned and how far from the gate, with the interval of that difference."""
+    unit = backtest.unit
+    table = Table("policy", f"earned, {unit}", f"minus the gate, {unit}", "95 % interval", "")
+    for name, words in NAMES.items():
+        found = backtest.policies[name]
+        sure = "" if name == "gate" else verdict_on(found)
+        table.add_row(words, f"{found['total_usd']:,.0f}", f"{found['minus_gate']:+,.0f}", _interval(found), sure)
+    return table
+
+
+def verdict_on(found: PolicyTotal) -> str:
+    """How the gate fares against a policy, in words that claim no more than the interval does."""
+    lower, upper = found["lower"], found["upper"]
+    if lower is not None and lower > 0:
+        return "the gate loses"
+    if upper is not None and upper < 0:
+        return "the gate wins"
+    if found["minus_gate"] == 0:
+        return "the same"
+    return "the gate earned less; not certain" if found["minus_gate"] > 0 else "the gate earned more; not certain"
+
+
+def withholding_line(backtest: Backtest) -> str:
+    """What it cost to withhold the days that judge a challenger."""
+    found = backtest.withholding
+    return (
+        f"Withholding the holdout (always promoting − always, nothing withheld): {found['minus_gate']:+,.0f} "
+        f"{backtest.unit} {_interval(found)}"
+    )
+
+
+def _interval(found: PolicyTotal) -> str:
+    if found["lower"] is None or found["upper"] is None:
+        return "not known"
+    return f"[{found['lower']:+,.0f}, {found['upper']:+,.0f}]"
