@@ -16,6 +16,7 @@ from pathlib import Path
 from urllib.parse import quote, urlsplit
 
 from ratchet.settings import Settings
+from ratchet.stack import warm
 from ratchet.stack.control import StackError
 from ratchet.stack.supervisor import write_private
 
@@ -187,7 +188,8 @@ def write_files(config: StackConfig) -> dict[str, str]:
     variables = stack_environment(config)
     lines = ["# Written by `ratchet up`; what the process's own environment sets wins over it."]
     write_private(config.home / "stack.env", "\n".join([*lines, *(f"{k}={v}" for k, v in variables.items())]) + "\n")
-    (config.home / "airflow").mkdir(exist_ok=True)
+    (config.home / "airflow" / "config").mkdir(parents=True, exist_ok=True)
+    (config.home / "airflow" / "config" / "airflow_local_settings.py").write_text(warm.LOCAL_SETTINGS)
     (config.home / "storage").mkdir(exist_ok=True)
     passwords = {name: config.secrets[name] for name in USERS}
     write_private(config.home / "airflow" / "passwords.json", json.dumps(passwords))
