@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import fcntl
 import shutil
+import sys
 import time
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -23,6 +25,7 @@ from ratchet.cli.living import Lived, Teller, Unsettled, Year
 from ratchet.cli.year import YEAR, Act, midnight, plan_year
 from ratchet.domain.spec import ModelSpec
 from ratchet.errors import RatchetError, Refused, Unavailable
+from ratchet.ports.ledger import Tx
 from ratchet.stack import api as stack
 from ratchet.stack.config import StackConfig, load_config
 from ratchet.stack.control import StackError
@@ -32,6 +35,7 @@ MODEL = "flight_delay"
 DAGS = ("ratchet__intake", "ratchet__sweep", f"retrain__{MODEL}", f"promote__{MODEL}")
 AIRFLOW_SECONDS = 300.0
 ALIAS_SECONDS = 120.0
+PLAIN_WIDTH = 140
 MARKER = "demo.started"
 REPORT = "demo.json"
 STATE = ("airflow", "kafka", "mlflow", "postgres", "storage")
@@ -68,7 +72,7 @@ def demo(
     A home that has lived a demo before starts afresh: its ledger, topics, runs and models are removed.
     """
     acts = plan_year(until)
-    teller = Teller(Console())
+    teller = Teller(Console(width=None if sys.stdout.isatty() else PLAIN_WIDTH))
     place = settings.load_settings()
     place.home.mkdir(parents=True, exist_ok=True, mode=0o700)
     with _alone(place.home):
@@ -91,7 +95,8 @@ def _demo(acts: tuple[Act, ...], place: settings.Settings, teller: Teller) -> bo
     teller.say(f"Set up in {setup_seconds:.0f} s: {setup}")
 
     ratchet = wire()
-    spec = _spec(ratchet)
+    with ratchet.ledger.transaction() as tx:
+        spec = _spec(tx)
     lived: list[Lived] = []
     trouble: str | None = None
     with lived_through.phase("events to verdicts"):
@@ -140,9 +145,9 @@ def _demo(acts: tuple[Act, ...], place: settings.Settings, teller: Teller) -> bo
         teller.say("No challenger beat a sitting champion beyond doubt: none was promoted over one.")
     open_events = report.unresolved(events)
     for line in ([trouble] if trouble else []) + open_events:
-        teller.say(f"[red]without a fate:[/red] {line}")
+        teller.say(f"without a fate: {line}", style="red")
     if alias != version:
-        teller.say(f"[red]MLflow's alias names version {alias}, the ledger's champion is {version}[/red]")
+        teller.say(f"MLflow's alias names version {alias}, the ledger's champion is {version}", style="red")
     teller.say(f"The year took {content['seconds']['year']:.0f} s: {lived_through}. Set-up: {setup}.")
     teller.say(f"Report    {place.home / REPORT}")
     teller.say(f"Airflow   {config.airflow_url}   user admin, password {config.secrets['admin']}")
@@ -174,26 +179,39 @@ def _set_up(place: settings.Settings, watch: Watch, teller: Teller) -> StackConf
             _forget(place)
     with watch.phase("data"), teller.during("data") as tell:
         flights.build(place.data_dir, tell)
+    with watch.phase("ledger"), teller.during("ledger") as tell:
+        stack.up(only=["postgres"], on_ready=lambda name, _: tell(f"{name} is ready"))
+        ratchet = wire()
+        ratchet.ledger.migrate()
+        ratchet.deploy()
+        _begin(ratchet, place)
     with watch.phase("stack"), teller.during("stack") as tell:
         config = stack.up(on_ready=lambda name, _: tell(f"{name} is ready"))
     ratchet = wire()
-    with ratchet.ledger.transaction() as tx:
-        lived_before = bool(tx.events(limit=1) or tx.attempts(limit=1))
-    if lived_before:
-        raise Refused(
-            f"the ledger of {place.home} holds events that no demo published, and a demo begins with none. "
-            "Keep them: RATCHET_HOME=<another folder> RATCHET_PORT_BASE=<another port> make demo. "
-            "Or remove them: make clean"
-        )
-    (place.home / MARKER).write_text(datetime.now(UTC).isoformat() + "\n")
     with watch.phase("features"), teller.during("feature repository"):
         ratchet.features.apply()
-        ratchet.deploy()
+        # Feast turns these on for the whole process; what they say is not for who runs a demo.
+        warnings.simplefilter("ignore", DeprecationWarning)
     with watch.phase("DAGs"), teller.during("Airflow reads the DAGs") as tell:
         _await_dags(airflow_api.connect(ratchet.settings), tell)
-    with ratchet.ledger.transaction() as tx:
-        tx.set_clock("replay", midnight(date(YEAR, 1, 1), _spec(ratchet).data.spine.zone))
     return config
+
+
+def _begin(ratchet: Ratchet, place: settings.Settings) -> None:
+    """Set the clock to the start of the year, in a ledger where nothing has happened yet.
+
+    Before Airflow starts: by the wall clock, a schedule would ask for a run of its own. Where `make up` came first it
+    has; that request stays in the inbox and is told of, like every event.
+    """
+    with ratchet.ledger.transaction() as tx:
+        if tx.attempts(limit=1) or any(row.origin != "schedule" for row in tx.events()):
+            raise Refused(
+                f"the ledger of {place.home} holds events that no demo published, and a demo begins with none. "
+                "Keep them: RATCHET_HOME=<another folder> RATCHET_PORT_BASE=<another port> make demo. "
+                "Or remove them: make clean"
+            )
+        tx.set_clock("replay", midnight(date(YEAR, 1, 1), _spec(tx).data.spine.zone))
+    (place.home / MARKER).write_text(datetime.now(UTC).isoformat() + "\n")
 
 
 def _forget(place: settings.Settings) -> None:
@@ -229,9 +247,8 @@ def _is_live(airflow: airflow_api.Airflow, dag_id: str) -> bool:
     return answer.status_code == httpx.codes.OK and not answer.json()["is_paused"]
 
 
-def _spec(ratchet: Ratchet) -> ModelSpec:
-    with ratchet.ledger.transaction() as tx:
-        row = next((row for row in tx.specs() if row.model == MODEL), None)
+def _spec(tx: Tx) -> ModelSpec:
+    row = next((row for row in tx.specs() if row.model == MODEL), None)
     if row is None:
         raise Refused(f"{MODEL} is not deployed. Run: ratchet deploy")
     return ModelSpec.model_validate(row.document)
@@ -259,7 +276,7 @@ def _say_act(teller: Teller, told: Lived, spec: ModelSpec) -> None:
         teller.say(
             f"{told.act.month} {told.act.what}: {attempt.trigger} → {attempt.verdict or attempt.state}, uplift "
             f"{report.uplift_of(attempt)} {unit} per decision, champion {report.champion_after(attempt)} "
-            f"({told.seconds:.0f} s)".replace("[", "\\[")
+            f"({told.seconds:.0f} s)"
         )
     if not told.attempts:
         teller.say(f"{told.act.month} {told.act.what}: {report.waits(told)} ({told.seconds:.0f} s)".replace("\n", "; "))

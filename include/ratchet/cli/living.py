@@ -59,9 +59,9 @@ class Teller:
     def __init__(self, console: Console) -> None:
         self.console = console
 
-    def say(self, text: str) -> None:
+    def say(self, text: str, style: str = "") -> None:
         """One line that stays."""
-        self.console.print(text, highlight=False, soft_wrap=True)
+        self.console.print(text, style=style, markup=False, highlight=False, soft_wrap=True)
 
     @contextmanager
     def during(self, what: str) -> Iterator[Tell]:
