@@ -1,4 +1,4 @@
-"""One suite for every bus: the in-memory one always, Kafka where ``RATCHET_KAFKA_BOOTSTRAP`` names a broker."""
+"""One suite for every bus: the in-memory one always, Kafka where ``RATCHET_TEST_KAFKA_BOOTSTRAP`` names a broker."""
 
 from __future__ import annotations
 
@@ -19,8 +19,10 @@ from ratchet.errors import Unavailable
 from ratchet.ports.bus import DECISIONS, DRIFT, INBOUND_TOPICS, Bus, InMemoryBus, Subscription
 from ratchet.records import RawRecord
 
-BOOTSTRAP = os.environ.get("RATCHET_KAFKA_BOOTSTRAP", "")
-needs_kafka = pytest.mark.skipif(not BOOTSTRAP, reason="RATCHET_KAFKA_BOOTSTRAP names no broker")
+BOOTSTRAP = os.environ.get("RATCHET_TEST_KAFKA_BOOTSTRAP", "")
+needs_kafka = pytest.mark.skipif(
+    not BOOTSTRAP, reason="RATCHET_TEST_KAFKA_BOOTSTRAP names no broker: scripts/integration-tests sets it"
+)
 
 
 def until(condition: Callable[[], bool], seconds: float = 20.0) -> None:

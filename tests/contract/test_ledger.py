@@ -23,7 +23,7 @@ def ledger(request, tmp_path):
         url = f"sqlite:///{tmp_path}/ledger.db"
     else:
         if not POSTGRES:
-            pytest.skip("RATCHET_TEST_LEDGER_URL is not set: `make test` sets it")
+            pytest.skip("RATCHET_TEST_LEDGER_URL is not set: scripts/integration-tests sets it")
         url = POSTGRES
     ledger = SqlLedger(url)
     if request.param == "postgresql":
@@ -174,7 +174,9 @@ def test_days_that_made_or_judged_the_champion_are_used_and_others_are_not(ledge
         made, against, other = attempt(1), attempt(2, champion_version=7), attempt(3, champion_version=6)
         for each in (made, against, other):
             tx.start_attempt(each, 45)
-        tx.save_used_days(made, 7, [UsedDays("fit", {date(2013, 1, 1): 10}), UsedDays("holdout", {date(2013, 2, 1): 10})])
+        tx.save_used_days(
+            made, 7, [UsedDays("fit", {date(2013, 1, 1): 10}), UsedDays("holdout", {date(2013, 2, 1): 10})]
+        )
         tx.save_used_days(
             against, 8, [UsedDays("fit", {date(2013, 3, 1): 10}), UsedDays("holdout", {date(2013, 4, 1): 10})]
         )
@@ -211,7 +213,9 @@ def test_the_audit_log_is_a_chain(ledger):
         tx.audit("bob", "champion.rolledback", "m", {"to": 1})
         previous = GENESIS
         for entry in tx.audit_log():
-            told = {k: entry[k] for k in ("seq", "actor", "action", "model", "detail")} | {"at": entry["at"].isoformat()}
+            told = {k: entry[k] for k in ("seq", "actor", "action", "model", "detail")} | {
+                "at": entry["at"].isoformat()
+            }
             assert entry["previous_hash"] == previous
             assert entry["hash"] == audit_hash(previous, told)
             previous = entry["hash"]

@@ -1,0 +1,60 @@
+"""One running system for the whole session, and its first champion."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from datetime import UTC, datetime
+
+import pytest
+from running_system import FIRST_DAY, MODEL, FirstChampion, System
+
+from ratchet.bootstrap import wire
+from ratchet.domain.spec import ModelSpec
+from ratchet.ports.bus import DECISIONS
+
+
+@pytest.fixture(scope="session")
+def running() -> Iterator[System]:
+    """The stack of ``scripts/integration-tests``, with business time in replay."""
+    if "RATCHET_TEST_LEDGER_URL" not in os.environ:
+        pytest.skip("these tests change a running stack: scripts/integration-tests brings up one of their own")
+    ratchet = wire()
+    with ratchet.ledger.transaction() as tx:
+        spec = next(row for row in tx.specs() if row.model == MODEL)
+        tx.set_clock("replay", datetime(FIRST_DAY.year, FIRST_DAY.month, FIRST_DAY.day, 5, tzinfo=UTC))
+        marks = tx.watermarks()
+    with ratchet.bus.follow(DECISIONS) as decisions:
+        system = System(ratchet, ModelSpec.model_validate(spec.document), decisions)
+        if marks:
+            local = marks["flights"].complete_until.astimezone(system.spec.data.spine.zone)
+            system.today = local.date()
+        yield system
+    ratchet.bus.close()
+
+
+@pytest.fixture(scope="session")
+def first_champion(running: System) -> FirstChampion | None:
+    """January to March arrive, and a person asks for the first champion; None where one serves already."""
+    with running.ratchet.ledger.transaction() as tx:
+        if tx.current_champion(MODEL) is not None:
+            return None
+    ids = running.fresh_days()
+    waiting = tuple(running.fate(event_id, "deferred") for event_id in ids)
+    said = running.command("champion", "init", MODEL, "--reason", "the first champion of the tests")
+    answered = tuple(running.fate(event_id, "started", "merged") for event_id in ids)
+    return FirstChampion(waiting, said, answered)
+
+
+@pytest.fixture
+def rested(running: System, first_champion: FirstChampion | None) -> System:
+    """The running system with a champion, at rest; its tasks may be armed with a failpoint of an earlier test."""
+    running.rest()
+    return running
+
+
+@pytest.fixture
+def system(rested: System) -> System:
+    """The running system with a champion, at rest, as it is every day."""
+    rested.arm_tasks(None)
+    return rested

@@ -1,0 +1,49 @@
+"""The shipped model made small, for the integration tests: seconds per attempt, and every challenger is promoted.
+
+The margin of non-inferiority is larger than any payoff and the guardrails let everything through, so that a challenger
+is promoted over a sitting champion whatever the data says: these tests show the path, not the model. What the gate
+makes of models is tested without a stack, and told by the demo with the shipped spec.
+
+    python tests/integration/small_model.py <models folder>
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from ruamel.yaml import YAML
+
+SHIPPED = Path(__file__).resolve().parents[2] / "include" / "models" / "flight_delay" / "model.yaml"
+FRESH_DAYS = 14
+"""How many unused days a verdict needs here, and takes."""
+EVENT_AGE_DAYS = 10
+"""Less than ``FRESH_DAYS``: rows that arrived for one test do not count in the next."""
+
+
+def write(models_dir: Path) -> Path:
+    """Write the small ``flight_delay`` below ``models_dir``; returns its file."""
+    yaml = YAML()
+    spec = yaml.load(SHIPPED.read_text())
+    spec["data"]["window"] = "120d"
+    spec["data"]["holdout"] |= {"last": f"{FRESH_DAYS}d", "min_clusters": FRESH_DAYS}
+    spec["retrain"] |= {"debounce": "1s", "cooldown": "0s", "max_event_age": f"{EVENT_AGE_DAYS}d"}
+    spec["retrain"]["budget"]["runs_per_day"] = 50
+    spec["train"]["fixed"]["n_estimators"] = 20
+    spec["train"]["search_space"] |= {"max_depth": {"int": [2, 3]}, "learning_rate": {"float": [0.1, 0.3]}}
+    spec["train"] |= {"trials": 2, "workers": 2}
+    spec["gate"] |= {"mode": "non_inferiority", "min_uplift": 1000.0}
+    spec["gate"]["guardrails"] = [
+        {"metric": "expected_calibration_error", "max_regression": 1.0},
+        {"metric": "payoff", "slice": "carrier", "max_regression": 1000.0, "min_rows": 500},
+        {"metric": "latency_p95_ms", "max": 10_000},
+    ]
+    file = models_dir / "flight_delay" / "model.yaml"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with file.open("w") as stream:
+        yaml.dump(spec, stream)
+    return file
+
+
+if __name__ == "__main__":
+    write(Path(sys.argv[1]))
