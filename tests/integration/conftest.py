@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from datetime import UTC, datetime
 
 import pytest
-from running_system import FIRST_DAY, MODEL, FirstChampion, System
+from running_system import MODEL, FirstChampion, System
 
 from ratchet.bootstrap import wire
 from ratchet.domain.spec import ModelSpec
@@ -22,7 +21,6 @@ def running() -> Iterator[System]:
     ratchet = wire()
     with ratchet.ledger.transaction() as tx:
         spec = next(row for row in tx.specs() if row.model == MODEL)
-        tx.set_clock("replay", datetime(FIRST_DAY.year, FIRST_DAY.month, FIRST_DAY.day, 5, tzinfo=UTC))
         marks = tx.watermarks()
     with ratchet.bus.follow(DECISIONS) as decisions:
         system = System(ratchet, ModelSpec.model_validate(spec.document), decisions)

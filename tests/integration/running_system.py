@@ -137,7 +137,7 @@ class System:
         self.today = end
         ids = []
         for dataset in DATASETS:
-            rows = self.ratchet.features.count_rows(dataset, piece.start, piece.end)  # type: ignore[attr-defined]
+            rows = self.ratchet.features.count_rows(dataset, piece.start, piece.end)
             data = arrived(piece, dataset, rows, zone)
             ids.append(self.publish(data, dataset, at=data.complete_until))
         for event_id in ids:

@@ -31,7 +31,7 @@ def test_an_event_survives_the_triggerer_that_stored_it_and_rang_nobody(rested: 
     (waiting,) = system.arrival_at(failpoint)
     assert triggerer in {parent.pid for parent in psutil.Process(waiting.pid).parents()} | {waiting.pid}
     assert system.event(event_id) is not None
-    assert system.ratchet.bus.lag(group)[RETRAIN_REQUESTS] == 1  # type: ignore[attr-defined]
+    assert system.ratchet.bus.lag(group)[RETRAIN_REQUESTS] == 1
     waiting.kill()
     with contextlib.suppress(ProcessLookupError):
         os.kill(triggerer, signal.SIGKILL)
@@ -39,7 +39,7 @@ def test_an_event_survives_the_triggerer_that_stored_it_and_rang_nobody(rested: 
     attempt = system.ended(system.attempt_of(event_id=event_id))
     assert api.component_pid("triggerer") != triggerer
     assert_answered_once(system, event_id, attempt)
-    system.until("the offset to be committed", lambda: not system.ratchet.bus.lag(group)[RETRAIN_REQUESTS])  # type: ignore[attr-defined]
+    system.until("the offset to be committed", lambda: not system.ratchet.bus.lag(group)[RETRAIN_REQUESTS])
     assert system.records_in(RETRAIN_REQUESTS) == known + 1
 
 
