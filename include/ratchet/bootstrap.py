@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from ratchet.adapters.connections import EnvResolver, Resolver, http_url, ledger_url, storage_url
 from ratchet.adapters.ledger import SqlLedger
 from ratchet.adapters.specs import load_all
-from ratchet.errors import Refused
+from ratchet.errors import RatchetError, Refused
 from ratchet.ports.intake import IntakeSink
 from ratchet.records import RunContext
 from ratchet.settings import Settings, load_settings
@@ -234,7 +234,11 @@ class _Sink:
 
     def tick(self) -> list[str]:
         due = self._intake.tick()
-        self._relay.run(kinds=("record",))
+        try:
+            self._relay.run(kinds=("record",))
+        except RatchetError as error:
+            # Who is due must be rung whether or not the world can be told right now; the sweep relays again.
+            logger.warning("the outbox was not relayed: %s", error)
         return due
 
 

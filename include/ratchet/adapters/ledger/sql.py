@@ -395,7 +395,11 @@ class _Attempts(_Base):
     """Leases, attempts, steps, used days."""
 
     def lock_lease(self, model: str) -> LeaseRow:
-        """The model's lease, held until the transaction ends."""
+        """The model's lease, held until the transaction ends.
+
+        The model's own row is locked first: whoever needs both takes them in this order, so that nobody waits in a ring.
+        """
+        self._db.execute(sa.select(t.model.c.model).where(t.model.c.model == model).with_for_update())
         row = self._one(sa.select(t.lease).where(t.lease.c.model == model).with_for_update())
         if row is None:
             raise Refused(f"model {model!r} is not registered. Run: ratchet deploy")
