@@ -1,8 +1,8 @@
 """Import once what every step needs, before the local executor forks its workers.
 
-A step in a cold process spends 5 to 15 CPU seconds on imports (Feast alone 10) before its first row. The scheduler forks
-the executor's workers and they fork the tasks, so what the scheduler has imported is there in each task at once. Only
-libraries are imported here, none of our own modules: a task must run the code that is on disk when it starts.
+A step in a cold process spends 5 to 15 CPU seconds on imports (Feast alone 10) before its first row. The scheduler
+forks the executor's workers and they fork the tasks, so what the scheduler has imported is there in each task at once.
+Only libraries are imported here, none of our own modules: a task must run the code that is on disk when it starts.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ MODULES = (
     "xgboost",
 )
 
-LOCAL_SETTINGS = '''"""Written by `ratchet up`: the scheduler imports the libraries of the steps before it forks their workers."""
+LOCAL_SETTINGS = '''"""Written by `ratchet up`: the scheduler imports what steps need, before it forks their workers."""
 
 import sys
 

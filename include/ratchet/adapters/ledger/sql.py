@@ -397,7 +397,7 @@ class _Attempts(_Base):
     def lock_lease(self, model: str) -> LeaseRow:
         """The model's lease, held until the transaction ends.
 
-        The model's own row is locked first: whoever needs both takes them in this order, so that nobody waits in a ring.
+        The model's own row is locked first: whoever needs both takes them in this order, so nobody waits in a ring.
         """
         self._db.execute(sa.select(t.model.c.model).where(t.model.c.model == model).with_for_update())
         row = self._one(sa.select(t.lease).where(t.lease.c.model == model).with_for_update())
