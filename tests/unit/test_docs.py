@@ -201,6 +201,12 @@ def test_the_examples_are_drift_of_the_past_about_the_shipped_model() -> None:
         assert event.data.window_end < event.time <= business_time() < event.time + SPEC.retrain.max_event_age
 
 
+def test_the_half_month_has_the_fresh_days_that_the_readme_tells_of() -> None:
+    assert f"has {fresh_days()} fresh days" in README.read_text()
+    assert f"a verdict needs {SPEC.data.holdout.min_clusters}." in README.read_text()
+    assert SPEC.data.holdout.min_clusters <= fresh_days() < 2 * SPEC.data.holdout.min_clusters
+
+
 def test_the_first_example_waits_for_confirmation_and_the_second_starts_a_run() -> None:
     first, second = examples()
     alone, both = admitted([first]), admitted([first, second])
