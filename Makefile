@@ -11,7 +11,7 @@ RATCHET := .venv/bin/ratchet
 UV := $(shell command -v uv || echo .tools/uv/bin/uv)
 SOURCES := include tests dags plugins
 
-.PHONY: help setup lock up down status demo lint check test bench clean
+.PHONY: help setup lock up down status demo lint check test clean
 
 help: ## List the commands
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -60,9 +60,6 @@ check: lint ## Lint, and the tests that need no stack
 
 test: check ## Everything: the integration tests bring up a stack of their own and stop it
 	scripts/integration-tests
-
-bench: setup ## Side-by-side benchmarks
-	.venv/bin/pytest -q bench
 
 clean: down ## Stop the stack and remove its data; the environment stays
 	rm -rf .ratchet

@@ -118,7 +118,7 @@ def retrain_dag(spec: ModelSpec) -> DAG:
 
     | what you see | what it means | what to do |
     |---|---|---|
-    | all skipped after `claim` | not due, or another attempt is at work | read `outcome`; `ratchet events {model}` |
+    | all skipped after `claim` | not due, or another attempt is at work | `outcome`; `ratchet events --model {model}` |
     | a task failed: "refused" | a rule was broken; the message names the remedy | follow it, then start a new run |
     | a task failed otherwise | the attempt keeps its finished steps | clear the task: it resumes from what is stored |
     | tasks stay scheduled | no free slot in pool `{pool}` | wait; the sweep keeps the lease alive |

@@ -6,6 +6,7 @@ from datetime import UTC, date, datetime, timedelta
 
 import pytest
 import sqlalchemy as sa
+
 from ratchet.adapters.ledger import SqlLedger
 from ratchet.adapters.ledger.schema import metadata
 from ratchet.adapters.ledger.sql import GENESIS, audit_hash
@@ -91,9 +92,13 @@ def test_a_known_event_is_absorbed_and_one_with_other_content_is_refused(ledger)
 
 
 def test_nothing_of_a_failed_transaction_is_kept(ledger):
-    with pytest.raises(RuntimeError), ledger.transaction() as tx:
-        tx.insert_events([event("a")])
-        raise RuntimeError
+    def half_way() -> None:
+        with ledger.transaction() as tx:
+            tx.insert_events([event("a")])
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        half_way()
     with ledger.transaction() as tx:
         assert tx.events(model="m") == []
 
@@ -146,7 +151,7 @@ def test_a_model_at_work_is_not_rung(ledger):
     with ledger.transaction() as tx:
         tx.start_attempt(attempt(), 45)
         tx.set_due("m", tx.wall(), "go")
-        assert tx.due_models() == []
+        assert tx.due_models(60, 900) == []
         assert not tx.ring("m", 60, 900)
 
 

@@ -315,7 +315,7 @@ class Holdout(_Closed):
 
 
 class Data(_Closed):
-    """What the model learns from. ``window`` is the span of history a run may use, holdout included, in whole days."""
+    """What the model learns from. ``window`` is how many days before the holdout training may reach back."""
 
     spine: Spine
     features: Name
@@ -532,7 +532,7 @@ class Guardrail(_Closed):
     - ``expected_calibration_error``: ``max_regression`` over the champion's, and/or an absolute ``max``; in [0, 1].
     - ``payoff`` with a ``slice`` (a column, or ``column=value``): no slice of at least ``min_rows`` rows may lose more
       than ``max_regression`` payoff units per decision; ``required: true`` insists that it is there and judged.
-    - ``latency_p95_ms``: ``max`` milliseconds per batch.
+    - ``latency_p95_ms``: ``max`` milliseconds of processor time per decision.
     """
 
     metric: str

@@ -9,17 +9,15 @@ and parameters, fitted and calibrated on every row that was mature when it was m
 from __future__ import annotations
 
 import json
-from bisect import bisect_right
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from datetime import date, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from typing import Any, cast
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from numpy.typing import NDArray
 
 from ratchet.domain.artifact import ConstantDecision, Floats
 from ratchet.domain.holdout import CALIBRATE, gap_days
@@ -36,6 +34,7 @@ from ratchet.workflow.training import Columns, Ranges, fit_final
 
 POLICIES = ("never", "always", "always_fresh", "act_never", "act_always", "gate")
 FITS_AT_ONCE = 2
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 Progress = Callable[[str], None]
 
@@ -155,8 +154,11 @@ def compare_policies(
         },
         "gate": champions,
     }
-    earned = {name: payoff_of(spec, rows, successions[name]) for name in POLICIES}
-    days = np.asarray(rows.column("day").to_pylist())
+    # In the order of time, a model's rows are one slice, and policies that share a model over a slice share its scores.
+    rows = rows.sort_by("decided_at").combine_chunks()
+    scored: dict[tuple[int, int, int], Floats] = {}
+    earned = {name: payoff_of(spec, rows, successions[name], scored) for name in POLICIES}
+    days = np.unique(rows.column("day").to_numpy(), return_inverse=True)[1]
     confidence = spec.gate.confidence
     moments = rows.column("decided_at")
     return Backtest(
@@ -168,30 +170,44 @@ def compare_policies(
             confidence=confidence,
         )["always"],
         rows=rows.num_rows,
-        days=len(set(days.tolist())),
-        start=pc.min(moments).as_py(),
-        end=pc.max(moments).as_py(),
+        days=int(days.max()) + 1,
+        start=moments[0].as_py(),
+        end=moments[-1].as_py(),
         unit=spec.business.payoff.unit,
     )
 
 
-def payoff_of(spec: ModelSpec, rows: pa.Table, reigns: Sequence[Reign]) -> Floats:
+def payoff_of(
+    spec: ModelSpec,
+    rows: pa.Table,
+    reigns: Sequence[Reign],
+    scored: dict[tuple[int, int, int], Floats] | None = None,
+) -> Floats:
     """What the succession earned: (n_rows,) payoff per decision; a row is decided by the last model made by then.
 
-    Of two models of one moment the later in the sequence decides. Raises ``ValueError`` when a row comes before all.
+    ``rows`` must be in the order of ``decided_at``. Of two models of one moment the later in the sequence decides.
+    ``scored`` keeps what a model (by identity) earned on a slice, for the next policy. Raises ``ValueError`` when a
+    row comes before the first model.
     """
+    scored = {} if scored is None else scored
     ordered = sorted(reigns, key=lambda reign: reign.since)
-    since = [reign.since for reign in ordered]
-    moments = rows.column("decided_at").to_pylist()
-    serving: NDArray[np.intp] = np.array([bisect_right(since, moment) - 1 for moment in moments], dtype=np.intp)
-    if (serving < 0).any():
-        raise ValueError(f"a policy must have a model for every row, but its first serves from {since[:1]} on.")
-    payoff = np.full(rows.num_rows, np.nan)
-    for position, reign in enumerate(ordered):
-        chosen = np.flatnonzero(serving == position)
-        if chosen.size:
-            payoff[chosen] = decide(spec, rows.take(pa.array(chosen)), reign.model).payoff
-    return payoff
+    decided_at = rows.column("decided_at").cast(pa.timestamp("us", tz="UTC")).cast(pa.int64()).to_numpy()
+    since = [(reign.since - EPOCH) // timedelta(microseconds=1) for reign in ordered]
+    starts = [int(start) for start in np.searchsorted(decided_at, since)]
+    if not starts or starts[0] > 0:
+        raise ValueError(
+            f"a policy must have a model for every row, but the first of {len(ordered)} comes after "
+            f"{starts[0] if starts else rows.num_rows} of {rows.num_rows} rows."
+        )
+    parts = []
+    for reign, start, end in zip(ordered, starts, [*starts[1:], rows.num_rows], strict=True):
+        if start == end:
+            continue
+        key = (id(reign.model), start, end)
+        if key not in scored:
+            scored[key] = decide(spec, rows.slice(start, end - start), reign.model).payoff
+        parts.append(scored[key])
+    return np.concatenate(parts) if parts else np.empty(0)
 
 
 def refit(spec: ModelSpec, rows: pa.Table, recipe: Recipe, learner: Learner) -> Decider:

@@ -25,7 +25,7 @@ from ratchet.ports.ledger import (
 )
 from ratchet.records import RunContext
 from ratchet.settings import Settings
-from ratchet.workflow.deciding import admit, as_of, plan
+from ratchet.workflow.deciding import admit, as_of, lacking, plan
 
 logger = logging.getLogger(__name__)
 REQUESTED = "ratchet.retrain.requested.v1"
@@ -161,26 +161,23 @@ class Claims:
         rows = [] if form.dry_run else tx.events(model=spec.model, fates=("pending", "deferred"))
         until = as_of(tx, spec, form.window_end)
         _, business = tx.clock()
-        if until is None:
-            return {
-                "attempt": None,
-                "reason": f"no data: the watermarks of {', '.join(spec.datasets)} are not known yet",
-            }
         claimed: list[EventRow] = []
         trigger: EventRow | None = None
         if form.dry_run:
             reason = f"dry run: {form.reason}"
+            if until is None:
+                return {"attempt": None, "reason": f"{reason}: {lacking(tx, spec)}"}
             planned = plan(tx, spec, until)
             if isinstance(planned, NotEnoughFreshDays):
-                lacking = f"{planned.count} of {planned.needed} fresh days; enough at {planned.ready_at}"
-                return {"attempt": None, "reason": f"{reason}: {lacking}"}
+                few = f"{planned.count} of {planned.needed} fresh days; enough at {planned.ready_at}"
+                return {"attempt": None, "reason": f"{reason}: {few}"}
         else:
             admission = admit(tx, spec, rows, override_budget=form.override_budget, first_champion=form.first_champion)
             tx.change_fates([FateChange(o.key, o.fate, o.reason, o.until) for o in admission.outcomes])
-            if not admission.go:
+            if not admission.go or until is None:
                 tx.set_due(spec.model, None, admission.reason)
                 tx.unmark(spec.model)
-                return {"attempt": None, "reason": admission.reason}
+                return {"attempt": None, "reason": lacking(tx, spec) or admission.reason}
             claimed, trigger = _claimable(rows, admission, asked, business)
             reason = form.reason if asked else admission.reason
         champion = tx.current_champion(spec.model)

@@ -39,11 +39,23 @@ def open_event(row: EventRow) -> OpenEvent:
     )
 
 
-def as_of(tx: Tx, spec: ModelSpec, window_end: datetime | None = None) -> datetime | None:
-    """How far all of the spec's datasets are complete (and at most ``window_end``); None while one is unknown."""
+def lacking(tx: Tx, spec: ModelSpec) -> str | None:
+    """Why there is no data to learn from yet: a watermark is unknown, or too many labels are; None when there is."""
     marks = tx.watermarks()
-    if any(name not in marks for name in spec.datasets):
+    unknown = [name for name in spec.datasets if name not in marks]
+    if unknown:
+        return f"no data: nothing has told how far {', '.join(unknown)} is complete"
+    share, needed = marks[spec.data.spine.source].label_completeness, spec.data.spine.min_label_completeness
+    if share is not None and share < needed:
+        return f"labels of {spec.data.spine.source} are {share:.3f} complete, {needed:.3f} needed"
+    return None
+
+
+def as_of(tx: Tx, spec: ModelSpec, window_end: datetime | None = None) -> datetime | None:
+    """How far all of the spec's datasets are complete (and at most ``window_end``); None while data is ``lacking``."""
+    if lacking(tx, spec) is not None:
         return None
+    marks = tx.watermarks()
     known = min(marks[name].complete_until for name in spec.datasets)
     return known if window_end is None else min(known, window_end)
 

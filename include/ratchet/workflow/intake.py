@@ -31,6 +31,7 @@ class Intake:
     def __init__(self, ledger: Ledger, settings: Settings) -> None:
         self._ledger = ledger
         self._hold = timedelta(seconds=settings.unknown_hold_seconds)
+        self._backoff = (settings.ring_backoff_seconds, settings.ring_backoff_max_seconds)
 
     def store(self, records: Sequence[RawRecord]) -> None:
         """Keep a batch in one transaction: every offset one row, every event one row per subscribed model.
@@ -104,7 +105,7 @@ class Intake:
             for model in tx.lock_models_to_decide(business):
                 row = documents[model]
                 decide_model(tx, ModelSpec.model_validate(row.document), retired=row.retired)
-            return tx.due_models()
+            return tx.due_models(*self._backoff)
 
     def _resolve_held(self, tx: Tx) -> None:
         held = tx.held_records()

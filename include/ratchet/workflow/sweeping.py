@@ -47,11 +47,10 @@ class Sweeper:
         reaped = [attempt_id for attempt_id in self._silent() if self._reap(attempt_id, runs)]
         self._intake.tick()
         told = self._relay.run()
+        backoff = (self._settings.ring_backoff_seconds, self._settings.ring_backoff_max_seconds)
         with self._ledger.transaction() as tx:
             due = [
-                model
-                for model in tx.due_models(overdue_seconds=OVERDUE_SECONDS)
-                if tx.ring(model, self._settings.ring_backoff_seconds, self._settings.ring_backoff_max_seconds)
+                model for model in tx.due_models(*backoff, overdue_seconds=OVERDUE_SECONDS) if tx.ring(model, *backoff)
             ]
             now = tx.wall()
             judged = sorted(

@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from ratchet.domain.events import RetrainRequested
+from ratchet.domain.events import DataArrived, RetrainRequested
 from ratchet.errors import Refused, StaleAttempt
 
 MAY = datetime(2013, 5, 1, 4, tzinfo=UTC)
@@ -273,3 +273,15 @@ def test_a_version_that_never_served_cannot_be_rolled_back_to(world):
     world.crown(1)
     with pytest.raises(Refused, match="was not champion"):
         world.promotions.rollback(world.model, 7, "ann", "try")
+
+
+def test_too_few_known_labels_are_no_labels(world):
+    world.crown()
+    arrived = DataArrived(dataset="flights", complete_until=MAY, new_rows=30_000, label_completeness=0.5)
+    world.publish(arrived, "flights", MAY)
+    weather = DataArrived(dataset="weather", complete_until=MAY, new_rows=700)
+    world.publish(weather, "weather", MAY)
+    assert world.intake.tick() == []
+    assert "0 of 14 fresh mature days" in world.events()[0].reason
+    answer = world.claim("run1", "manual", reason="now")
+    assert answer == {"attempt": None, "reason": "labels of flights are 0.500 complete, 0.990 needed"}

@@ -356,7 +356,9 @@ class _Doorbell(_Base):
             values |= {"rung_at": None, "rings": 0}
         self._db.execute(sa.update(t.doorbell).where(t.doorbell.c.model == model).values(**values))
 
-    def due_models(self, *, overdue_seconds: float = 0.0) -> list[str]:
+    def due_models(
+        self, backoff_seconds: float, backoff_max_seconds: float, *, overdue_seconds: float = 0.0
+    ) -> list[str]:
         """Models to ring: due, no attempt alive, and not rung within their back-off."""
         now = self.wall()
         c = t.doorbell.c
@@ -366,7 +368,11 @@ class _Doorbell(_Base):
             .where(c.due_at <= now - timedelta(seconds=overdue_seconds), t.lease.c.attempt_id.is_(None))
             .order_by(c.due_at)
         )
-        return [r.model for r in self._db.execute(query) if self._may_ring(r.rung_at, r.rings, now, 60.0, 900.0)]
+        return [
+            r.model
+            for r in self._db.execute(query)
+            if self._may_ring(r.rung_at, r.rings, now, backoff_seconds, backoff_max_seconds)
+        ]
 
     @staticmethod
     def _may_ring(rung_at: datetime | None, rings: int, now: datetime, backoff: float, most: float) -> bool:
