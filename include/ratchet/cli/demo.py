@@ -149,6 +149,10 @@ def _demo(acts: tuple[Act, ...], place: settings.Settings, teller: Teller) -> bo
     if alias != version:
         teller.say(f"MLflow's alias names version {alias}, the ledger's champion is {version}", style="red")
     teller.say(f"The year took {content['seconds']['year']:.0f} s: {lived_through}. Set-up: {setup}.")
+    with ratchet.ledger.transaction() as tx:
+        steps = report.step_seconds(tx.steps(attempt.id) for attempt in attempts)
+    inside = ", ".join(f"{name} {seconds:.0f} s" for name, seconds in steps.items())
+    teller.say(f"Inside the {len(attempts)} attempts: {inside}; the rest is the way there and Airflow's own.")
     teller.say(f"Report    {place.home / REPORT}")
     teller.say(f"Airflow   {config.airflow_url}   user admin, password {config.secrets['admin']}")
     teller.say(f"MLflow    {config.mlflow_url}")

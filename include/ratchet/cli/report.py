@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -105,6 +105,20 @@ def unresolved(events: Sequence[EventRow]) -> list[str]:
 def promoted_over_a_champion(attempts: Sequence[AttemptRow]) -> bool:
     """Whether a challenger beat a sitting champion."""
     return any(champion_after(a) != a.champion_version is not None for a in attempts)
+
+
+def step_seconds(steps: Iterable[Mapping[str, Mapping[str, Any]]]) -> dict[str, float]:
+    """Wall seconds of each step over all attempts; workers of one study run side by side, so the longest counts."""
+    total: dict[str, float] = {}
+    for of_attempt in steps:
+        longest: dict[str, float] = {}
+        for step, record in of_attempt.items():
+            name = step.partition(".")[0]
+            seconds = (record["finished_at"] - record["started_at"]).total_seconds()
+            longest[name] = max(longest.get(name, 0.0), seconds)
+        for name, seconds in longest.items():
+            total[name] = total.get(name, 0.0) + seconds
+    return total
 
 
 def write(path: Path, content: Mapping[str, Any]) -> None:

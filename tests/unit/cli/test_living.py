@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import json
 import shutil
-from datetime import UTC, date, datetime
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -235,3 +235,12 @@ def test_tables_name_the_month_the_event_and_what_waits(tmp_path: Path) -> None:
     assert "accumulating: 13,500 of 20,000 new rows" in text
     assert "+0.50 [+0.10, +0.90]" in text
     assert "none → 1" in text
+
+
+def test_the_longest_of_the_workers_counts_as_the_time_of_tuning() -> None:
+    def took(seconds: int) -> dict[str, datetime]:
+        began = datetime(2013, 1, 1, tzinfo=UTC)
+        return {"started_at": began, "finished_at": began + timedelta(seconds=seconds)}
+
+    attempts = [{"snapshot": took(5), "tune.0": took(9), "tune.1": took(7)}, {"snapshot": took(4)}]
+    assert report.step_seconds(attempts) == {"snapshot": 9, "tune": 9}
