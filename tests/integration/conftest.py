@@ -28,7 +28,7 @@ def running() -> Iterator[System]:
             local = marks["flights"].complete_until.astimezone(system.spec.data.spine.zone)
             system.today = local.date()
         yield system
-    ratchet.bus.close()
+    system.close()
 
 
 @pytest.fixture(scope="session")

@@ -92,11 +92,19 @@ class System:
     today: date = FIRST_DAY
     armed: str | None = None
     told: list[RawRecord] = field(default_factory=list)
+    logins: dict[str, airflow_api.Airflow] = field(default_factory=dict)
+
+    def close(self) -> None:
+        """Release every connection."""
+        for login in self.logins.values():
+            login.client.close()
+        self.ratchet.bus.close()
+        self.ratchet.ledger.dispose()
 
     # Waiting --------------------------------------------------------------------------------------------------------
 
     def until(
-        self, what: str, look: Callable[[], Found | None], *, seconds: float = PATIENCE_SECONDS, every: float = 0.25
+        self, what: str, look: Callable[[], Found | None], *, seconds: float = PATIENCE_SECONDS, every: float = 0.5
     ) -> Found:
         """The first answer of ``look`` that is not empty."""
         end, pause = time.monotonic() + seconds, threading.Event()
@@ -263,8 +271,12 @@ class System:
 
     def airflow(self, user: str = "admin") -> airflow_api.Airflow:
         """The REST API as this user."""
-        passwords = json.loads((self.ratchet.settings.home / "secrets.json").read_text())
-        return airflow_api.connect(replace(self.ratchet.settings, airflow_user=user, airflow_password=passwords[user]))
+        if user not in self.logins:
+            passwords = json.loads((self.ratchet.settings.home / "secrets.json").read_text())
+            self.logins[user] = airflow_api.connect(
+                replace(self.ratchet.settings, airflow_user=user, airflow_password=passwords[user])
+            )
+        return self.logins[user]
 
     def run_ends(self, dag_id: str, run_id: str) -> str:
         """The final state of a run."""
