@@ -7,12 +7,12 @@ import shutil
 import sys
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import httpx
 import typer
@@ -25,11 +25,14 @@ from ratchet.cli.living import Lived, Teller, Unsettled, Year
 from ratchet.cli.year import YEAR, Act, midnight, plan_year
 from ratchet.domain.spec import ModelSpec
 from ratchet.errors import RatchetError, Refused, Unavailable
-from ratchet.ports.ledger import Tx
+from ratchet.ports.ledger import AttemptRow, Tx
 from ratchet.stack import api as stack
 from ratchet.stack.config import StackConfig, load_config
 from ratchet.stack.control import StackError
 from ratchet.workflow.telling import CHAMPION
+
+if TYPE_CHECKING:
+    from ratchet.workflow.backtesting import Backtest
 
 MODEL = "flight_delay"
 DAGS = ("ratchet__intake", "ratchet__sweep", f"retrain__{MODEL}", f"promote__{MODEL}")
@@ -132,15 +135,7 @@ def _demo(acts: tuple[Act, ...], place: settings.Settings, teller: Teller) -> bo
     )
     report.write(place.home / REPORT, content)
 
-    console = teller.console
-    console.print(report.year_table(lived, spec.business.payoff.unit))
-    if backtest is not None:
-        teller.say(
-            f"Every policy on the same {backtest.rows:,} decisions of {backtest.days} days, "
-            f"{backtest.start:%Y-%m-%d} to {backtest.end:%Y-%m-%d}:"
-        )
-        console.print(report.policy_table(backtest))
-        teller.say(report.withholding_line(backtest))
+    _show(teller, lived, backtest, spec.business.payoff.unit)
     if not report.promoted_over_a_champion(attempts):
         teller.say("No challenger beat a sitting champion beyond doubt: none was promoted over one.")
     open_events = report.unresolved(events)
@@ -149,15 +144,32 @@ def _demo(acts: tuple[Act, ...], place: settings.Settings, teller: Teller) -> bo
     if alias != version:
         teller.say(f"MLflow's alias names version {alias}, the ledger's champion is {version}", style="red")
     teller.say(f"The year took {content['seconds']['year']:.0f} s: {lived_through}. Set-up: {setup}.")
-    with ratchet.ledger.transaction() as tx:
-        steps = report.step_seconds(tx.steps(attempt.id) for attempt in attempts)
-    inside = ", ".join(f"{name} {seconds:.0f} s" for name, seconds in steps.items())
-    teller.say(f"Inside the {len(attempts)} attempts: {inside}; the rest is the way there and Airflow's own.")
+    _say_where(teller, ratchet, attempts)
     teller.say(f"Report    {place.home / REPORT}")
     teller.say(f"Airflow   {config.airflow_url}   user admin, password {config.secrets['admin']}")
     teller.say(f"MLflow    {config.mlflow_url}")
     teller.say("The stack stays up: `make status` tells what runs, `make down` stops it.")
     return not trouble and not open_events and alias == version
+
+
+def _show(teller: Teller, lived: Sequence[Lived], backtest: Backtest | None, unit: str) -> None:
+    """The year as a table, and below it what the policies earned."""
+    teller.console.print(report.year_table(lived, unit))
+    if backtest is not None:
+        teller.say(
+            f"Every policy on the same {backtest.rows:,} decisions of {backtest.days} days, "
+            f"{backtest.start:%Y-%m-%d} to {backtest.end:%Y-%m-%d}:"
+        )
+        teller.console.print(report.policy_table(backtest))
+        teller.say(report.withholding_line(backtest))
+
+
+def _say_where(teller: Teller, ratchet: Ratchet, attempts: Sequence[AttemptRow]) -> None:
+    """Where the attempts' time went."""
+    with ratchet.ledger.transaction() as tx:
+        steps = report.step_seconds(tx.steps(attempt.id) for attempt in attempts)
+    inside = ", ".join(f"{name} {seconds:.0f} s" for name, seconds in steps.items())
+    teller.say(f"Inside the {len(attempts)} attempts: {inside}; the rest is the way there and Airflow's own.")
 
 
 # -- set-up ------------------------------------------------------------------------------------------------------------

@@ -18,10 +18,12 @@ from ratchet.cli import living, report
 from ratchet.cli.living import Lived, Teller, Unsettled, Year
 from ratchet.cli.year import plan_year
 from ratchet.domain.holdout import HoldoutPlan
+from ratchet.domain.policies import PolicyTotal
 from ratchet.ports.bus import INBOUND_TOPICS, InMemoryBus
 from ratchet.ports.ledger import ChampionRow, FateChange, UsedDays
 from ratchet.records import RunContext
 from ratchet.settings import load_settings
+from ratchet.workflow.backtesting import Backtest
 from ratchet.workflow.claiming import Claims
 from ratchet.workflow.deciding import plan
 from ratchet.workflow.intake import Intake
@@ -244,3 +246,21 @@ def test_the_longest_of_the_workers_counts_as_the_time_of_tuning() -> None:
 
     attempts = [{"snapshot": took(5), "tune.0": took(9), "tune.1": took(7)}, {"snapshot": took(4)}]
     assert report.step_seconds(attempts) == {"snapshot": 9, "tune": 9}
+
+
+def test_a_losing_gate_is_shown_as_losing_and_withholding_has_its_line() -> None:
+    def total(usd: float, lower: float, upper: float) -> PolicyTotal:
+        return PolicyTotal(total_usd=usd, minus_gate=usd - 100.0, lower=lower, upper=upper)
+
+    policies = dict.fromkeys(report.NAMES, total(0.0, -150.0, -50.0))
+    policies |= {"gate": total(100.0, 0.0, 0.0), "always": total(900.0, 500.0, 1100.0)}
+    policies |= {"never": total(150.0, -20.0, 120.0)}
+    moment = datetime(2013, 4, 1, tzinfo=UTC)
+    found = Backtest(policies, total(70.0, -60.0, 0.0), 10, 2, moment, moment, "USD")
+    console = Console(file=io.StringIO(), width=200)
+    console.print(report.policy_table(found))
+    lines = {line.split("│")[1].strip(): line for line in console.file.getvalue().splitlines() if "│" in line}  # type: ignore[attr-defined]
+    assert "the gate loses" in lines["always promoting"]
+    assert "the gate earned less; not certain" in lines["never retraining"]
+    assert "the gate wins" in lines["acting never"]
+    assert "-30 USD [-60, +0]" in report.withholding_line(found)
