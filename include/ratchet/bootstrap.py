@@ -74,7 +74,9 @@ class Ratchet:
         from ratchet.adapters.registry_mlflow import MlflowRegistry  # noqa: PLC0415
 
         return MlflowRegistry(
-            http_url(self._resolver.resolve("ratchet_mlflow")), lock_file=self.settings.root / "requirements.txt"
+            http_url(self._resolver.resolve("ratchet_mlflow")),
+            lock_file=self.settings.root / "requirements.txt",
+            download_dir=self.settings.home / "models",
         )
 
     @cached_property

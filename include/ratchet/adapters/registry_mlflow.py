@@ -9,6 +9,7 @@ ones; calibration, threshold and category lists are in ``ratchet.json`` beside i
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import re
@@ -111,11 +112,12 @@ class MlflowRegistry:
         """See ``ratchet.ports.registry.Registry.download``. A version is immutable, so it is fetched once."""
         from mlflow.artifacts import download_artifacts  # noqa: PLC0415 - mlflow costs seconds
 
-        target = self._downloads / model / str(version)
-        if (target / CARD_FILE).is_file():
-            return target
         with self._translated(f"download {model} version {version}"), tempfile.TemporaryDirectory() as scratch:
             source = self._client.get_model_version_download_uri(model, str(version))
+            # The address holds the run's id: another server's version of the same number is another folder.
+            target = self._downloads / model / f"{version}-{hashlib.sha256(source.encode()).hexdigest()[:12]}"
+            if (target / CARD_FILE).is_file():
+                return target
             fetched = Path(download_artifacts(artifact_uri=source, dst_path=scratch, tracking_uri=self._uri))
             for name in (MODEL_FILE, CARD_FILE):
                 write_atomically(target / name, fetched / name)
@@ -125,7 +127,9 @@ class MlflowRegistry:
     def _client(self) -> MlflowClient:
         self._probe()
         from mlflow import MlflowClient  # noqa: PLC0415 - mlflow costs seconds
+        from mlflow.environment_variables import MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR  # noqa: PLC0415
 
+        MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR.set(value=False)
         return MlflowClient(tracking_uri=self._uri, registry_uri=self._uri)
 
     @cached_property

@@ -149,6 +149,7 @@ def stack_environment(config: StackConfig) -> dict[str, str]:
         "AIRFLOW_CONN_RATCHET_STORAGE": f"file:///?url={quote(str(config.home / 'storage'), safe='')}",
         "MLFLOW_TRACKING_URI": config.mlflow_url,
         "MLFLOW_DISABLE_TELEMETRY": "true",
+        "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "3",
         "DO_NOT_TRACK": "true",
         "FEAST_USAGE": "False",
         "NO_COLOR": "1",
