@@ -199,7 +199,8 @@ def promote_dag(spec: ModelSpec) -> DAG:
         @task(outlets=[ratchet_airflow.bell(model, "champion")])
         def champion(outcome: dict[str, Any]) -> Any:
             """Tell the world, if the champion changed."""
-            ratchet_airflow.only_if(outcome.get("promoted"), "the champion stayed")
+            # A retry after a crash finds the promotion made and tells what was left to tell: then this is told too.
+            ratchet_airflow.only_if(outcome.get("promoted") or outcome.get("told"), "the champion stayed")
             return outcome
 
         champion(promote())
