@@ -237,6 +237,7 @@ class Attempts:
             params=best.params,
             seed=seed_of(attempt.id),
             learner=models.learner_for(spec.train.estimator),
+            threads=spec.train.workers * spec.runtime.threads,  # the study's cores are free by now
         )
         holdout = self._table(manifest, "holdout")
         champion = (

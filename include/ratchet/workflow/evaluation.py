@@ -20,7 +20,7 @@ from ratchet.errors import Refused
 LATENCY_SAMPLES = 200
 LATENCY_WARMUP = 10
 LATENCY_REPEATS = 3
-LATENCY_BUDGET_SECONDS = 4.0
+LATENCY_BUDGET_SECONDS = 2.0
 
 Decider = ModelArtifact | ConstantDecision
 

@@ -176,6 +176,7 @@ def fit_final(
     params: Params,
     seed: int,
     learner: Learner,
+    threads: int | None = None,
 ) -> ModelArtifact:
     """Calibrate on B the scores of a fit on A, fit again on all rows up to the end of B, set the threshold, freeze.
 
@@ -183,8 +184,9 @@ def fit_final(
     scorer that has seen the newest rows as well (``CalibratedClassifierCV(ensemble=False)`` does the same over folds):
     holding B back from the trees costs more than the small difference between the two scorers' levels.
 
-    The same rows (in any order, given unique keys), parameters and seed give the same artifact to the bit. The
-    threshold is the payoff matrix's break-even probability, or the spec's own number.
+    The same rows (in any order, given unique keys), parameters and seed give the same artifact to the bit, for any
+    number of ``threads`` (the spec's when left out). The threshold is the payoff matrix's break-even probability, or the
+    spec's own number.
 
     Raises:
         Refused: a range holds no rows or one label only, a column is missing, or the estimator refuses its parameters.
@@ -194,7 +196,7 @@ def fit_final(
     fit, calibrate = _split(rows, ranges)
     every = _range(rows, ranges.fit_start, ranges.calibrate_end, "fit and calibrate")
     merged = dict(spec.train.fixed) | dict(params)
-    threads = spec.runtime.threads
+    threads = threads or spec.runtime.threads
 
     def fitted(part: _Split) -> tuple[Scorer, Mapping[str, tuple[str, ...]]]:
         categories = learner.categories(part.rows, columns.categorical)
