@@ -185,7 +185,7 @@ def fit_final(
     holding B back from the trees costs more than the small difference between the two scorers' levels.
 
     The same rows (in any order, given unique keys), parameters and seed give the same artifact to the bit, for any
-    number of ``threads`` (the spec's when left out). The threshold is the payoff matrix's break-even probability, or the
+    number of ``threads`` (the spec's when left out). The threshold is the payoff's break-even probability, or the
     spec's own number.
 
     Raises:
