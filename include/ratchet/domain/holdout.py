@@ -38,11 +38,6 @@ class HoldoutPlan:
         """The first day that judges."""
         return self.holdout_days[0]
 
-    @property
-    def holdout_end(self) -> date:
-        """The day after the last one that judges."""
-        return self.holdout_days[-1] + _DAY
-
 
 @dataclass(frozen=True)
 class NotEnoughFreshDays:

@@ -8,15 +8,16 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from typing import Protocol, Self
 
+from ratchet.domain import events
 from ratchet.records import RawRecord
 
 Headers = Sequence[tuple[str, bytes]]
 
-DRIFT = "ml.drift"
-DATA_ARRIVAL = "ml.data-arrival"
-RETRAIN_REQUESTS = "ml.retrain-requests"
-DEAD_LETTER = "ml.dead-letter"
-DECISIONS = "ml.decisions"
+DRIFT = events.DRIFT_TOPIC
+DATA_ARRIVAL = events.DATA_TOPIC
+RETRAIN_REQUESTS = events.REQUESTS_TOPIC
+DEAD_LETTER = events.DEAD_LETTER_TOPIC
+DECISIONS = events.DECISIONS_TOPIC
 INBOUND_TOPICS = (DRIFT, DATA_ARRIVAL, RETRAIN_REQUESTS)
 TOPICS = (*INBOUND_TOPICS, DEAD_LETTER, DECISIONS)
 
