@@ -221,7 +221,7 @@ class Attempts:
     def _evaluate(self, attempt: AttemptRow) -> dict[str, Any]:
         from ratchet.domain.gate import GatePolicy, decide_promotion  # noqa: PLC0415 - scipy
         from ratchet.workflow.evaluation import evaluate  # noqa: PLC0415
-        from ratchet.workflow.training import Columns, best_constant, best_trial, fit_final  # noqa: PLC0415
+        from ratchet.workflow.training import Columns, best_constant, best_trial, calibration_of, fit_final  # noqa: PLC0415
 
         spec = self._spec(attempt)
         taken = self._taken(attempt.id)
@@ -238,6 +238,7 @@ class Attempts:
             seed=seed_of(attempt.id),
             learner=models.learner_for(spec.train.estimator),
             threads=spec.train.workers * spec.runtime.threads,  # the study's cores are free by now
+            calibrator=calibration_of(best),
         )
         holdout = self._table(manifest, "holdout")
         champion = (

@@ -46,6 +46,9 @@ USUAL: Mapping[str, float] = {
 }
 """Where a search without a champion starts, as far as the search space allows: ordinary values of boosted trees."""
 
+CALIBRATION = "calibration"
+"""The trial's attribute that keeps the slope and the intercept of its calibration map."""
+
 
 @dataclass(frozen=True)
 class Ranges:
@@ -177,12 +180,15 @@ def fit_final(
     seed: int,
     learner: Learner,
     threads: int | None = None,
+    calibrator: Platt | None = None,
 ) -> ModelArtifact:
     """Calibrate on B the scores of a fit on A, fit again on all rows up to the end of B, set the threshold, freeze.
 
     The calibration map is learned out of fold, on rows later than those its scorer was fitted on, and then applied to a
     scorer that has seen the newest rows as well (``CalibratedClassifierCV(ensemble=False)`` does the same over folds):
-    holding B back from the trees costs more than the small difference between the two scorers' levels.
+    holding B back from the trees costs more than the small difference between the two scorers' levels. The study has
+    made that fit already: ``calibrator`` is the map its trial kept (:func:`calibration_of`), and is learned here when
+    left out.
 
     The same rows (in any order, given unique keys), parameters and seed give the same artifact to the bit, for any
     number of ``threads`` (the spec's when left out). The threshold is the payoff's break-even probability, or the
@@ -205,8 +211,9 @@ def fit_final(
         )
         return learner.fit(prepared, merged, seed=seed, threads=threads), categories
 
-    held_back, _ = fitted(fit)
-    calibrator = Platt.fit(held_back.raw(calibrate.rows), calibrate.label)
+    if calibrator is None:
+        held_back, _ = fitted(fit)
+        calibrator = Platt.fit(held_back.raw(calibrate.rows), calibrate.label)
     scorer, categories = fitted(every)
     return ModelArtifact(
         scorer=scorer,
@@ -226,6 +233,12 @@ def fit_final(
             "libraries": learner.versions(),
         },
     )
+
+
+def calibration_of(trial: TrialRecord) -> Platt:
+    """The calibration map that the trial learned on B, of its fit on A: to the bit what ``fit_final`` would learn."""
+    slope, intercept = trial.attributes[CALIBRATION]
+    return Platt(slope=slope, intercept=intercept)
 
 
 def best_constant(spec: ModelSpec, train: pa.Table | str, ranges: Ranges) -> ConstantDecision:
@@ -308,11 +321,13 @@ class _Trials:
         scorer = self.learner.fit(self.prepared, dict(self.fixed) | dict(params), seed=seed, threads=self.threads)
         raw: Floats = scorer.raw(self.calibrate.rows)
         label = self.calibrate.label
-        probability = Platt.fit(raw, label)(raw)
+        calibrator = Platt.fit(raw, label)
+        probability = calibrator(raw)
         payoff = payoffs(self.matrix, label, probability >= self.threshold).mean()
         return log_loss(probability, label), {
             "raw_log_loss": log_loss(raw, label),
             "payoff_per_decision": float(payoff),
+            CALIBRATION: [calibrator.slope, calibrator.intercept],
             "seconds": round(time.monotonic() - began, 3),
         }
 

@@ -20,6 +20,7 @@ from ratchet.workflow.training import (
     TuneResult,
     best_constant,
     best_trial,
+    calibration_of,
     fit_final,
     start_params,
     tune_worker,
@@ -114,6 +115,16 @@ def test_the_calibration_map_is_learned_out_of_fold_and_the_trees_see_every_row(
     assert artifact.calibrator == Platt.fit(raw, label)
     every = between(table, RANGES.fit_start, RANGES.calibrate_end)
     assert artifact.provenance["fit_rows"] == every.num_rows
+
+
+def test_the_map_that_the_best_trial_kept_is_the_one_a_final_fit_would_learn_to_the_bit():
+    table, studies = rows(), InMemoryStudies()
+    tune(studies, table)
+    best = best_trial(studies, "m.1")
+    learned = fit(table, params=best.params)
+    kept = fit(table, params=best.params, calibrator=calibration_of(best))
+    assert kept.calibrator == learned.calibrator
+    assert kept.provenance == learned.provenance
 
 
 def test_rows_outside_both_ranges_change_nothing():
