@@ -1,10 +1,11 @@
 """### Sweep: every minute, what nobody else did.
 
-- abandons attempts whose lease ran out and whose run ended, vanished or went silent; their events are free again;
+- gives up attempts whose run ended or vanished without a verdict, or whose worker went silent; their events are free;
 - relays what was decided but not told: the MLflow alias, `ml.decisions`;
 - expires events beyond their maximum age and decides again what was deferred until now;
 - publishes changed specs to the ledger;
-- rings the doorbells that nobody rang (`ratchet://<model>/due`, `ratchet://<model>/judged`).
+- rings the doorbells that nobody rang (`ratchet://<model>/due`, `ratchet://<model>/judged`), except of paused DAGs,
+  and updates `ratchet://<model>/champion` where a promotion was cut off before it did.
 
 Each run is complete in itself: a failed or missed one is made good by the next. If runs fail, the task's log names what
 does not answer. Pause it only for maintenance: dead attempts then block their models until it runs again.
@@ -38,7 +39,7 @@ with DAG(
     def sweep(*, outlet_events: Any) -> dict[str, Any]:
         """Sweep once and ring what is left over."""
         swept: dict[str, Any] = ratchet_airflow.verbs().sweep(ratchet_airflow.AirflowRunStates())
-        for name in ("due", "judged"):
+        for name in ("due", "judged", "champion"):
             for model in swept[name]:
                 outlet_events[BELLS].add(ratchet_airflow.bell(model, name))
         return swept

@@ -197,13 +197,11 @@ def promote_dag(spec: ModelSpec) -> DAG:
             return dict(ratchet_airflow.verbs().promote(model))
 
         @task(outlets=[ratchet_airflow.bell(model, "champion")])
-        def champion(outcome: dict[str, Any]) -> Any:
-            """Tell the world, if the champion changed."""
-            # A retry after a crash finds the promotion made and tells what was left to tell: then this is told too.
-            ratchet_airflow.only_if(outcome.get("promoted") or outcome.get("told"), "the champion stayed")
-            return outcome
+        def champion() -> None:
+            """Tell the world, if the champion changed and the sweep has not told it."""
+            ratchet_airflow.only_if(ratchet_airflow.verbs().announce(model), "the champion stayed")
 
-        champion(promote())
+        promote() >> champion()  # type: ignore[operator]
     return dag
 
 
@@ -216,12 +214,13 @@ def rollback_dag(spec: ModelSpec) -> DAG:
     """
     model = spec.model
     with _dag(rollback_dag, spec, schedule=None, params=ROLLBACK_FORM, max_active_runs=1) as dag:
-
-        @task(retries=2, outlets=[ratchet_airflow.bell(model, "champion")])
+        # Not retried: a second try would not know whether the first had moved the champion, and go back once more.
+        @task(retries=0, outlets=[ratchet_airflow.bell(model, "champion")])
         def rollback(**context: Any) -> Any:
             """Take an earlier champion back."""
             form, actor = context["params"], ratchet_airflow.run_context(context).actor or "unknown"
-            return ratchet_airflow.verbs().rollback(model, form["version"], actor, form["reason"])
+            moved = ratchet_airflow.verbs().rollback(model, form["version"], actor, form["reason"])
+            return moved | {"announced": ratchet_airflow.verbs().announce(model)}
 
         rollback()
     return dag

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from airflow.sdk import Asset
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from ratchet.adapters.connections import ConnectionInfo, MappingResolver
     from ratchet.records import RunContext
@@ -118,20 +118,14 @@ def only_if(condition: object, reason: str) -> None:
 
 
 class AirflowRunStates:
-    """``RunStates`` for the sweep, asked through the task's own API: what Airflow believes about a run."""
+    """``RunStates`` for the sweep, asked through the task's own API: what Airflow believes about DAGs and runs."""
 
     def state(self, dag_id: str, run_id: str) -> str:
         """``queued``, ``running``, ``success``, ``failed``, or ``missing`` when the run was deleted."""
-        from airflow.sdk.exceptions import AirflowRuntimeError
         from airflow.sdk.execution_time.task_runner import RuntimeTaskInstance
 
-        try:
-            found = RuntimeTaskInstance.get_dagrun_state(dag_id, run_id)
-        except AirflowRuntimeError as error:
-            if (error.error.detail or {}).get("status_code") == 404:
-                return "missing"
-            raise
-        return str(getattr(found, "value", found))
+        found = _if_any(lambda: RuntimeTaskInstance.get_dagrun_state(dag_id, run_id))
+        return "missing" if found is None else str(getattr(found, "value", found))
 
     def started_step(self, dag_id: str, run_id: str) -> bool:
         """Whether a step is executing now; false while all wait for a slot, a retry or each other."""
@@ -139,6 +133,25 @@ class AirflowRunStates:
 
         states = RuntimeTaskInstance.get_task_states(dag_id=dag_id, run_ids=[run_id]).get(run_id, {})
         return any(str(getattr(state, "value", state)) in LIVE_STEP_STATES for state in states.values())
+
+    def startable(self, dag_id: str) -> bool:
+        """Whether an asset event starts the DAG: Airflow knows it, and nobody paused it."""
+        from airflow.sdk.execution_time.task_runner import RuntimeTaskInstance
+
+        found = _if_any(lambda: RuntimeTaskInstance.get_dag(dag_id))
+        return found is not None and not found.is_paused
+
+
+def _if_any(ask: Callable[[], Any]) -> Any:
+    """What Airflow answers; None when there is no such thing."""
+    from airflow.sdk.exceptions import AirflowRuntimeError
+
+    try:
+        return ask()
+    except AirflowRuntimeError as error:
+        if (error.error.detail or {}).get("status_code") == 404:
+            return None
+        raise
 
 
 def intake_lag() -> dict[str, int]:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from ratchet.adapters.connections import EnvResolver, Resolver, http_url, ledger_url, storage_url
 from ratchet.adapters.ledger import SqlLedger
-from ratchet.adapters.specs import load_all
+from ratchet.adapters.specs import load_all, spec_files
 from ratchet.errors import RatchetError, Refused
 from ratchet.ports.intake import IntakeSink
 from ratchet.records import RunContext
@@ -207,6 +207,10 @@ class Ratchet:
         """Promote the newest attempt that waits for it."""
         return self._promotions.promote(model)
 
+    def announce(self, model: str) -> bool:
+        """Take the news that the model has another champion, to update its asset; false when it is out already."""
+        return self._promotions.announce(model)
+
     def rollback(self, model: str, version: int | None, actor: str, reason: str) -> dict[str, Any]:
         """Take an earlier champion back."""
         return self._promotions.rollback(model, version, actor, reason)
@@ -214,7 +218,8 @@ class Ratchet:
     def sweep(self, runs: RunStates) -> dict[str, Any]:
         """Put right what was left undone."""
         self._deploy_if_changed()
-        return Sweeper(self.ledger, self._intake, self.relay, self.settings).sweep(runs)
+        folders = {file.parent.name for file in spec_files(self.settings.models_dir)}
+        return Sweeper(self.ledger, self._intake, self.relay, self.settings).sweep(runs, folders)
 
     def _deploy_if_changed(self) -> None:
         try:

@@ -47,6 +47,7 @@ class Settings:
     unknown_hold_seconds: float = 600.0
     lease_ttl_seconds: float = 45.0
     lease_renew_seconds: float = 15.0
+    lease_wait_seconds: float = 120.0
     ring_backoff_seconds: float = 60.0
     ring_backoff_max_seconds: float = 900.0
     max_event_tries: int = 3

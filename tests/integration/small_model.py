@@ -1,5 +1,7 @@
 """The shipped model made small, for the integration tests: seconds per attempt, and every challenger is promoted.
 
+Copies of it stand beside it under other names.
+
 The margin of non-inferiority is larger than any payoff and the guardrails let everything through, so that a challenger
 is promoted over a sitting champion whatever the data says: these tests show the path, not the model. What the gate
 makes of models is tested without a stack, and told by the demo with the shipped spec.
@@ -19,12 +21,15 @@ FRESH_DAYS = 14
 """How many unused days a verdict needs here, and takes."""
 EVENT_AGE_DAYS = 10
 """Less than ``FRESH_DAYS``: rows that arrived for one test do not count in the next."""
+BESIDE = ("run_failed", "task_failed", "task_cleared", "run_succeeded", "run_deleted", "dag_deleted", "paused")
+"""Models for ``test_lifecycle``, each named after what is done to its run. No data event starts them."""
 
 
-def write(models_dir: Path) -> Path:
-    """Write the small ``flight_delay`` below ``models_dir``; returns its file."""
+def write(models_dir: Path, name: str = "flight_delay") -> Path:
+    """Write the small model below ``models_dir``; returns its file."""
     yaml = YAML()
     spec = yaml.load(SHIPPED.read_text())
+    spec["model"] = name
     spec["data"]["window"] = "120d"
     spec["data"]["holdout"] |= {"last": f"{FRESH_DAYS}d", "min_clusters": FRESH_DAYS}
     spec["retrain"] |= {"debounce": "1s", "cooldown": "0s", "max_event_age": f"{EVENT_AGE_DAYS}d"}
@@ -38,7 +43,10 @@ def write(models_dir: Path) -> Path:
         {"metric": "payoff", "slice": "carrier", "max_regression": 1000.0, "min_rows": 500},
         {"metric": "latency_p95_ms", "max": 10_000},
     ]
-    file = models_dir / "flight_delay" / "model.yaml"
+    if name != "flight_delay":
+        spec["retrain"]["on"]["data"]["min_new_rows"] = 1_000_000_000
+        spec["train"] |= {"trials": 1, "workers": 1}
+    file = models_dir / name / "model.yaml"
     file.parent.mkdir(parents=True, exist_ok=True)
     with file.open("w") as stream:
         yaml.dump(spec, stream)
@@ -46,4 +54,5 @@ def write(models_dir: Path) -> Path:
 
 
 if __name__ == "__main__":
-    write(Path(sys.argv[1]))
+    for model in ("flight_delay", *BESIDE):
+        write(Path(sys.argv[1]), model)

@@ -18,16 +18,15 @@ from ratchet.errors import Refused
 from ratchet.failpoints import reach
 from ratchet.ports.features import Features
 from ratchet.ports.learning import Learner
-from ratchet.ports.ledger import AttemptRow, Ledger, UsedDays
+from ratchet.ports.ledger import LIVE_STATES, AttemptRow, Ledger, UsedDays
 from ratchet.ports.registry import Registry
 from ratchet.ports.store import Store
 from ratchet.ports.studies import Studies
 from ratchet.settings import Settings
 from ratchet.workflow.deciding import plan
-from ratchet.workflow.leases import step
+from ratchet.workflow.leases import resumable, step
 from ratchet.workflow.promotion import conclude
-
-CHALLENGER = "challenger"
+from ratchet.workflow.telling import challenger_alias
 
 
 class Models(Protocol):
@@ -142,7 +141,8 @@ class Attempts:
 
     def plan_tuning(self, attempt_id: str) -> list[dict[str, Any]]:
         """One entry per worker that shares the attempt's study."""
-        attempt = self._attempt(attempt_id)
+        with self._parts.ledger.transaction() as tx:
+            attempt = resumable(tx, attempt_id)
         spec = self._spec(attempt)
         workers = min(spec.train.workers, self._trials(attempt, spec))
         return [{"attempt": attempt_id, "worker": number} for number in range(workers)]
@@ -183,8 +183,7 @@ class Attempts:
         self._advance(attempt_id, "snapshotted", "tuned")
         answer = step(self._parts.ledger, self._parts.settings, attempt_id, "evaluate", self._evaluate)
         with self._parts.ledger.transaction() as tx:
-            attempt = tx.attempt(attempt_id)
-            if attempt is None or attempt.state not in {"claimed", "snapshotted", "tuned"}:
+            if resumable(tx, attempt_id).state not in LIVE_STATES:
                 return answer
             attempt = tx.own_lease(attempt_id)
             verdict = answer["verdict"]
@@ -212,6 +211,8 @@ class Attempts:
             judged = tx.attempt(attempt_id)
             if judged is None:
                 raise Refused(f"attempt {attempt_id} vanished while it was judged")
+            if not attempt.dry_run:
+                challenger_alias(tx, judged)
             if verdict["decision"] != "promote" or attempt.dry_run:
                 conclude(tx, judged, champion_after=attempt.champion_version)
             else:
@@ -266,7 +267,6 @@ class Attempts:
                     "ratchet.model_digest": model_digest,
                 },
             )
-        self._parts.registry().set_alias(attempt.model, CHALLENGER, version)
         evidence_digest = hashlib.sha256(
             _json(
                 {
@@ -332,13 +332,6 @@ class Attempts:
             "verdict": verdict,
         }
 
-    def _attempt(self, attempt_id: str) -> AttemptRow:
-        with self._parts.ledger.transaction() as tx:
-            attempt = tx.attempt(attempt_id)
-        if attempt is None:
-            raise Refused(f"there is no attempt {attempt_id!r}")
-        return attempt
-
     def _spec(self, attempt: AttemptRow) -> ModelSpec:
         """The spec the attempt was bound to when it claimed; refused when other code runs now."""
         if attempt.code_digest != self._parts.code_digest:
@@ -352,7 +345,7 @@ class Attempts:
     def _advance(self, attempt_id: str, before: str, after: str) -> None:
         with self._parts.ledger.transaction() as tx:
             attempt = tx.attempt(attempt_id)
-            if attempt is not None and attempt.state == before:
+            if attempt is not None and attempt.state == before and tx.own_lease(attempt_id).state == before:
                 tx.update_attempt(attempt_id, state=after)
 
     @staticmethod

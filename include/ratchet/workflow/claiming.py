@@ -216,7 +216,7 @@ class Claims:
             judged_at=None,
             concluded_at=None,
         )
-        tx.start_attempt(attempt, self._settings.lease_ttl_seconds)
+        tx.start_attempt(attempt, self._settings.lease_wait_seconds)
         tx.change_fates([FateChange(r.pk, "claimed", f"claimed by {attempt.id}", None, attempt.id) for r in claimed])
         tx.set_due(spec.model, None, None)
         tx.mark([spec.model])

@@ -9,18 +9,37 @@ from contextlib import contextmanager
 from typing import Any
 
 from ratchet.errors import RatchetError, StaleAttempt
-from ratchet.ports.ledger import AttemptRow, Ledger
+from ratchet.ports.ledger import AttemptRow, Ledger, Tx
 from ratchet.settings import Settings
 
 logger = logging.getLogger(__name__)
+ENDED_STATES = ("concluded", "failed", "abandoned", "superseded")
+RETRY_SECONDS = 1.0
+
+
+def resumable(tx: Tx, attempt_id: str) -> AttemptRow:
+    """The attempt, unless it has ended.
+
+    Raises:
+        StaleAttempt: there is no such attempt, or it has ended; the message names the remedy.
+    """
+    attempt = tx.attempt(attempt_id)
+    if attempt is None:
+        raise StaleAttempt(f"there is no attempt {attempt_id!r}")
+    if attempt.state in ENDED_STATES:
+        how = f"verdict {attempt.verdict}, which stands" if attempt.verdict else attempt.failure
+        raise StaleAttempt(
+            f"attempt {attempt_id} is {attempt.state} ({how}) and cannot be resumed. Start a new run instead."
+        )
+    return attempt
 
 
 @contextmanager
 def held(ledger: Ledger, attempt_id: str, settings: Settings) -> Iterator[AttemptRow]:
-    """Renew the attempt's lease in the background while the body runs.
+    """Renew the attempt's lease in the background while the body runs; afterwards leave it time for the next step.
 
     A lost lease is noticed at the next write, which carries the epoch and is refused; a ledger that is away for a
-    moment is asked again at the next beat.
+    moment is asked again every second.
 
     Raises:
         StaleAttempt: the attempt does not hold its model's lease.
@@ -31,15 +50,17 @@ def held(ledger: Ledger, attempt_id: str, settings: Settings) -> Iterator[Attemp
     done = threading.Event()
 
     def beat() -> None:
-        while not done.wait(settings.lease_renew_seconds):
+        pause = settings.lease_renew_seconds
+        while not done.wait(pause):
             try:
-                with ledger.transaction() as tx:
-                    tx.renew_lease(attempt_id, settings.lease_ttl_seconds)
+                _renew(ledger, attempt_id, settings.lease_ttl_seconds)
+                pause = settings.lease_renew_seconds
             except StaleAttempt as error:
                 logger.warning("%s", error)
                 return
             except RatchetError as error:
                 logger.warning("the lease of %s was not renewed, trying again: %s", attempt_id, error)
+                pause = min(RETRY_SECONDS, settings.lease_renew_seconds)
 
     thread = threading.Thread(target=beat, name=f"lease {attempt_id}", daemon=True)
     thread.start()
@@ -48,13 +69,27 @@ def held(ledger: Ledger, attempt_id: str, settings: Settings) -> Iterator[Attemp
     finally:
         done.set()
         thread.join()
+        try:
+            _renew(ledger, attempt_id, settings.lease_wait_seconds)
+        except RatchetError as error:
+            logger.warning("the lease of %s was not left to its next step: %s", attempt_id, error)
+
+
+def _renew(ledger: Ledger, attempt_id: str, seconds: float) -> None:
+    with ledger.transaction() as tx:
+        tx.renew_lease(attempt_id, seconds)
 
 
 def step(
     ledger: Ledger, settings: Settings, attempt_id: str, name: str, work: Callable[[AttemptRow], dict[str, Any]]
 ) -> dict[str, Any]:
-    """Do one step once: a retried task answers what the first one stored; a stale attempt stores nothing."""
+    """Do one step once: a retried task answers what the first one stored; a stale attempt stores nothing.
+
+    Raises:
+        StaleAttempt: the attempt has ended, or lost its lease to another.
+    """
     with ledger.transaction() as tx:
+        resumable(tx, attempt_id)
         known = tx.step_result(attempt_id, name)
         if known is not None:
             return known

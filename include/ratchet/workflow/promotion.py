@@ -9,7 +9,7 @@ from typing import Any
 from ratchet.domain.events import decision_event, to_record
 from ratchet.errors import ChampionMoved, Refused
 from ratchet.ports.ledger import AttemptRow, ChampionRow, FateChange, Ledger, Tx
-from ratchet.workflow.telling import Relay, champion_alias, decision
+from ratchet.workflow.telling import Relay, champion_moved, decision
 
 logger = logging.getLogger(__name__)
 KINDS = {"promote": "promoted", "keep_champion": "kept", "not_enough_evidence": "undecided"}
@@ -104,6 +104,11 @@ class Promotions:
         told = self._relay.run()
         return {"promoted": promoted, "told": told}
 
+    def announce(self, model: str) -> bool:
+        """Take the news that the model has another champion; the caller updates the asset. False: it is out already."""
+        with self._ledger.transaction() as tx:
+            return bool(tx.take_announcements(model=model))
+
     def _promote_one(self, tx: Tx, attempt: AttemptRow) -> str | None:
         version = attempt.challenger_version
         if version is None or attempt.evidence_digest is None:
@@ -126,7 +131,7 @@ class Promotions:
             promoted_at=tx.wall(),
         )
         tx.insert_champion(entry)
-        champion_alias(tx, attempt.model, entry.seq)
+        champion_moved(tx, attempt.model, entry.seq)
         conclude(tx, attempt, champion_after=version)
         tx.audit(
             attempt.actor or "ratchet",
@@ -174,7 +179,7 @@ class Promotions:
                 promoted_at=tx.wall(),
             )
             tx.insert_champion(entry)
-            champion_alias(tx, model, entry.seq)
+            champion_moved(tx, model, entry.seq)
             told = decision_event(
                 "rolledback",
                 key=f"{model}#{entry.seq}",

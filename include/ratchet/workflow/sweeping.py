@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Collection
 from typing import Any, Protocol
 
 from ratchet.ports.ledger import LIVE_STATES, AttemptRow, Ledger
@@ -14,10 +15,12 @@ from ratchet.workflow.telling import Relay
 logger = logging.getLogger(__name__)
 OVERDUE_SECONDS = 20.0
 JUDGED_OVERDUE_SECONDS = 60.0
+ANNOUNCEMENT_OVERDUE_SECONDS = 60.0
+OPEN_RUN_STATES = ("queued", "running")
 
 
 class RunStates(Protocol):
-    """What the orchestrator knows of a run; asked before a silent attempt is given up."""
+    """What the orchestrator knows of its DAGs and runs."""
 
     def state(self, dag_id: str, run_id: str) -> str:
         """``queued``, ``running``, ``success``, ``failed`` or ``missing``."""
@@ -25,6 +28,10 @@ class RunStates(Protocol):
 
     def started_step(self, dag_id: str, run_id: str) -> bool:
         """Whether one of the run's tasks is being executed right now."""
+        ...
+
+    def startable(self, dag_id: str) -> bool:
+        """Whether a bell starts this DAG now: it is there and not paused."""
         ...
 
 
@@ -36,70 +43,98 @@ class Sweeper:
         self._intake = intake
         self._relay = relay
         self._settings = settings
+        self._backoff = (settings.ring_backoff_seconds, settings.ring_backoff_max_seconds)
 
-    def sweep(self, runs: RunStates) -> dict[str, Any]:
+    def sweep(self, runs: RunStates, folders: Collection[str]) -> dict[str, Any]:
         """Put right what was left undone; the answer names the models to ring.
+
+        Args:
+            runs: the orchestrator's word on runs and DAGs.
+            folders: the models that have DAGs; a run of another model can never go on.
 
         Returns:
             ``{"due": models whose retrain nobody started, "judged": models with a promotion nobody made,
-            "reaped": attempts given up, "told": outbox rows relayed}``
+            "champion": models with another champion that nobody announced, "reaped": attempts given up,
+            "told": outbox rows relayed}``
         """
-        reaped = [attempt_id for attempt_id in self._silent() if self._reap(attempt_id, runs)]
+        reaped = [attempt_id for attempt_id in self._held() if self._reap(attempt_id, runs, folders)]
         self._intake.tick()
         told = self._relay.run()
-        backoff = (self._settings.ring_backoff_seconds, self._settings.ring_backoff_max_seconds)
-        with self._ledger.transaction() as tx:
-            due = [
-                model for model in tx.due_models(*backoff, overdue_seconds=OVERDUE_SECONDS) if tx.ring(model, *backoff)
-            ]
-            now = tx.wall()
-            judged = sorted(
-                {
-                    a.model
-                    for a in tx.attempts(states=("judged",))
-                    if a.judged_at is not None and (now - a.judged_at).total_seconds() > JUDGED_OVERDUE_SECONDS
-                }
-            )
-        return {"due": due, "judged": judged, "reaped": reaped, "told": told}
+        return {
+            "due": self._due(runs, folders),
+            "judged": [m for m in self._judged() if m in folders and runs.startable(f"promote__{m}")],
+            "champion": self._announced(),
+            "reaped": reaped,
+            "told": told,
+        }
 
-    def _silent(self) -> list[str]:
-        """Attempts whose lease has run out."""
+    def _held(self) -> list[str]:
+        """Attempts that hold their model."""
         with self._ledger.transaction() as tx:
-            now = tx.wall()
-            return [
-                lease.attempt_id
-                for lease in tx.leases()
-                if lease.attempt_id and lease.expires_at and lease.expires_at < now
-            ]
+            return [lease.attempt_id for lease in tx.leases() if lease.attempt_id]
 
-    def _reap(self, attempt_id: str, runs: RunStates) -> bool:
-        """Give the attempt up, unless its run merely waits for a slot: then its lease is renewed."""
+    def _reap(self, attempt_id: str, runs: RunStates, folders: Collection[str]) -> bool:
+        """Give the attempt up, or leave it alone; while its run waits between steps its lease is renewed."""
         with self._ledger.transaction() as tx:
             attempt = tx.attempt(attempt_id)
         if attempt is None:
             return False
-        state = runs.state(attempt.dag_id, attempt.dag_run_id)
-        why = _why_given_up(attempt, state, runs)
+        state = runs.state(attempt.dag_id, attempt.dag_run_id) if attempt.model in folders else "missing"
+        working = state == "running" and runs.started_step(attempt.dag_id, attempt.dag_run_id)
         with self._ledger.transaction() as tx:
             lease = tx.lock_lease(attempt.model)
-            if lease.attempt_id != attempt_id or lease.expires_at is None or lease.expires_at >= tx.wall():
+            if lease.attempt_id != attempt_id:
                 return False
+            silent = lease.expires_at is None or lease.expires_at < tx.wall()
+            why = _why_given_up(attempt, state, working=working, silent=silent)
             if why is None:
-                tx.renew_lease(attempt_id, self._settings.lease_ttl_seconds)
+                if not working:
+                    tx.renew_lease(attempt_id, self._settings.lease_wait_seconds)
                 return False
             logger.warning("giving up %s: %s", attempt_id, why)
             ended = "failed" if state in {"failed", "success"} else "abandoned"
             release(tx, attempt, ended, why, self._settings.max_event_tries)
             return True
 
+    def _due(self, runs: RunStates, folders: Collection[str]) -> list[str]:
+        """Win the rings that nobody made; a model that cannot start has not been rung, and is rung at once later."""
+        with self._ledger.transaction() as tx:
+            owed = tx.due_models(0, 0)
+        resting = {model for model in owed if model not in folders or not runs.startable(f"retrain__{model}")}
+        with self._ledger.transaction() as tx:
+            for model in sorted(resting):
+                tx.unring(model)
+            overdue = tx.due_models(*self._backoff, overdue_seconds=OVERDUE_SECONDS)
+            return [model for model in overdue if model not in resting and tx.ring(model, *self._backoff)]
 
-def _why_given_up(attempt: AttemptRow, state: str, runs: RunStates) -> str | None:
+    def _judged(self) -> list[str]:
+        """Models with a verdict that was not acted upon in time."""
+        with self._ledger.transaction() as tx:
+            now = tx.wall()
+            return sorted(
+                {
+                    a.model
+                    for a in tx.attempts(states=("judged",))
+                    if a.judged_at is not None and (now - a.judged_at).total_seconds() > JUDGED_OVERDUE_SECONDS
+                }
+            )
+
+    def _announced(self) -> list[str]:
+        """Models whose other champion was left unannounced, for instance by a promotion that was killed."""
+        with self._ledger.transaction() as tx:
+            return tx.take_announcements(overdue_seconds=ANNOUNCEMENT_OVERDUE_SECONDS)
+
+
+def _why_given_up(attempt: AttemptRow, state: str, *, working: bool, silent: bool) -> str | None:
+    """Why the attempt can never reach a verdict; None when it still may.
+
+    A run that has ended or vanished cannot go on, however fresh the lease; a worker is presumed dead only when it was
+    silent for a whole lease.
+    """
     if attempt.state not in LIVE_STATES:
         return f"its lease was left behind in state {attempt.state}"
-    if state == "queued":
-        return None
-    if state == "running":
-        if runs.started_step(attempt.dag_id, attempt.dag_run_id):
-            return "its running step has not renewed the lease: the worker is presumed dead"
-        return None
-    return f"its run {attempt.dag_run_id} is {state} and it has no verdict"
+    if state not in OPEN_RUN_STATES:
+        return f"its run {attempt.dag_run_id} is {state} and it has no verdict"
+    if working and silent:
+        return "its running step has not renewed the lease: the worker is presumed dead"
+    return None

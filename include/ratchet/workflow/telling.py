@@ -10,12 +10,13 @@ from typing import Any
 from ratchet.errors import RatchetError
 from ratchet.failpoints import reach
 from ratchet.ports.bus import DEAD_LETTER, DECISIONS, Bus
-from ratchet.ports.ledger import Ledger, OutboxRow, Tx
+from ratchet.ports.ledger import AttemptRow, Ledger, OutboxRow, Tx
 from ratchet.ports.registry import Registry
 from ratchet.records import RawRecord
 
 logger = logging.getLogger(__name__)
 CHAMPION = "champion"
+CHALLENGER = "challenger"
 MOST_AT_ONCE = 10_000
 
 
@@ -40,9 +41,18 @@ def decision(tx: Tx, dedupe: str, model: str, record: tuple[bytes, bytes, list[t
     tx.enqueue("record", f"decision:{dedupe}", payload, model)
 
 
-def champion_alias(tx: Tx, model: str, seq: int) -> None:
-    """Let the registry's alias follow the ledger's champion."""
-    tx.enqueue("alias", f"alias:{model}:{seq}", {"seq": seq}, model)
+def champion_moved(tx: Tx, model: str, seq: int) -> None:
+    """Let the registry's alias follow the ledger's champion, and the orchestrator's asset say that there is another.
+
+    The relay sets the alias. The asset can be updated by the orchestrator's own tasks only: they take the announcement.
+    """
+    tx.enqueue("alias", f"alias:{model}:{seq}", {"alias": CHAMPION}, model)
+    tx.enqueue(CHAMPION, f"champion:{model}:{seq}", {"seq": seq}, model)
+
+
+def challenger_alias(tx: Tx, attempt: AttemptRow) -> None:
+    """Let the registry's alias name the version that was judged last."""
+    tx.enqueue("alias", f"challenger:{attempt.id}", {"alias": CHALLENGER}, attempt.model)
 
 
 class Relay:
@@ -73,21 +83,39 @@ class Relay:
 
     def _tell(self, tx: Tx, row: OutboxRow) -> None:
         if row.kind == "alias":
-            self._follow_ledger(tx, str(row.model))
+            self._follow_ledger(tx, str(row.model), row.payload["alias"])
             return
         bus, payload = self._bus(), row.payload
         headers = [(k, bytes.fromhex(v)) for k, v in payload["headers"]]
         bus.publish(payload["topic"], _unpacked(payload["key"]), _unpacked(payload["value"]), headers)
         bus.flush()
 
-    def _follow_ledger(self, tx: Tx, model: str) -> None:
-        """The alias is a projection: it is set to who serves now, whichever row asked for it."""
-        champion = tx.current_champion(model)
-        if champion is None:
+    def _follow_ledger(self, tx: Tx, model: str, alias: str) -> None:
+        """An alias is a projection: it is set to what the ledger says now, whichever row asked for it.
+
+        The ledger is asked again afterwards, because a relay that slept between looking and setting would otherwise
+        leave the alias on the older version.
+        """
+        version = _named(tx, model, alias)
+        if version is None:
             return
-        reach("compare-and-set/no alias")
-        self._registry().set_alias(model, CHAMPION, champion.version)
-        reach("alias/not published")
+        if alias == CHAMPION:
+            reach("compare-and-set/no alias")
+        followed = None
+        while version is not None and version != followed:
+            self._registry().set_alias(model, alias, version)
+            followed, version = version, _named(tx, model, alias)
+        if alias == CHAMPION:
+            reach("alias/not published")
+
+
+def _named(tx: Tx, model: str, alias: str) -> int | None:
+    """Which version the alias names by the ledger: who serves, or who was judged last, dry runs aside."""
+    if alias == CHAMPION:
+        champion = tx.current_champion(model)
+        return champion.version if champion else None
+    judged = (a for a in tx.attempts(model=model) if a.challenger_version is not None and not a.dry_run)
+    return next((a.challenger_version for a in judged), None)
 
 
 def _packed(value: bytes | None) -> str | None:

@@ -25,6 +25,9 @@ class Runs:
     def started_step(self, dag_id: str, run_id: str) -> bool:
         return self.working
 
+    def startable(self, dag_id: str) -> bool:
+        return True
+
 
 def decisions(world) -> list[dict]:
     world.relay.run()
@@ -217,9 +220,7 @@ def test_a_failed_run_frees_its_events_and_counts_the_try_until_they_fail(world)
     world.arrive(MAY)
     for attempt in range(1, world.settings.max_event_tries + 1):
         claimed = world.claim(f"run{attempt}")["attempt"]
-        assert world.sweeper.sweep(Runs("failed"))["reaped"] == []
-        expire(world, claimed)
-        assert world.sweeper.sweep(Runs("failed"))["reaped"] == [claimed]
+        assert world.sweeper.sweep(Runs("failed"), {world.model})["reaped"] == [claimed]
         assert world.attempt(claimed).state == "failed"
         with world.ledger.transaction() as tx:
             tx.set_clock("replay", tx.clock()[1] + timedelta(days=1))
@@ -244,7 +245,7 @@ def test_a_silent_attempt_is_given_up_unless_its_run_waits_for_a_slot(world, run
     world.arrive(MAY)
     claimed = world.claim()["attempt"]
     expire(world, claimed)
-    assert world.sweeper.sweep(runs)["reaped"] == ([claimed] if reaped else [])
+    assert world.sweeper.sweep(runs, {world.model})["reaped"] == ([claimed] if reaped else [])
 
 
 def test_a_worker_presumed_dead_can_write_nothing(world):
@@ -252,7 +253,7 @@ def test_a_worker_presumed_dead_can_write_nothing(world):
     world.arrive(MAY)
     claimed = world.claim("run1")["attempt"]
     expire(world, claimed)
-    world.sweeper.sweep(Runs("missing"))
+    world.sweeper.sweep(Runs("missing"), {world.model})
     with pytest.raises(StaleAttempt), world.ledger.transaction() as tx:
         tx.own_lease(claimed)
 

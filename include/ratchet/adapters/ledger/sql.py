@@ -396,6 +396,10 @@ class _Doorbell(_Base):
         )
         return True
 
+    def unring(self, model: str) -> None:
+        """Forget that the doorbell was rung: the model stays due, and the next ring need not wait."""
+        self._db.execute(sa.update(t.doorbell).where(t.doorbell.c.model == model).values(rung_at=None, rings=0))
+
 
 class _Attempts(_Base):
     """Leases, attempts, steps, used days."""
@@ -441,10 +445,11 @@ class _Attempts(_Base):
 
     def own_lease(self, attempt_id: str) -> AttemptRow:
         """The live attempt, its lease locked for this transaction; refused when stale or ended."""
-        attempt = self.attempt(attempt_id)
-        if attempt is None:
+        found = self.attempt(attempt_id)
+        if found is None:
             raise StaleAttempt(f"there is no attempt {attempt_id!r}")
-        lease = self.lock_lease(attempt.model)
+        lease = self.lock_lease(found.model)
+        attempt = self.attempt(attempt_id) or found  # its state as it is under the lock
         if lease.attempt_id != attempt_id or lease.epoch != attempt.epoch:
             raise StaleAttempt(
                 f"attempt {attempt_id} (epoch {attempt.epoch}, {attempt.state}) does not hold the lease of "
@@ -592,6 +597,17 @@ class _Promotion(_Base):
         c = t.outbox.c
         values = {"tries": c.tries + 1, "last_error": error} | ({} if error else {"done_at": self.wall()})
         self._db.execute(sa.update(t.outbox).where(c.id == pk).values(values))
+
+    def take_announcements(self, *, model: str | None = None, overdue_seconds: float = 0.0) -> list[str]:
+        """The models with news of their champion that no asset event has carried yet; whoever takes them, tells."""
+        now, c = self.wall(), t.outbox.c
+        query = sa.update(t.outbox).where(
+            c.kind == "champion", c.done_at.is_(None), c.created_at <= now - timedelta(seconds=overdue_seconds)
+        )
+        if model is not None:
+            query = query.where(c.model == model)
+        taken = self._db.execute(query.values(done_at=now, tries=c.tries + 1).returning(c.model))
+        return sorted(set(taken.scalars()))
 
     def audit(self, actor: str, action: str, model: str | None, detail: dict[str, Any]) -> None:
         """Append to the log; entries are chained by hash, one writer at a time."""
