@@ -224,3 +224,31 @@ def test_the_audit_log_is_a_chain(ledger):
             assert entry["previous_hash"] == previous
             assert entry["hash"] == audit_hash(previous, told)
             previous = entry["hash"]
+
+
+def test_a_bell_that_was_forgotten_may_ring_at_once_and_the_model_stays_due(ledger):
+    with ledger.transaction() as tx:
+        tx.set_due("m", tx.wall(), "admitted")
+        assert tx.ring("m", 60, 900)
+        assert not tx.ring("m", 60, 900)
+        tx.unring("m")
+        assert tx.ring("m", 60, 900)
+
+
+def test_news_of_a_champion_are_taken_once_and_left_to_their_own_task_until_they_are_overdue(ledger):
+    with ledger.transaction() as tx:
+        tx.enqueue("champion", "champion:m:1", {"seq": 1}, "m")
+        tx.enqueue("champion", "champion:n:1", {"seq": 1}, "n")
+        tx.enqueue("record", "decision:1", {}, "m")
+    with ledger.transaction() as tx:
+        assert tx.take_announcements(overdue_seconds=60) == []
+        assert tx.take_announcements(model="m") == ["m"]
+        assert tx.take_announcements(model="m") == []
+        assert tx.take_announcements() == ["n"]
+
+
+def test_the_attempt_is_answered_as_it_is_under_its_lease(ledger):
+    with ledger.transaction() as tx:
+        tx.start_attempt(attempt(1), 45)
+        tx.update_attempt("m.1", state="snapshotted")
+        assert tx.own_lease("m.1").state == "snapshotted"
