@@ -199,3 +199,19 @@ def test_a_backfill_and_two_runs_at_once_make_one_attempt_per_model_and_the_othe
             path = f"/dags/retrain__{model}/dagRuns/{quote(run, safe='')}/taskInstances/claim"
             assert ask(system, "GET", path)["state"] == "skipped"
             assert "reason" in str(ask(system, "GET", f"{path}/xcomEntries/outcome")["value"])
+
+
+def test_a_champion_that_moved_outside_airflow_is_announced_on_its_asset_by_the_sweep_once(
+    upset: dict[str, Upset],
+) -> None:
+    case = upset[NEWCOMER]
+    case.answered()
+    case.system.command("rollback", case.model, "--reason", "the sweep has to tell it")
+
+    def told() -> list[str]:
+        events = ask(case.system, "GET", "/assets/events", params={"source_dag_id": "ratchet__sweep", "limit": 1000})
+        return [event["uri"] for event in events["asset_events"] if event["uri"] == f"ratchet://{case.model}/champion"]
+
+    assert case.until("the asset updated", told) == [f"ratchet://{case.model}/champion"]
+    with case.system.ratchet.ledger.transaction() as tx:
+        assert tx.take_announcements(model=case.model) == []
