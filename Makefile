@@ -11,10 +11,10 @@ RATCHET := .venv/bin/ratchet
 UV := $(shell command -v uv || echo .tools/uv/bin/uv)
 SOURCES := include tests dags plugins
 
-.PHONY: help setup lock up down status demo lint check test clean
+.PHONY: help setup lock up down status demo lint check test chaos chaos-proof clean
 
 help: ## List the commands
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: $(STAMP) ## Install the locked environment into .venv (fetches uv when it is missing)
 
@@ -60,6 +60,12 @@ check: lint ## Lint, and the tests that need no stack
 
 test: check ## Everything: the integration tests bring up a stack of their own and stop it
 	scripts/integration-tests
+
+chaos: setup ## Kill everything under load and close the books; KILLS, EVENTS, MODELS, SEED; SHORT=1 takes minutes
+	KILLS=$(KILLS) EVENTS=$(EVENTS) MODELS=$(MODELS) SEED=$(SEED) SHORT=$(SHORT) scripts/chaos
+
+chaos-proof: setup ## Show that the books of make chaos do not balance on builds without a guard
+	scripts/chaos-proof
 
 clean: down ## Stop the stack and remove its data; the environment stays
 	rm -rf .ratchet
