@@ -33,8 +33,8 @@ from ratchet.stack.units import Phase
 
 CHAMPION_SECONDS = 600.0
 SETTLE_SECONDS = 1200.0
-OVERTIME = 2.0
-"""How many times the planned length the kills may take until all failpoints have had their turns."""
+OVERTIME_SECONDS = 600.0
+"""How long after the burst the kills may go on until all failpoints have had their turns."""
 
 AFTERMATH = 3.0
 """How much slower the beats are when all events are out and failpoints still wait for their turns."""
@@ -147,7 +147,8 @@ def rage(system: System, havoc: Havoc, publisher: Publisher, events: int, second
                 f"{len(havoc.kills)}/{havoc.total} {what}; {publisher.acknowledged:,} published; "
                 f"{len(havoc.unrecovered())} recovering; armed: {armed}"
             )
-        if now - began > OVERTIME * seconds or (publisher.exhausted and now - began > seconds):
+        over = now - began > seconds + OVERTIME_SECONDS or (publisher.exhausted and now - began > seconds)
+        if over and not havoc.pending():
             say(f"time is up, {havoc.total - len(havoc.kills)} kills were not made")
             break
         time.sleep(0.1)
@@ -195,6 +196,7 @@ def _unsettled(system: System, havoc: Havoc) -> str:
         "attempts": _count(system, t.attempt, a.state.in_((*books.LIVE, "judged"))),
         "marked models": _count(system, t.model, t.model.c.marked),
         "untold": _count(system, t.outbox, t.outbox.c.done_at.is_(None)),
+        "running tasks": len(system.running_tasks("retrain__%") + system.running_tasks("promote__%")),
         "recovering": len(havoc.unrecovered()),
         "services away": sum(
             row["phase"] not in {Phase.READY, Phase.DONE} for name, row in api.status().items() if name != "topics"

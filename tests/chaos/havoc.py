@@ -119,7 +119,7 @@ class System:
         """Task instances whose process runs here and now."""
         found = self.rows(
             sa.text(
-                "SELECT id, dag_id, run_id, task_id, pid FROM task_instance "
+                "SELECT dag_id, run_id, task_id, map_index, pid FROM task_instance "
                 "WHERE state = 'running' AND pid IS NOT NULL AND dag_id LIKE :like ORDER BY start_date"
             ),
             self.airflow,
@@ -192,16 +192,17 @@ class Havoc:
     @property
     def done(self) -> bool:
         """Whether all that was planned has been done."""
-        return not self.agenda and all(lane.done for lane in self.lanes) and not self.stale_at and not self._pending()
+        return not self.agenda and all(lane.done for lane in self.lanes) and not self.stale_at and not self.pending()
 
-    def _pending(self) -> bool:
+    def pending(self) -> bool:
+        """Whether a stopped worker is still to go on."""
         return any(not each.resumed for each in self.stale)
 
     def step(self) -> Kill | None:
         """Do what is due; the kill, if there was one."""
         elapsed = time.monotonic() - self.began
         in_triggerer, in_tasks = self.lanes
-        wanted = bool(self.stale_at) and elapsed >= self.stale_at[0] and not self._pending()
+        wanted = bool(self.stale_at) and elapsed >= self.stale_at[0] and not self.pending()
         if wanted:
             self._stop_a_worker(in_tasks)
         for lane in [in_triggerer] if wanted else self.lanes:
@@ -266,7 +267,7 @@ class Havoc:
 
     def _spontaneous(self) -> Kill | None:
         name = self.agenda[0]
-        if name == "scheduler" and self._pending():
+        if name == "scheduler" and self.pending():
             # It would take the stopped worker with it: have another one first.
             self.agenda = [*self.agenda[1:], name]
             return None
@@ -298,7 +299,7 @@ class Havoc:
         task = self.random.choice(tasks)
         with contextlib.suppress(ProcessLookupError):
             os.kill(task.pid, signal.SIGKILL)
-        return self._note(Kill("task", task.pid, None, partial(self._task_went_on, task.id, task.pid)))
+        return self._note(Kill("task", task.pid, None, partial(self._task_went_on, task)))
 
     # A worker presumed dead -----------------------------------------------------------------------------------------
 
@@ -306,7 +307,7 @@ class Havoc:
         """Stop a worker that holds its lease and has written nothing; let it go on when it has been given up."""
         name = "claimed/no snapshot"
         if lane.current(self.system.home) != name:
-            lane.insist(name, self.system.home)
+            lane.borrow(name, self.system.home)
             return
         found = self.system.waiting_at(name)
         if found is None:
@@ -382,12 +383,21 @@ class Havoc:
         c = t.outbox.c
         return not self.system.rows(sa.select(c.id).where(c.id.in_(pks), c.done_at.is_(None)))
 
-    def _task_went_on(self, task: Any, pid: int) -> bool:
-        rows = self.system.rows(
-            sa.text("SELECT state, pid FROM task_instance WHERE id = :id"), self.system.airflow, id=task
+    def _task_went_on(self, task: Any) -> bool:
+        """Another process executes it, or it has ended: a try that only waits for its retry has not gone on."""
+        now = self.system.rows(
+            sa.text(
+                "SELECT state, pid FROM task_instance WHERE dag_id = :dag_id AND run_id = :run_id "
+                "AND task_id = :task_id AND map_index = :map_index"
+            ),
+            self.system.airflow,
+            **{name: getattr(task, name) for name in ("dag_id", "run_id", "task_id", "map_index")},
         )
-        # A retry has a row of its own id: the killed try is history then.
-        return not rows or rows[0].state in {"success", "failed", "skipped"} or rows[0].pid not in {pid, None}
+        return all(
+            row.state in {"success", "failed", "skipped", "upstream_failed"}
+            or (row.state == "running" and row.pid not in {task.pid, None})
+            for row in now
+        )
 
 
 class _Lane:
@@ -396,6 +406,7 @@ class _Lane:
     def __init__(self, names: list[str]) -> None:
         self.names = names
         self.armed: str | None = None
+        self._borrowed = False
         self._since = 0.0
 
     @property
@@ -403,15 +414,15 @@ class _Lane:
         return not self.names and self.armed is None
 
     def current(self, home: Path) -> str | None:
-        """The failpoint to look at; arms the next one where none is armed, or the armed one is not reached."""
-        if self.armed is not None and time.monotonic() - self._since > ARMED_SECONDS and len(self.names) > 0:
-            if failpoints.disarm(home, self.armed):
+        """The failpoint to look at; arms the next one where none is armed, or where nobody reaches the armed one."""
+        if self.armed is not None and time.monotonic() - self._since > ARMED_SECONDS:
+            untaken = failpoints.disarm(home, self.armed)
+            if untaken and self.names and not self._borrowed:
                 self.names.append(self.armed)
                 self.armed = None
             else:
-                # Somebody took the arm: it is waiting, or it died waiting and the arm is needed again.
-                failpoints.arm(home, self.armed)
-                self._since = time.monotonic()
+                # Nobody else has a turn; or the arm was taken by one that died with its service and is needed again.
+                self._arm(self.armed, home)
         if self.armed is None and self.names:
             self._arm(self.names.pop(0), home)
         return self.armed
@@ -422,26 +433,25 @@ class _Lane:
 
     def kept_waiting(self) -> bool:
         """Whether the one that came has been looked at in vain for long."""
-        return time.monotonic() - self._since > 2 * ARMED_SECONDS
+        return time.monotonic() - self._since > ARMED_SECONDS / 2
 
-    def insist(self, name: str, home: Path) -> None:
-        """Arm this one now, instead of whatever is armed."""
+    def borrow(self, name: str, home: Path) -> None:
+        """Arm this one now, instead of whatever is armed; it does not count as the failpoint's turn."""
         if self.armed is not None:
             failpoints.disarm(home, self.armed)
             self.names.append(self.armed)
-        self.armed = None
-        if name in self.names:
-            self.names.remove(name)
+        self._borrowed = True
         self._arm(name, home)
 
     def lent(self) -> None:
         """Who came was wanted for something else: the failpoint still has its turn."""
-        self.names.append(str(self.armed))
-        self.armed = None
+        if not self._borrowed:
+            self.names.append(str(self.armed))
+        self.finished()
 
     def finished(self) -> None:
-        """Who came was killed."""
-        self.armed = None
+        """Who came was killed, or is not waited for any more."""
+        self.armed, self._borrowed = None, False
 
 
 def _both(first: Callable[[], bool], second: Callable[[], bool]) -> Callable[[], bool]:
