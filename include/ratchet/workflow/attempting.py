@@ -352,8 +352,6 @@ class Attempts:
         with self._parts.ledger.transaction() as tx:
             attempt = tx.attempt(attempt_id)
             if attempt is not None and attempt.state == before:
-                # Under the lease: an attempt that is being given up at this moment must not come alive again.
-                tx.own_lease(attempt_id)
                 tx.update_attempt(attempt_id, state=after)
 
     @staticmethod

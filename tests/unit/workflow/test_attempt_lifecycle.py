@@ -8,7 +8,6 @@ import pytest
 
 from ratchet.domain.events import DataArrived, RetrainRequested
 from ratchet.errors import Refused, StaleAttempt
-from ratchet.workflow.attempting import Attempts, Parts
 
 MAY = datetime(2013, 5, 1, 4, tzinfo=UTC)
 
@@ -256,20 +255,6 @@ def test_a_worker_presumed_dead_can_write_nothing(world):
     world.sweeper.sweep(Runs("missing"))
     with pytest.raises(StaleAttempt), world.ledger.transaction() as tx:
         tx.own_lease(claimed)
-
-
-def test_an_attempt_that_lost_its_lease_does_not_come_alive_again_by_a_step_it_had_stored(world):
-    world.crown()
-    world.arrive(MAY)
-    claimed = world.claim("run1")["attempt"]
-    with world.ledger.transaction() as tx:
-        tx.save_step(claimed, "snapshot", {}, tx.wall())
-        tx.release_lease(claimed)
-    nothing = dict.fromkeys(("features", "store", "studies", "registry", "models", "environment"), lambda: None)
-    attempts = Attempts(Parts(ledger=world.ledger, settings=world.settings, code_digest="code", **nothing))
-    with pytest.raises(StaleAttempt):
-        attempts.snapshot(claimed)
-    assert world.attempt(claimed).state == "claimed"
 
 
 def test_a_rollback_takes_the_champion_before_back_and_needs_a_reason(world):
