@@ -11,10 +11,10 @@ RATCHET := .venv/bin/ratchet
 UV := $(shell command -v uv || echo .tools/uv/bin/uv)
 SOURCES := include tests dags plugins
 
-.PHONY: help setup lock up down status demo lint check test test-long clean
+.PHONY: help setup lock up down status demo lint check test test-long chaos chaos-proof clean
 
 help: ## List the commands
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: $(STAMP) ## Install the locked environment into .venv (fetches uv when it is missing)
 
@@ -63,6 +63,11 @@ test: check ## Everything: the integration tests bring up a stack of their own a
 
 test-long: setup ## The integration tests that take minutes each
 	RATCHET_TEST_MARK="stack and long" scripts/integration-tests
+chaos: setup ## Kill everything under load and close the books; KILLS, EVENTS, MODELS, SEED; SHORT=1 takes minutes
+	KILLS=$(KILLS) EVENTS=$(EVENTS) MODELS=$(MODELS) SEED=$(SEED) SHORT=$(SHORT) scripts/chaos
+
+chaos-proof: setup ## Show that the books of make chaos do not balance on builds without a guard
+	scripts/chaos-proof
 
 clean: down ## Stop the stack and remove its data; the environment stays
 	rm -rf .ratchet

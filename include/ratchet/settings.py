@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 CONNECTION_PREFIX = "AIRFLOW_CONN_"
+RENEWALS_PER_LEASE = 3
 
 
 def _repository_root() -> Path:
@@ -51,7 +52,7 @@ class Settings:
     ring_backoff_seconds: float = 60.0
     ring_backoff_max_seconds: float = 900.0
     max_event_tries: int = 3
-    failpoint: str | None = None
+    failpoints: bool = False
     airflow_url: str | None = None
     airflow_user: str | None = None
     airflow_password: str | None = field(default=None, repr=False)
@@ -63,6 +64,7 @@ def load_settings(base: Mapping[str, str] | None = None) -> Settings:
     env = environment(base)
     root = Path(env.get("RATCHET_ROOT", _repository_root())).resolve()
     home = Path(env.get("RATCHET_HOME", root / ".ratchet")).resolve()
+    ttl = float(env.get("RATCHET_LEASE_TTL_SECONDS", "45"))
     return Settings(
         root=root,
         home=home,
@@ -72,7 +74,9 @@ def load_settings(base: Mapping[str, str] | None = None) -> Settings:
         connections={name: value for name, value in env.items() if name.startswith(CONNECTION_PREFIX)},
         group_id=env.get("RATCHET_GROUP_ID", "ratchet-intake"),
         unknown_hold_seconds=float(env.get("RATCHET_UNKNOWN_HOLD_SECONDS", "600")),
-        failpoint=env.get("RATCHET_FAILPOINT") or None,
+        lease_ttl_seconds=ttl,
+        lease_renew_seconds=ttl / RENEWALS_PER_LEASE,
+        failpoints=bool(env.get("RATCHET_FAILPOINTS")),
         airflow_url=env.get("RATCHET_AIRFLOW_URL"),
         airflow_user=env.get("RATCHET_AIRFLOW_USER"),
         airflow_password=env.get("RATCHET_AIRFLOW_PASSWORD"),

@@ -45,14 +45,8 @@ def first_champion(running: System) -> FirstChampion | None:
 
 
 @pytest.fixture
-def rested(running: System, first_champion: FirstChampion | None) -> System:
-    """The running system with a champion, at rest; its tasks may be armed with a failpoint of an earlier test."""
+def system(running: System, first_champion: FirstChampion | None) -> System:
+    """The running system with a champion, at rest."""
+    running.disarm()
     running.rest()
     return running
-
-
-@pytest.fixture
-def system(rested: System) -> System:
-    """The running system with a champion, at rest, as it is every day."""
-    rested.arm_tasks(None)
-    return rested

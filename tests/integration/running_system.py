@@ -25,6 +25,7 @@ from urllib.parse import quote
 import sqlalchemy as sa
 from small_model import FRESH_DAYS
 
+from ratchet import failpoints
 from ratchet.adapters.ledger import schema
 from ratchet.bootstrap import Ratchet
 from ratchet.cli import airflow_api
@@ -32,11 +33,9 @@ from ratchet.cli.operate import dossier
 from ratchet.cli.year import DATASETS, Arrival, arrived
 from ratchet.domain import events as cloudevents
 from ratchet.domain.spec import ModelSpec
-from ratchet.failpoints import slug
 from ratchet.ports.bus import Subscription
 from ratchet.ports.ledger import LIVE_STATES, OPEN_FATES, AttemptRow, ChampionRow, EventRow
 from ratchet.records import RawRecord
-from ratchet.stack import api
 
 MODEL = "flight_delay"
 RETRAIN, PROMOTE = f"retrain__{MODEL}", f"promote__{MODEL}"
@@ -90,7 +89,6 @@ class System:
     spec: ModelSpec
     decisions: Subscription
     today: date = FIRST_DAY
-    armed: str | None = None
     told: list[RawRecord] = field(default_factory=list)
     logins: dict[str, airflow_api.Airflow] = field(default_factory=dict)
 
@@ -308,20 +306,21 @@ class System:
 
     # Failpoints -----------------------------------------------------------------------------------------------------
 
-    def arm_tasks(self, failpoint: str | None) -> None:
-        """Have tasks wait at this failpoint from now on (None: at none); the scheduler forks them, so it starts anew.
+    def arm(self, failpoint: str, count: int = 1) -> None:
+        """Have the next ``count`` processes that reach this failpoint wait there."""
+        failpoints.arm(self.ratchet.settings.home, failpoint, count)
 
-        No task is cut off by that.
-        """
-        if failpoint != self.armed:
-            self.until("no task at work", lambda: not self.tasks(state="running"), every=1.0)
-            api.restart("scheduler", {"RATCHET_FAILPOINT": failpoint} if failpoint else None, timeout=PATIENCE_SECONDS)
-            self.armed = failpoint
+    def disarm(self) -> None:
+        """Have no process wait anywhere, not even those that do."""
+        for name in failpoints.NAMES:
+            failpoints.disarm(self.ratchet.settings.home, name)
+            for waiting in self.at(name):
+                waiting.let_pass()
 
     def at(self, failpoint: str) -> list[Waiting]:
         """The processes that wait there now."""
-        folder = self.ratchet.settings.home / "failpoints"
-        found = [Waiting(int(file.suffix[1:]), file) for file in folder.glob(f"{slug(failpoint)}.*")]
+        markers = failpoints.folder(self.ratchet.settings.home).glob(f"{failpoints.slug(failpoint)}.[0-9]*")
+        found = [Waiting(int(file.suffix[1:]), file) for file in markers]
         return [waiting for waiting in found if waiting.alive]
 
     def arrival_at(self, failpoint: str, count: int = 1) -> Sequence[Waiting]:

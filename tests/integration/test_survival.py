@@ -1,7 +1,6 @@
 """``kill -9`` in the worst places: each event still reaches its fate once, and the alias follows the ledger.
 
-Every test first sees the process that it kills waiting at the failpoint, by its id. The tests of this file leave their
-failpoints armed; the fixture of a test that wants none restarts the scheduler.
+Every test first sees the process that it kills waiting at the failpoint, by its id.
 """
 
 from __future__ import annotations
@@ -12,7 +11,7 @@ import signal
 
 import psutil
 import pytest
-from running_system import PATIENCE_SECONDS, PROMOTE, RETRAIN, System
+from running_system import PROMOTE, RETRAIN, System
 
 from ratchet.ports.bus import RETRAIN_REQUESTS
 from ratchet.ports.ledger import AttemptRow
@@ -21,11 +20,12 @@ from ratchet.stack import api
 pytestmark = [pytest.mark.stack, pytest.mark.timeout(1200)]
 
 
-def test_an_event_survives_the_triggerer_that_stored_it_and_rang_nobody(rested: System) -> None:
-    system, failpoint, group = rested, "committed/no offset", rested.ratchet.settings.group_id
+def test_an_event_survives_the_triggerer_that_stored_it_and_rang_nobody(system: System) -> None:
+    failpoint, group = "committed/no offset", system.ratchet.settings.group_id
     system.fresh_days()
     known = system.records_in(RETRAIN_REQUESTS)
-    triggerer = api.restart("triggerer", {"RATCHET_FAILPOINT": failpoint}, timeout=PATIENCE_SECONDS)
+    triggerer = api.component_pid("triggerer")
+    system.arm(failpoint)
     event_id = system.request("a request whose intake dies")
 
     (waiting,) = system.arrival_at(failpoint)
@@ -43,10 +43,10 @@ def test_an_event_survives_the_triggerer_that_stored_it_and_rang_nobody(rested: 
     assert system.records_in(RETRAIN_REQUESTS) == known + 1
 
 
-def test_an_attempt_survives_a_tuning_worker(rested: System) -> None:
-    system, failpoint = rested, "tuning"
+def test_an_attempt_survives_a_tuning_worker(system: System) -> None:
+    failpoint = "tuning"
     system.fresh_days()
-    system.arm_tasks(failpoint)
+    system.arm(failpoint, 3)
     event_id = system.request("a request whose tuning dies")
     victim, colleague = system.arrival_at(failpoint, 2)
     first = system.attempt_of(event_id=event_id)
@@ -69,10 +69,10 @@ def test_an_attempt_survives_a_tuning_worker(rested: System) -> None:
     assert_answered_once(system, event_id, system.attempt(str(row.attempt_id)))
 
 
-def test_the_alias_follows_the_ledger_although_the_promoting_process_died_between_them(rested: System) -> None:
-    system, failpoint = rested, "compare-and-set/no alias"
+def test_the_alias_follows_the_ledger_although_the_promoting_process_died_between_them(system: System) -> None:
+    failpoint = "compare-and-set/no alias"
     system.fresh_days()
-    system.arm_tasks(failpoint)
+    system.arm(failpoint)
     before = system.champion()
     event_id = system.request("a request whose promotion dies")
     (waiting,) = system.arrival_at(failpoint)

@@ -121,7 +121,7 @@ def component_pid(name: str) -> int:
 def restart(name: str, extra_env: Mapping[str, str] | None = None, *, timeout: float = 120.0) -> int:
     """Stop one component, start it again, wait until it is ready; returns its new process id.
 
-    ``extra_env`` (a failpoint, say) holds for this start alone: when the component dies and the supervisor starts it
+    ``extra_env`` holds for this start alone: when the component dies and the supervisor starts it
     again, it is the ordinary one.
     """
     run = _run_folder()

@@ -46,6 +46,7 @@ class Record:
     detail: str = ""
     extra_env: Mapping[str, str] = field(default_factory=dict)
     probed_at: float = 0.0
+    been_ready: bool = False
 
     def to_dict(self) -> dict[str, Any]:
         """The row of ``state.json`` and of ``ratchet status``."""
@@ -136,7 +137,13 @@ class Supervisor:
                 outdated.append(self._target(name, identity, unit))
             elif name not in self.records:
                 self.records[name] = Record(
-                    Phase.STARTING, identity, row["digest"], row["started_at"], row["ready_after"], detail="adopted"
+                    Phase.STARTING,
+                    identity,
+                    row["digest"],
+                    row["started_at"],
+                    row["ready_after"],
+                    detail="adopted",
+                    been_ready=row["ready_after"] is not None,
                 )
         processes.stop(self.home, outdated)
         stopped = {target.name for target in outdated}
@@ -212,10 +219,9 @@ class Supervisor:
             record.phase = Phase.DONE if code == 0 else Phase.FAILED
             record.detail = "" if code == 0 else f"exit code {code}"
             return
-        was_ready = record.phase is Phase.READY
         ran = time.time() - record.started_at
         record.phase, record.exits, pause = units.after_exit(
-            was_ready=was_ready, ran_seconds=ran, exits_before=record.exits
+            was_ready=record.been_ready, ran_seconds=ran, exits_before=record.exits
         )
         record.not_before = time.monotonic() + pause
         record.detail = f"ended by itself after {ran:.1f} s" + ("" if code is None else f" with exit code {code}")
@@ -228,7 +234,7 @@ class Supervisor:
         reason = probes.check(unit.probe, started_at=record.started_at)
         waited = time.time() - record.started_at
         if reason is None:
-            record.phase, record.detail = Phase.READY, ""
+            record.phase, record.detail, record.been_ready = Phase.READY, "", True
             record.ready_after = waited if record.ready_after is None else record.ready_after
             return True
         late = waited > unit.ready_timeout

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from ratchet import settings
-from ratchet.stack import control, processes, supervisor
+from ratchet.stack import control, processes, supervisor, units
 from ratchet.stack.control import StackError
 from ratchet.stack.units import Unit
 
@@ -133,14 +133,26 @@ def test_nothing_starts_behind_a_step_that_failed(run: Path) -> None:
     assert (control.request(run, op="status") or {})["later"]["pid"] is None
 
 
+def test_a_service_that_was_ready_once_is_not_given_up_while_what_it_needs_is_away(run: Path, tmp_path: Path) -> None:
+    needed, starts = tmp_path / "needed", tmp_path / "starts"
+    needed.touch()
+    script = f"echo once >> {starts}; [ -e {needed} ] && exec sleep 600; exit 1"
+    first = start(run, shell("server", script))["server"]["pid"]
+    needed.unlink()
+    os.kill(first, signal.SIGKILL)
+    until(lambda: len(starts.read_text().splitlines()) > units.MAX_EARLY_EXITS)
+    needed.touch()
+    until(lambda: (control.request(run, op="status") or {})["server"]["phase"] == units.Phase.READY)
+
+
 def test_the_variables_of_a_restart_hold_for_that_start_alone(run: Path, tmp_path: Path) -> None:
     seen = tmp_path / "seen"
-    start(run, shell("shown", f'echo "failpoint=$RATCHET_FAILPOINT" >> {seen}; exec sleep 600'))
-    rows = control.request(run, op="restart", name="shown", env={"RATCHET_FAILPOINT": "rung"}) or {}
+    start(run, shell("shown", f'echo "level=$RATCHET_LEVEL" >> {seen}; exec sleep 600'))
+    rows = control.request(run, op="restart", name="shown", env={"RATCHET_LEVEL": "high"}) or {}
     until(lambda: len(seen.read_text().splitlines()) == 2)
     os.kill(rows["shown"]["pid"], signal.SIGKILL)
     until(lambda: len(seen.read_text().splitlines()) == 3)
-    assert seen.read_text().splitlines() == ["failpoint=", "failpoint=rung", "failpoint="]
+    assert seen.read_text().splitlines() == ["level=", "level=high", "level="]
 
 
 def test_an_unknown_component_is_refused_with_the_known_ones(run: Path) -> None:

@@ -1,0 +1,70 @@
+"""Builds that are broken on purpose, for ``make chaos-proof``: a guard is taken out of every process of the stack.
+
+Python imports this file by its name when its folder is on ``PYTHONPATH``; the product knows nothing of it.
+"""
+
+from __future__ import annotations
+
+import importlib.abc
+import importlib.machinery
+import os
+import sys
+from datetime import timedelta
+from typing import Any
+
+LEDGER = "ratchet.adapters.ledger.sql"
+
+
+def without_the_unique_key(ledger: Any) -> None:
+    """Insert records and events as if no key told what is known (the constraints are dropped by the script)."""
+    from sqlalchemy.dialects import postgresql  # noqa: PLC0415 - every Python process loads this file
+
+    careful = postgresql.Insert.on_conflict_do_nothing
+
+    def careless(self: Any, *args: Any, **options: Any) -> Any:
+        return self if self.table.name in {"record", "event"} else careful(self, *args, **options)
+
+    postgresql.Insert.on_conflict_do_nothing = careless  # type: ignore[method-assign]
+
+
+def without_the_epoch_check(ledger: Any) -> None:
+    """Let an attempt write whoever holds the lease."""
+
+    def own_lease(self: Any, attempt_id: str) -> Any:
+        attempt = self.attempt(attempt_id)
+        self.lock_lease(attempt.model)
+        return attempt
+
+    def renew_lease(self: Any, attempt_id: str, ttl_seconds: float) -> None:
+        lease = ledger.t.lease
+        until = self.wall() + timedelta(seconds=ttl_seconds)
+        self._db.execute(lease.update().where(lease.c.attempt_id == attempt_id).values(expires_at=until))
+
+    ledger.SqlTx.own_lease = own_lease
+    ledger.SqlTx.renew_lease = renew_lease
+
+
+FAULTS = {"unique": without_the_unique_key, "epoch": without_the_epoch_check}
+
+
+class Breaker(importlib.abc.MetaPathFinder):
+    """Breaks the ledger as soon as it has been imported."""
+
+    def find_spec(self, name: str, path: Any = None, target: Any = None) -> Any:
+        if name != LEDGER:
+            return None
+        spec = importlib.machinery.PathFinder.find_spec(name, path, target)
+        assert spec is not None
+        assert spec.loader is not None
+        whole = spec.loader.exec_module
+
+        def exec_module(module: Any) -> None:
+            whole(module)
+            FAULTS[os.environ["CHAOS_FAULT"]](module)
+
+        spec.loader.exec_module = exec_module  # type: ignore[method-assign]
+        return spec
+
+
+if os.environ.get("CHAOS_FAULT"):
+    sys.meta_path.insert(0, Breaker())
