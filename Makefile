@@ -11,10 +11,10 @@ RATCHET := .venv/bin/ratchet
 UV := $(shell command -v uv || echo .tools/uv/bin/uv)
 SOURCES := include tests dags plugins
 
-.PHONY: help setup lock up down status demo lint check test clean
+.PHONY: help setup lock schemas up down status demo lint check test bench-events clean
 
 help: ## List the commands
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: $(STAMP) ## Install the locked environment into .venv (fetches uv when it is missing)
 
@@ -36,6 +36,9 @@ lock: ## Resolve the lock files again (no index address in them)
 	  --no-emit-index-url --no-header -o requirements.txt
 	$(UV) pip compile --quiet pyproject.toml --group dev -c requirements.txt --universal --python-version 3.11 \
 	  --generate-hashes --no-emit-index-url --no-header -o requirements-dev.txt
+
+schemas: setup ## Write the events' JSON Schemas and AsyncAPI document into docs/events
+	.venv/bin/python scripts/write-event-schemas
 
 up: setup ## Start the local stack in the background and wait until it is ready
 	$(RATCHET) up
@@ -60,6 +63,9 @@ check: lint ## Lint, and the tests that need no stack
 
 test: check ## Everything: the integration tests bring up a stack of their own and stop it
 	scripts/integration-tests
+
+bench-events: setup ## Validate one event, side by side with peers; rows in bench/results/events.json
+	.venv/bin/python -m bench.events
 
 clean: down ## Stop the stack and remove its data; the environment stays
 	rm -rf .ratchet
