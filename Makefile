@@ -9,9 +9,9 @@ UNTIL ?=
 STAMP := .venv/.installed
 RATCHET := .venv/bin/ratchet
 UV := $(shell command -v uv || echo .tools/uv/bin/uv)
-SOURCES := include tests dags plugins
+SOURCES := include tests dags plugins bench
 
-.PHONY: help setup lock up down status demo lint check test test-long chaos chaos-proof clean
+.PHONY: help setup lock schemas up down status demo lint check test test-long chaos chaos-proof bench-events clean
 
 help: ## List the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -36,6 +36,9 @@ lock: ## Resolve the lock files again (no index address in them)
 	  --no-emit-index-url --no-header -o requirements.txt
 	$(UV) pip compile --quiet pyproject.toml --group dev -c requirements.txt --universal --python-version 3.11 \
 	  --generate-hashes --no-emit-index-url --no-header -o requirements-dev.txt
+
+schemas: setup ## Write the events' JSON Schemas and AsyncAPI document into docs/events
+	.venv/bin/python scripts/write-event-schemas
 
 up: setup ## Start the local stack in the background and wait until it is ready
 	$(RATCHET) up
@@ -63,11 +66,15 @@ test: check ## Everything: the integration tests bring up a stack of their own a
 
 test-long: setup ## The integration tests that take minutes each
 	RATCHET_TEST_MARK="stack and long" scripts/integration-tests
+
 chaos: setup ## Kill everything under load and close the books; KILLS, EVENTS, MODELS, SEED; SHORT=1 takes minutes
 	KILLS=$(KILLS) EVENTS=$(EVENTS) MODELS=$(MODELS) SEED=$(SEED) SHORT=$(SHORT) scripts/chaos
 
 chaos-proof: setup ## Show that the books of make chaos do not balance on builds without a guard
 	scripts/chaos-proof
+
+bench-events: setup ## Validate one event, side by side with peers; rows in bench/results/events.json
+	.venv/bin/python -m bench.events
 
 clean: down ## Stop the stack and remove its data; the environment stays
 	rm -rf .ratchet

@@ -8,36 +8,65 @@ from typing import Annotated
 
 import typer
 
+from ratchet import events
 from ratchet.bootstrap import wire
-from ratchet.domain import events as cloudevents
 from ratchet.errors import Refused
 
-app = typer.Typer(help="Publish an event to Kafka.", no_args_is_help=True)
+app = typer.Typer(
+    help="Publish an event to Kafka, checked first; it is stored by the broker when the command returns.",
+    no_args_is_help=True,
+)
 SOURCE = "ratchet/cli"
+Model = Annotated[str, typer.Argument(help="The model it is about.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the record, publish nothing.")]
-Identity = Annotated[str | None, typer.Option("--id", help="The event's id; a new one when left out.")]
-When = Annotated[datetime | None, typer.Option("--time", help="Business time of the event; now when left out.")]
+Identity = Annotated[
+    str | None,
+    typer.Option("--id", help="The event's id: with --source it names the event, and a repetition changes nothing."),
+]
+Source = Annotated[str, typer.Option("--source", help="Who speaks, like /monitors/weather.")]
+Binary = Annotated[bool, typer.Option("--binary", help="Attributes as ce_ headers, instead of the event as the value.")]
+When = Annotated[
+    datetime | None, typer.Option("--time", help="Business time of the event, UTC unless it says; now when left out.")
+]
+WindowEnd = Annotated[datetime | None, typer.Option(help="End of the window looked at; now when left out.")]
+
+
+def business_now() -> datetime:
+    """What time it is for the business: the ledger's clock."""
+    with wire().ledger.transaction() as tx:
+        return tx.clock()[1]
 
 
 def send(
-    data: cloudevents.InboundData, subject: str, *, event_id: str | None, at: datetime | None, dry_run: bool
-) -> str:
-    """Publish one event about ``subject`` and return its id; the broker has stored it when this returns."""
-    ratchet = wire()
-    if at is None:
-        with ratchet.ledger.transaction() as tx:
-            at = tx.clock()[1]
-    event = cloudevents.new_event(
-        data, id=event_id or str(uuid.uuid4()), source=SOURCE, subject=subject, time=_aware(at)
+    data: events.InboundData,
+    subject: str,
+    *,
+    event_id: str | None,
+    source: str,
+    at: datetime | None,
+    binary: bool,
+    dry_run: bool,
+) -> None:
+    """Publish one event about ``subject``, or print the record that it would be."""
+    observation = events.Observation(
+        data,
+        subject,
+        event_id if event_id is not None else str(uuid.uuid4()),
+        source,
+        _aware(at) if at is not None else business_now(),
     )
-    key, value, headers = cloudevents.to_record(event)
+    event = observation.checked()
+    mode: events.Mode = "binary" if binary else "structured"
     if dry_run:
-        typer.echo(f"{event.topic} {key.decode()} {value.decode()}")
-        return event.id
-    ratchet.bus.publish(event.topic, key, value, headers)
-    ratchet.bus.flush()
+        key, value, headers = events.record(event, mode)
+        typer.echo(f"topic {event.topic}, key {key.decode()}")
+        for name, content in headers:
+            typer.echo(f"{name}: {content.decode()}")
+        typer.echo(f"\n{value.decode()}")
+        return
+    with events.Publisher(mode=mode, bus=wire().bus) as publisher:
+        publisher.publish([observation])
     typer.echo(f"published {event.id} to {event.topic}")
-    return event.id
 
 
 def _aware(moment: datetime) -> datetime:
@@ -46,74 +75,123 @@ def _aware(moment: datetime) -> datetime:
 
 @app.command()
 def drift(
-    model: str,
-    check: Annotated[str, typer.Option(help="The check that looked.")],
-    severity: Annotated[float, typer.Option(help="0 to 1.")],
-    window_end: Annotated[datetime | None, typer.Option(help="End of the window looked at.")] = None,
+    model: Model,
+    check: Annotated[str, typer.Option(help="The check that looked: names the series of observations.")],
+    severity: Annotated[float, typer.Option(help="How bad it is, 0 to 1.")],
+    window_end: WindowEnd = None,
+    window_start: Annotated[
+        datetime | None, typer.Option(help="Start of the window looked at; a day before its end when left out.")
+    ] = None,
     feature: Annotated[str | None, typer.Option(help="Which feature drifted.")] = None,
+    evidence_uri: Annotated[str | None, typer.Option(help="Where a person finds the check's report.")] = None,
     event_id: Identity = None,
+    source: Source = SOURCE,
     at: When = None,
+    binary: Binary = False,
     dry_run: DryRun = False,
 ) -> None:
-    """Tell that a check found drift in a model's features."""
-    if window_end is None:
-        with wire().ledger.transaction() as tx:
-            window_end = tx.clock()[1]
-    end = _aware(window_end)
-    data = cloudevents.DriftDetected(
-        check=check, severity=severity, window_start=end - timedelta(days=1), window_end=end, feature=feature
+    """Tell that a check found drift in a model's features.
+
+    ratchet publish drift flight_delay --check weather_drift --severity 0.6 --window-end 2013-06-14T04:00:00
+    """
+    end = _aware(window_end) if window_end is not None else business_now()
+    data = events.DriftDetected(
+        check=check,
+        severity=severity,
+        window_start=_aware(window_start) if window_start is not None else end - timedelta(days=1),
+        window_end=end,
+        feature=feature,
+        evidence_uri=evidence_uri,
     )
-    send(data, model, event_id=event_id, at=at, dry_run=dry_run)
+    send(data, model, event_id=event_id, source=source, at=at, binary=binary, dry_run=dry_run)
+
+
+@app.command()
+def cleared(
+    model: Model,
+    check: Annotated[str, typer.Option(help="The check that looked, as named when it found drift.")],
+    window_end: WindowEnd = None,
+    event_id: Identity = None,
+    source: Source = SOURCE,
+    at: When = None,
+    binary: Binary = False,
+    dry_run: DryRun = False,
+) -> None:
+    """Tell that a check found no drift any more.
+
+    ratchet publish cleared flight_delay --check weather_drift --window-end 2013-06-18T04:00:00
+    """
+    end = _aware(window_end) if window_end is not None else business_now()
+    data = events.DriftCleared(check=check, window_end=end)
+    send(data, model, event_id=event_id, source=source, at=at, binary=binary, dry_run=dry_run)
 
 
 @app.command()
 def data(
-    dataset: str,
+    dataset: Annotated[str, typer.Argument(help="The dataset, as the specs of models name it.")],
     complete_until: Annotated[datetime, typer.Option(help="Every row before this moment is there.")],
     new_rows: Annotated[int, typer.Option(help="How many rows came.")],
-    label_completeness: Annotated[float | None, typer.Option(help="Share of mature labels that are known.")] = None,
+    label_completeness: Annotated[
+        float | None, typer.Option(help="Share of mature labels that are known, 0 to 1.")
+    ] = None,
     event_id: Identity = None,
+    source: Source = SOURCE,
     at: When = None,
+    binary: Binary = False,
     dry_run: DryRun = False,
 ) -> None:
-    """Tell that a dataset has new rows."""
-    arrived = cloudevents.DataArrived(
+    """Tell that a dataset has new rows. Its time is COMPLETE_UNTIL unless --time says another.
+
+    ratchet publish data flights --complete-until 2013-07-01T04:00:00 --new-rows 14299 --label-completeness 1.0
+    """
+    arrived = events.DataArrived(
         dataset=dataset,
         complete_until=_aware(complete_until),
         new_rows=new_rows,
         label_completeness=label_completeness,
     )
-    send(arrived, dataset, event_id=event_id, at=at or complete_until, dry_run=dry_run)
+    moment = at if at is not None else complete_until
+    send(arrived, dataset, event_id=event_id, source=source, at=moment, binary=binary, dry_run=dry_run)
 
 
 @app.command()
 def performance(
-    model: str,
+    model: Model,
     metric: Annotated[str, typer.Option(help="Which metric fell.")],
     value: Annotated[float, typer.Option(help="What it is.")],
-    threshold: Annotated[float, typer.Option(help="What it should be.")],
-    window_end: Annotated[datetime, typer.Option(help="End of the window looked at.")],
+    threshold: Annotated[float, typer.Option(help="What it should be, in the same unit.")],
+    window_end: WindowEnd = None,
     event_id: Identity = None,
+    source: Source = SOURCE,
     at: When = None,
+    binary: Binary = False,
     dry_run: DryRun = False,
 ) -> None:
-    """Tell that the serving model fell behind a threshold."""
-    degraded = cloudevents.PerformanceDegraded(
-        metric=metric, value=value, threshold=threshold, window_end=_aware(window_end)
-    )
-    send(degraded, model, event_id=event_id, at=at, dry_run=dry_run)
+    """Tell that the serving model fell behind a threshold.
+
+    ratchet publish performance flight_delay --metric payoff --value 3.1 --threshold 4 --window-end 2013-06-18T04:00:00
+    """
+    end = _aware(window_end) if window_end is not None else business_now()
+    degraded = events.PerformanceDegraded(metric=metric, value=value, threshold=threshold, window_end=end)
+    send(degraded, model, event_id=event_id, source=source, at=at, binary=binary, dry_run=dry_run)
 
 
 @app.command()
 def retrain(
-    model: str,
+    model: Model,
     reason: Annotated[str, typer.Option(help="Why.")],
     actor: Annotated[str, typer.Option(help="Who asks.")],
     event_id: Identity = None,
+    source: Source = SOURCE,
     at: When = None,
+    binary: Binary = False,
     dry_run: DryRun = False,
 ) -> None:
-    """Ask for a retrain."""
+    """Ask for a retrain.
+
+    ratchet publish retrain flight_delay --reason "new routes since Monday" --actor ada
+    """
     if not reason.strip():
-        raise Refused("a request needs a reason")
-    send(cloudevents.RetrainRequested(reason=reason, actor=actor), model, event_id=event_id, at=at, dry_run=dry_run)
+        raise Refused("a request needs a reason. Say why: --reason '…'")
+    request = events.RetrainRequested(reason=reason, actor=actor)
+    send(request, model, event_id=event_id, source=source, at=at, binary=binary, dry_run=dry_run)

@@ -16,7 +16,7 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from difflib import get_close_matches
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_type_hints
 
 import msgspec
 from msgspec import Meta, Struct
@@ -39,6 +39,7 @@ DECISIONS_TOPIC = "ml.decisions"
 # Attributes that say how an event travelled, not what it says: a relay may change them.
 _TRANSPORT = frozenset({"datacontenttype", "partitionkey", "traceparent", "tracestate"})
 _REQUIRED = ("id", "source", "type", "subject", "time")
+_PLAIN_ENCODINGS = (None, DATA_CONTENT_TYPE)
 _EARLIEST = datetime(1970, 1, 1, tzinfo=UTC)
 _LATEST = datetime(2200, 1, 1, tzinfo=UTC)
 _MAX_INTEGER = 2**53
@@ -68,6 +69,20 @@ Finite = Annotated[float, Meta(ge=-1e300, le=1e300)]
 RowCount = Annotated[int, Meta(ge=0, le=_MAX_INTEGER)]
 
 
+Whole = Annotated[int, Meta(ge=-_MAX_INTEGER, le=_MAX_INTEGER)]
+
+
+def _nested(levels: int) -> Any:
+    """The type of any JSON value whose integers are ``Whole`` and that nests at most ``levels`` deep."""
+    plain = str | Whole | float | bool | None
+    return plain | list[_nested(levels - 1)] | dict[str, _nested(levels - 1)] if levels else plain  # type: ignore[misc]
+
+
+# Each level doubles the type; what nests deeper than this is as welcome, only read twice.
+_STORABLE: msgspec.json.Decoder[Any] = msgspec.json.Decoder(_nested(5))
+_CANONICAL = msgspec.json.Encoder(order="deterministic")
+
+
 class EventRejected(Refused):
     """A record that is no event: ``rule`` it breaks, what was ``got``, and the ``remedy``."""
 
@@ -78,50 +93,52 @@ class EventRejected(Refused):
         self.remedy = remedy
 
 
-class DriftDetected(Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """A monitor's check found drift over a window. ``severity`` in [0, 1]; ``check`` names the observation series."""
+WindowEnd = Annotated[Instant, Meta(description="End of the window looked at; a check is counted once per end.")]
 
-    check: Text
-    severity: Severity
-    window_start: Instant
-    window_end: Instant
-    feature: Text | None = None
-    evidence_uri: Prose | None = None
+
+class DriftDetected(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A monitor's check found drift over a window of a model's inputs. The window ends after it starts."""
+
+    check: Annotated[Text, Meta(description="The check that looked: names the series of observations.")]
+    severity: Annotated[Severity, Meta(description="How bad it is, 0 to 1; below the model's bound it is a good one.")]
+    window_start: Annotated[Instant, Meta(description="Start of the window looked at.")]
+    window_end: WindowEnd
+    feature: Annotated[Text | None, Meta(description="The feature that drifted, where it is one.")] = None
+    evidence_uri: Annotated[Prose | None, Meta(description="Where a person finds the check's report.")] = None
 
 
 class DriftCleared(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """The same check found nothing over the window that ends at ``window_end``: the negative observation."""
 
-    check: Text
-    window_end: Instant
+    check: Annotated[Text, Meta(description="The check that looked, as named when it found drift.")]
+    window_end: WindowEnd
 
 
 class PerformanceDegraded(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """A metric of the serving model fell behind its threshold over the window that ends at ``window_end``."""
 
-    metric: Text
-    value: Finite
-    threshold: Finite
-    window_end: Instant
+    metric: Annotated[Text, Meta(description="The metric that fell behind: names the series of observations.")]
+    value: Annotated[Finite, Meta(description="What it is, in the metric's own unit.")]
+    threshold: Annotated[Finite, Meta(description="What it should have been, in the same unit.")]
+    window_end: WindowEnd
 
 
 class DataArrived(Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """Rows of a dataset were published; everything before ``complete_until`` is there.
+    """Rows of a dataset were published; everything before ``complete_until`` is there."""
 
-    ``label_completeness`` in [0, 1] is the share of mature labels that are known, where the dataset holds labels.
-    """
-
-    dataset: Text
-    complete_until: Instant
-    new_rows: RowCount
-    label_completeness: Share | None = None
+    dataset: Annotated[Text, Meta(description="The dataset, as the specs of models name it.")]
+    complete_until: Annotated[Instant, Meta(description="Every row before this moment is there: the watermark.")]
+    new_rows: Annotated[RowCount, Meta(description="How many rows came with this publication.")]
+    label_completeness: Annotated[
+        Share | None, Meta(description="Share of the mature labels that are known, where the dataset holds labels.")
+    ] = None
 
 
 class RetrainRequested(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """A person or a system asks for a retrain."""
 
-    reason: Prose
-    actor: Text
+    reason: Annotated[Prose, Meta(description="Why, for whoever reads the attempt later.")]
+    actor: Annotated[Text, Meta(description="Who asks.")]
 
 
 InboundData = DriftDetected | DriftCleared | PerformanceDegraded | DataArrived | RetrainRequested
@@ -142,26 +159,34 @@ TOPICS: Mapping[str, str] = {
 }
 
 
+# The fields of each type that hold a moment.
+_TIMES: Mapping[type[InboundData], tuple[str, ...]] = {
+    struct: tuple(name for name, kind in get_type_hints(struct).items() if kind is datetime)
+    for struct in INBOUND.values()
+}
+
+ModelName = Annotated[str, Meta(description="The model it is about; the subject as well.")]
+
+
 class Decided(Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """What every verdict says; ``events`` are the ids of the events it answers.
+    """What every verdict says. NaN is written as null."""
 
-    Uplift, ``lower`` and ``upper`` in ``unit`` per decision; NaN is written as null.
-    """
-
-    model: str
-    attempt: str
-    decision: str
-    champion_before: int | None
-    champion_after: int | None
-    challenger: int | None = None
-    uplift: float | None = None
-    lower: float | None = None
-    upper: float | None = None
-    unit: str | None = None
-    as_of: datetime | None = None
-    run_id: str | None = None
-    reasons: tuple[str, ...] = ()
-    events: tuple[str, ...] = ()
+    model: ModelName
+    attempt: Annotated[str, Meta(description="The attempt that was judged; its dossier has everything.")]
+    decision: Annotated[str, Meta(description="The gate's verdict in one word.")]
+    champion_before: Annotated[int | None, Meta(description="Version that served before; null when none did.")]
+    champion_after: Annotated[int | None, Meta(description="Version that serves now; null when none does.")]
+    challenger: Annotated[int | None, Meta(description="Version of the candidate, where one was registered.")] = None
+    uplift: Annotated[
+        float | None, Meta(description="Estimated gain of the challenger over the champion, in unit per decision.")
+    ] = None
+    lower: Annotated[float | None, Meta(description="One-sided lower bound of the uplift, same unit.")] = None
+    upper: Annotated[float | None, Meta(description="One-sided upper bound of the uplift, same unit.")] = None
+    unit: Annotated[str | None, Meta(description="Unit of the payoff, such as USD.")] = None
+    as_of: Annotated[Instant | None, Meta(description="The business time up to which data was used.")] = None
+    run_id: Annotated[str | None, Meta(description="The MLflow run of the attempt.")] = None
+    reasons: Annotated[tuple[str, ...], Meta(description="Why, one sentence per check that decided.")] = ()
+    events: Annotated[tuple[str, ...], Meta(description="Ids of the events this answers.")] = ()
 
 
 class ModelPromoted(Decided, frozen=True, kw_only=True):
@@ -175,30 +200,32 @@ class ModelKept(Decided, frozen=True, kw_only=True):
 class ModelUndecided(Decided, frozen=True, kw_only=True):
     """Not enough evidence: the champion stays for now."""
 
-    needed_clusters: int | None = None
+    needed_clusters: Annotated[
+        int | None, Meta(description="Fresh days that would decide it with 80 % power; null when that is not known.")
+    ] = None
 
 
 class ModelRolledBack(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """An earlier champion was taken back, by whom and why."""
 
-    model: str
-    champion_before: int | None
-    champion_after: int
-    actor: str
-    reason: str
+    model: ModelName
+    champion_before: Annotated[int | None, Meta(description="Version that served before.")]
+    champion_after: Annotated[int, Meta(description="Version that serves now.")]
+    actor: Annotated[str, Meta(description="Who took it back.")]
+    reason: Annotated[str, Meta(description="Why.")]
 
 
 class EventResolved(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """What became of one event for one model."""
 
-    model: str
-    event_id: str
-    event_source: str
-    event_type: str
-    fate: str
-    reason: str
-    attempt: str | None = None
-    until: datetime | None = None
+    model: ModelName
+    event_id: Annotated[str, Meta(description="The id of the event it tells of.")]
+    event_source: Annotated[str, Meta(description="The source of the event it tells of.")]
+    event_type: Annotated[str, Meta(description="The type of the event it tells of.")]
+    fate: Annotated[str, Meta(description="What became of it.")]
+    reason: Annotated[str, Meta(description="Why: names the rule.")]
+    attempt: Annotated[str | None, Meta(description="The attempt that answered it, where one did.")] = None
+    until: Annotated[Instant | None, Meta(description="When it is decided again, where it waits.")] = None
 
 
 OutboundData = ModelPromoted | ModelKept | ModelUndecided | ModelRolledBack | EventResolved
@@ -219,6 +246,17 @@ _KINDS: Mapping[DecisionKind, str] = {
     "resolved": "ratchet.event.resolved.v1",
 }
 _TYPE_OF: Mapping[type[Struct], str] = {struct: name for name, struct in (*INBOUND.items(), *OUTBOUND.items())}
+
+
+class _Envelope(Struct):
+    """The required attributes as they must be."""
+
+    specversion: Literal["1.0"]
+    id: Text
+    source: Text
+    type: Text
+    subject: Text
+    time: Instant
 
 
 class InboundEvent(Struct, frozen=True, kw_only=True):
@@ -267,22 +305,24 @@ def parse(
     """
     if value is None:
         raise EventRejected("tombstone", "a record without a value", "publish the event itself; nothing is compacted")
-    size = len(value) + sum(len(name) + len(content or b"") for name, content in headers)
+    size = len(value)
+    for name, content in headers:
+        size += len(name) + len(content or b"")
     if size > max_bytes:
         raise EventRejected("oversized", f"{size:,} bytes", f"keep value and headers within {max_bytes:,} bytes")
-    named = _read_headers(headers)
-    content_type = named.pop("content-type", "").partition(";")[0].strip().lower()
+    attributes, content_type = _read_headers(headers)
     if content_type.startswith("application/cloudevents-batch"):
-        raise EventRejected("content_type", content_type, "publish one event per record")
+        raise EventRejected("content_type", _shown(content_type), "publish one event per record")
     structured = content_type.startswith("application/cloudevents")
-    attributes: dict[str, Any] = {name[3:]: text for name, text in named.items() if name.startswith("ce_")}
     if attributes and not structured:
         if content_type and not _is_json(content_type):
-            raise EventRejected("content_type", content_type, f"send data as {DATA_CONTENT_TYPE}")
-        return _event(attributes, _decode(value))
+            raise EventRejected("content_type", _shown(content_type), f"send data as {DATA_CONTENT_TYPE}")
+        payload, storable = _decode(value)
+        written = "".join((*attributes, *attributes.values()))
+        return _event(attributes, payload, storable=storable and "\0" not in written)
     if structured and content_type != STRUCTURED_CONTENT_TYPE:
-        raise EventRejected("content_type", content_type, f"send {STRUCTURED_CONTENT_TYPE}")
-    body = _decode(value)
+        raise EventRejected("content_type", _shown(content_type), f"send {STRUCTURED_CONTENT_TYPE}")
+    body, storable = _decode(value)
     if not isinstance(body, dict) or (not structured and "specversion" not in body):
         raise EventRejected(
             "not_an_event",
@@ -292,7 +332,7 @@ def parse(
         )
     if "data_base64" in body:
         raise EventRejected("content_type", "data_base64", "send data as JSON in 'data'")
-    return _event(body, body.pop("data", None))
+    return _event(body, body.pop("data", None), storable=storable)
 
 
 def read_data(event_type: str, payload: Any) -> InboundData:
@@ -309,21 +349,60 @@ def read_data(event_type: str, payload: Any) -> InboundData:
         data = msgspec.convert(payload, struct)
     except msgspec.ValidationError as error:
         raise EventRejected("bad_data", f"{event_type}: {error}", "see docs/events.md for the fields") from None
-    times = {
-        name: _in_utc(moment, f"data.{name}")
-        for name in data.__struct_fields__
-        if isinstance(moment := getattr(data, name), datetime)
-    }
-    if times.get("window_start", _EARLIEST) >= times.get("window_end", _LATEST):
+    moved = {}
+    for name in _TIMES[struct]:
+        moment = getattr(data, name)
+        if (utc := _in_utc(moment, f"data.{name}")) is not moment:
+            moved[name] = utc
+    if moved:
+        data = msgspec.structs.replace(data, **moved)
+    if isinstance(data, DriftDetected) and data.window_start >= data.window_end:
         raise EventRejected(
             "bad_data",
-            f"window_start {times['window_start'].isoformat()}, window_end {times['window_end'].isoformat()}",
+            f"window_start {data.window_start.isoformat()}, window_end {data.window_end.isoformat()}",
             "a window must end after it starts",
         )
-    return msgspec.structs.replace(data, **times)
+    return data
 
 
-def _event(attributes: dict[str, Any], payload: Any) -> InboundEvent:
+def _event(attributes: dict[str, Any], payload: Any, *, storable: bool) -> InboundEvent:
+    """Check attributes, which are used up, and data. ``storable``: :func:`_check_storable` would pass both."""
+    try:
+        envelope = msgspec.convert(attributes, _Envelope)
+    except msgspec.ValidationError:
+        envelope = None
+        _check_attributes(attributes)
+    encoding = attributes.get("datacontenttype")
+    if encoding not in _PLAIN_ENCODINGS and not (isinstance(encoding, str) and _is_json(encoding)):
+        raise EventRejected("content_type", _shown(encoding), f"send data as {DATA_CONTENT_TYPE}")
+    if not storable:
+        _check_storable(attributes)
+        _check_storable(payload)
+    data = read_data(attributes["type"], payload)
+    if envelope is None:
+        raise EventRejected(
+            "bad_time", f"time = {attributes['time']!r}", "write RFC 3339 with an offset, like 2013-05-01T04:00:00Z"
+        )
+    time = _in_utc(envelope.time, "time")
+    identity = {name: attributes.pop(name) for name in _REQUIRED}
+    identity["time"] = time
+    del attributes["specversion"]
+    said = {name: _as_header(value) for name, value in attributes.items() if name not in _TRANSPORT}
+    return InboundEvent(
+        id=envelope.id,
+        source=envelope.source,
+        type=envelope.type,
+        subject=envelope.subject,
+        time=time,
+        data=data,
+        digest=hashlib.sha256(_CANONICAL.encode((identity, said, payload))).hexdigest(),
+        payload=payload,
+        extensions=attributes,
+    )
+
+
+def _check_attributes(attributes: dict[str, Any]) -> None:
+    """Name the rule that the required attributes break, the time's writing aside."""
     version = attributes.get("specversion")
     if version != SPEC_VERSION:
         got = "none" if version is None else _shown(version)
@@ -336,50 +415,36 @@ def _event(attributes: dict[str, Any], payload: Any) -> InboundEvent:
             raise EventRejected(
                 "bad_attribute", f"{name} = {_shown(text)}", f"{name} must be text of 1 to {MAX_TEXT} characters"
             )
-    encoding = attributes.get("datacontenttype")
-    if encoding is not None and not (isinstance(encoding, str) and _is_json(encoding)):
-        raise EventRejected("content_type", _shown(encoding), f"send data as {DATA_CONTENT_TYPE}")
-    _check_storable(attributes)
-    _check_storable(payload)
-    data = read_data(attributes["type"], payload)
-    try:
-        stamp = msgspec.convert(attributes["time"], Instant)
-    except msgspec.ValidationError:
-        raise EventRejected(
-            "bad_time", f"time = {attributes['time']!r}", "write RFC 3339 with an offset, like 2013-05-01T04:00:00Z"
-        ) from None
-    time = _in_utc(stamp, "time")
-    extensions = {name: attributes[name] for name in attributes if name not in {*_REQUIRED, "specversion"}}
-    identity = {name: attributes[name] for name in _REQUIRED}
-    said = {name: _as_header(value) for name, value in extensions.items() if name not in _TRANSPORT}
-    content = msgspec.json.encode([identity | {"time": time}, said, payload], order="deterministic")
-    return InboundEvent(
-        id=attributes["id"],
-        source=attributes["source"],
-        type=attributes["type"],
-        subject=attributes["subject"],
-        time=time,
-        data=data,
-        digest=hashlib.sha256(content).hexdigest(),
-        payload=payload,
-        extensions=extensions,
-    )
 
 
-def _read_headers(headers: Sequence[tuple[str, bytes | None]]) -> dict[str, str]:
-    """The headers that belong to CloudEvents, by lower-case name; all others are the transport's own."""
-    named: dict[str, str] = {}
+def _read_headers(headers: Sequence[tuple[str, bytes | None]]) -> tuple[dict[str, Any], str]:
+    """The attributes among the headers, by lower-case name, and the content type without its parameters.
+
+    All other headers are the transport's own.
+    """
+    attributes: dict[str, Any] = {}
+    content_type: str | None = None
     for raw_name, content in headers:
         name = raw_name.lower()
-        if name != "content-type" and not name.startswith("ce_"):
+        if name == "content-type":
+            known = content_type is not None
+        elif name.startswith("ce_"):
+            known = name[3:] in attributes
+        else:
             continue
-        if name in named:
-            raise EventRejected("bad_attribute", f"header {name} twice", "send each header once")
+        if known:
+            raise EventRejected("bad_attribute", f"header {_shown(name)} twice", "send each header once")
         try:
-            named[name] = (content or b"").decode()
-        except UnicodeDecodeError:
-            raise EventRejected("not_json", f"header {name} is not UTF-8", "encode headers as UTF-8") from None
-    return named
+            if not name.isascii():
+                name.encode()
+            text = (content or b"").decode()
+        except UnicodeError:
+            raise EventRejected("not_json", f"header {_shown(name)} is not UTF-8", "encode headers as UTF-8") from None
+        if name == "content-type":
+            content_type = text if text == STRUCTURED_CONTENT_TYPE else text.partition(";")[0].strip().lower()
+        else:
+            attributes[name[3:]] = text
+    return attributes, content_type or ""
 
 
 def _is_json(content_type: str) -> bool:
@@ -387,9 +452,18 @@ def _is_json(content_type: str) -> bool:
     return kind == DATA_CONTENT_TYPE or (kind.startswith("application/") and kind.endswith("+json"))
 
 
-def _decode(value: bytes) -> Any:
+def _decode(value: bytes) -> tuple[Any, bool]:
+    """The JSON value, and whether it is known to be storable: see :func:`_check_storable`.
+
+    Almost every value is read by ``_STORABLE``, which bounds integers and nesting while it decodes. What it refuses is
+    read again without bounds, so that the careful walk can name the rule, or find that the value is fine after all.
+    """
     try:
-        return msgspec.json.decode(value)
+        return _STORABLE.decode(value), b"\\u0000" not in value
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        pass
+    try:
+        return msgspec.json.decode(value), False
     except RecursionError:
         raise EventRejected("too_deep", f"{len(value):,} bytes of nested JSON", f"nest at most {MAX_DEPTH}") from None
     except UnicodeDecodeError as error:
@@ -424,6 +498,8 @@ def _check_storable(value: Any, depth: int = 0) -> None:
 
 
 def _in_utc(moment: datetime, name: str) -> datetime:
+    if moment.tzinfo is UTC and _EARLIEST <= moment < _LATEST:
+        return moment
     try:
         utc = moment.astimezone(UTC)
     except OverflowError:
@@ -435,7 +511,7 @@ def _in_utc(moment: datetime, name: str) -> datetime:
 
 def _as_header(value: Any) -> str:
     """An extension as binary mode writes it, so that both modes have one digest."""
-    return value if isinstance(value, str) else msgspec.json.encode(value, order="deterministic").decode()
+    return value if isinstance(value, str) else _CANONICAL.encode(value).decode()
 
 
 def _shown(value: object) -> str:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import re
 from datetime import UTC, datetime, timedelta, timezone
-from typing import Any
+from typing import Any, Literal
+from unittest import mock
 
 import msgspec
 import pytest
@@ -265,6 +266,59 @@ def test_any_change_of_a_valid_event_is_read_or_rejected_and_reads_back(changes:
         event, extensions=event.extensions | {"datacontenttype": "application/json"}
     )
     assert read_data(event.type, json.loads(json.dumps(event.payload))) == event.data
+
+
+hostile_values = st.recursive(
+    json_values | st.integers(-(2**70), 2**70) | st.text(st.sampled_from('\0\\u0"a'), max_size=8),
+    lambda inner: st.lists(inner, max_size=2) | st.dictionaries(st.text(max_size=5), inner, max_size=2),
+    max_leaves=25,
+)
+
+
+@SEEDED
+@given(
+    st.dictionaries(st.sampled_from([*event_with(), "tenant"]).filter("data".__ne__), hostile_values, max_size=2),
+    st.sampled_from([*DATA]),
+    hostile_values,
+    st.integers(0, 20),
+)
+def test_reading_fast_and_reading_carefully_come_to_the_same(
+    changes: dict[str, Any], kind: str, extra: Any, depth: int
+) -> None:
+    for _ in range(depth):
+        extra = [extra]
+    event = event_with(kind, DATA[kind] | {"extra": extra}, **changes)
+    for mode in (structured, binary):
+        with mock.patch.object(events, "_STORABLE", msgspec.json.Decoder(Literal["takes nothing else"])):
+            careful = outcome(*mode(event))
+        assert outcome(*mode(event)) == careful
+
+
+def outcome(value: bytes, headers: list[tuple[str, bytes | None]]) -> Any:
+    try:
+        return parse(value, headers)
+    except EventRejected as refusal:
+        return (refusal.rule, refusal.got, refusal.remedy)
+
+
+def test_a_backslash_before_u0000_is_text_and_no_nul() -> None:
+    assert parse(*structured(event_with(tenant="\\u0000"))).extensions["tenant"] == "\\u0000"
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        [("ce_\0", b"a"), ("ce_\0", b"b")],
+        [("ce_\ud800", b"a")],
+        [("content-type", b"application/cloudevents-batch\0")],
+        [("content-type", b"application/cloudevents+\0json")],
+        [("ce_id", b"e"), ("content-type", b"text/\0" + b"x" * 10_000)],
+    ],
+)
+def test_a_reason_is_text_that_a_database_and_a_header_can_keep(headers: list[tuple[str, bytes | None]]) -> None:
+    reason = str(rejection(b"{}", headers))
+    assert reason.isprintable()
+    assert len(reason) < 500
 
 
 def test_data_kept_as_type_and_payload_reads_back_and_is_checked_again() -> None:
