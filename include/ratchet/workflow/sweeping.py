@@ -14,6 +14,7 @@ from ratchet.workflow.telling import Relay
 logger = logging.getLogger(__name__)
 OVERDUE_SECONDS = 20.0
 JUDGED_OVERDUE_SECONDS = 60.0
+INTAKE_ABSENT_SECONDS = 300.0
 
 
 class RunStates(Protocol):
@@ -42,8 +43,9 @@ class Sweeper:
 
         Returns:
             ``{"due": models whose retrain nobody started, "judged": models with a promotion nobody made,
-            "reaped": attempts given up, "told": outbox rows relayed}``
+            "reaped": attempts given up, "told": outbox rows relayed, "intake_absent": no pump beats}``
         """
+        absent = self._watch_intake()
         reaped = [attempt_id for attempt_id in self._silent() if self._reap(attempt_id, runs)]
         self._intake.tick()
         told = self._relay.run()
@@ -60,7 +62,19 @@ class Sweeper:
                     if a.judged_at is not None and (now - a.judged_at).total_seconds() > JUDGED_OVERDUE_SECONDS
                 }
             )
-        return {"due": due, "judged": judged, "reaped": reaped, "told": told}
+        return {"due": due, "judged": judged, "reaped": reaped, "told": told, "intake_absent": absent}
+
+    def _watch_intake(self) -> bool:
+        """Whether no pump has beaten for five minutes; the log says so each time, the audit log when it changes."""
+        with self._ledger.transaction() as tx:
+            seen, now = tx.intake_seen_at(), tx.wall()
+            absent = seen is not None and (now - seen).total_seconds() > INTAKE_ABSENT_SECONDS
+            known = tx.last_audited(("intake.absent", "intake.back")) == "intake.absent"
+            if absent:
+                logger.error("intake absent: no pump has beaten since %s. Is a triggerer up? ratchet intake", seen)
+            if absent != known:
+                tx.audit("sweep", "intake.absent" if absent else "intake.back", None, {"last_beat": str(seen)})
+        return absent
 
     def _silent(self) -> list[str]:
         """Attempts whose lease has run out."""
