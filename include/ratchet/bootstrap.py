@@ -154,7 +154,7 @@ class Ratchet:
 
     def intake_sink(self) -> IntakeSink:
         """What the pump hands its records to; its tick also relays dead letters."""
-        return _Sink(self._intake, self.relay)
+        return _Sink(self.ledger, self.settings, self.relay)
 
     def ring(self, model: str) -> bool:
         """Win the right to start the model's retrain now."""
@@ -229,18 +229,15 @@ class Ratchet:
             logger.warning("specs were not deployed: %s", refusal)
 
 
-class _Sink:
-    """The intake's durable side, with its dead letters told in the same breath."""
+class _Sink(Intake):
+    """The intake, with its dead letters told in the same breath."""
 
-    def __init__(self, intake: Intake, relay: Relay) -> None:
-        self._intake = intake
+    def __init__(self, ledger: SqlLedger, settings: Settings, relay: Relay) -> None:
+        super().__init__(ledger, settings)
         self._relay = relay
 
-    def store(self, records: Any) -> None:
-        self._intake.store(records)
-
     def tick(self) -> list[str]:
-        due = self._intake.tick()
+        due = super().tick()
         try:
             self._relay.run(kinds=("record",))
         except RatchetError as error:

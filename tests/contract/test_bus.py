@@ -8,15 +8,18 @@ import socket
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 
 import pytest
 
 from ratchet.adapters.connections import parse_uri
 from ratchet.adapters.kafka_bus import KafkaBus
 from ratchet.adapters.kafka_intake import Backoff, IntakeLoop
+from ratchet.domain.positions import Ends, Known, Position
 from ratchet.errors import Unavailable
 from ratchet.ports.bus import DECISIONS, DRIFT, INBOUND_TOPICS, Bus, InMemoryBus, Subscription
+from ratchet.ports.intake import Spot
+from ratchet.ports.ledger import PumpRow
 from ratchet.records import RawRecord
 
 BOOTSTRAP = os.environ.get("RATCHET_TEST_KAFKA_BOOTSTRAP", "")
@@ -134,6 +137,8 @@ class Shelf:
         self.failures_left = 0
         self.attempts = 0
         self.ticks = 0
+        self.alarms: list[str] = []
+        self.beats: list[PumpRow] = []
 
     def store(self, records: Sequence[RawRecord]) -> None:
         self.attempts += 1
@@ -142,9 +147,18 @@ class Shelf:
             raise ConnectionError("the ledger is away")
         self.batches.append(list(records))
 
+    def positions(self, cluster: str, spots: Collection[Spot]) -> Mapping[Spot, Known]:
+        return {}
+
+    def take_up(self, cluster: str, taken: Mapping[Spot, tuple[Ends, Position]]) -> None:
+        self.alarms += [position.alarm for _, position in taken.values() if position.alarm]
+
     def tick(self) -> list[str]:
         self.ticks += 1
         return ["flight_delay"]
+
+    def beat(self, row: PumpRow) -> None:
+        self.beats.append(row)
 
     def values(self, key: bytes) -> list[bytes | None]:
         return [record.value for batch in self.batches for record in batch if record.key == key]

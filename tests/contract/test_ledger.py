@@ -2,6 +2,7 @@
 
 import os
 import threading
+from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
 
 import pytest
@@ -10,8 +11,9 @@ import sqlalchemy as sa
 from ratchet.adapters.ledger import SqlLedger
 from ratchet.adapters.ledger.schema import metadata
 from ratchet.adapters.ledger.sql import GENESIS, audit_hash
-from ratchet.errors import ChampionMoved, StaleAttempt
-from ratchet.ports.ledger import AttemptRow, ChampionRow, FateChange, NewEvent, NewRecord, UsedDays
+from ratchet.domain.positions import Known
+from ratchet.errors import ChampionMoved, Refused, StaleAttempt
+from ratchet.ports.ledger import AttemptRow, ChampionRow, FateChange, NewEvent, NewRecord, PumpRow, UsedDays
 from ratchet.records import RawRecord
 
 NOW = datetime(2013, 4, 1, 4, tzinfo=UTC)
@@ -89,6 +91,101 @@ def test_a_known_event_is_absorbed_and_one_with_other_content_is_refused(ledger)
         changed = event("a", digest="y")
         assert tx.insert_events([changed]) == [changed]
         assert len(tx.events(model="m")) == 1
+
+
+def test_of_two_contents_under_one_id_in_one_batch_the_first_is_kept(ledger):
+    with ledger.transaction() as tx:
+        other = event("a", digest="y")
+        assert tx.insert_events([event("a"), other, event("b"), event("b")]) == [other]
+        assert [e.event_id for e in tx.events(model="m")] == ["a", "b"]
+
+
+def test_a_record_with_one_refused_event_keeps_none(ledger):
+    with ledger.transaction() as tx:
+        tx.insert_events([event("a")])
+        (pk,) = tx.insert_records([record(0)]).values()
+        both = [replace(event("a", digest="y", model=model), record_id=pk) for model in ("m", "other")]
+        assert tx.insert_events(both) == both[:1]
+        assert tx.events(model="other") == []
+
+
+def test_what_was_received_is_the_first_fate(ledger):
+    with ledger.transaction() as tx:
+        tx.insert_events([event("a")])
+        row = tx.events(model="m")[0]
+        (first,) = tx.fate_history(row.pk)
+        assert (first["fate"], first["reason"], first["at"]) == ("pending", "received", row.received_at)
+        assert tx.fate_history(row.pk + 1) == []
+
+
+def test_bytes_and_headers_of_a_rejected_record_come_back_as_they_were(ledger):
+    raw = RawRecord("c", "ml.drift", 0, 7, b"\x00key\xff", bytes(range(256)), (("ce_id", b"\xfe"),))
+    with ledger.transaction() as tx:
+        until = tx.wall()
+        tx.insert_records([NewRecord(raw, "held", "unknown 'm' \\ %s :x", until)])
+        (held,) = tx.held_records()
+        assert (held.raw, held.held_until) == (raw, until)
+
+
+def test_a_value_the_database_cannot_keep_is_refused(ledger):
+    if ledger.engine.dialect.name == "sqlite":
+        pytest.skip("SQLite keeps everything")
+    with pytest.raises(Refused, match="cannot keep"), ledger.transaction() as tx:
+        tx.insert_events([event("a\0b")])
+
+
+def test_marking_waits_for_nobody_who_holds_the_model(ledger):
+    if ledger.engine.dialect.name == "sqlite":
+        pytest.skip("SQLite has one writer")
+    with ledger.transaction() as tx:
+        tx.unmark("m")
+    with ledger.transaction() as deciding:
+        assert deciding.lock_model("m")
+        deciding.unmark("m")
+        with ledger.transaction() as storing:
+            storing.mark(["m"])
+    with ledger.transaction() as tx:
+        assert tx.lock_models_to_decide(NOW) == ["m"]
+
+
+def test_models_to_decide_come_one_by_one_in_order(ledger):
+    with ledger.transaction() as tx:
+        for name in ("z", "a"):
+            tx.publish_spec(name, name * 64, {"model": name})
+        assert tx.lock_models_to_decide(NOW, limit=1) == ["a"]
+        assert tx.lock_models_to_decide(NOW, after="a") == ["m", "z"]
+
+
+def test_a_pump_is_seen_by_its_latest_beat(ledger):
+    with ledger.transaction() as tx:
+        deployed = tx.intake_seen_at()
+        row = PumpRow("host:1", "g", NOW, {"ml.drift/0": 3})
+        tx.beat(row)
+        tx.beat(replace(row, stored=5, alarm="lost"))
+        (kept,) = tx.pumps()
+        assert (kept.lag, kept.stored, kept.alarm) == ({"ml.drift/0": 3}, 5, "lost")
+        assert tx.intake_seen_at() == kept.beat_at > deployed
+
+
+def test_a_partition_is_known_by_its_topic_and_by_what_is_stored_of_this_incarnation(ledger):
+    spot = ("ml.drift", 0)
+    with ledger.transaction() as tx:
+        assert tx.positions("c", [spot]) == {}
+        tx.keep_position("c", *spot, "id1", 0)
+        tx.insert_records([record(0), record(4)])
+        assert tx.positions("c", [spot]) == {spot: Known("id1", 0, 5)}
+        tx.keep_position("c", *spot, "id2", 1)
+        assert tx.positions("c", [spot]) == {spot: Known("id2", 1, 0)}
+
+
+def test_migrated_tables_are_the_schema(ledger):
+    with ledger.engine.connect() as db:
+        found = sa.inspect(db)
+        for table in metadata.tables.values():
+            assert {c["name"] for c in found.get_columns(table.name)} == set(table.columns.keys()), table.name
+            assert {i["name"] for i in found.get_indexes(table.name) if not i.get("duplicates_constraint")} == {
+                index.name for index in table.indexes
+            }, table.name
 
 
 def test_nothing_of_a_failed_transaction_is_kept(ledger):

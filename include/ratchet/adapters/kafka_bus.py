@@ -45,7 +45,10 @@ def probe(config: dict[str, Any], timeout_seconds: float = PROBE_TIMEOUT_SECONDS
 
 
 def raw_record(cluster: str, message: Any) -> RawRecord:
-    """One ``ConsumerRecord`` as ours; headers that Kafka delivers without a value become empty bytes."""
+    """One ``ConsumerRecord`` as ours; headers that Kafka delivers without a value become empty bytes.
+
+    A NUL in a header's name, which no database keeps in text, becomes its symbol.
+    """
     return RawRecord(
         cluster=cluster,
         topic=message.topic,
@@ -53,7 +56,9 @@ def raw_record(cluster: str, message: Any) -> RawRecord:
         offset=message.offset,
         key=message.key,
         value=message.value,
-        headers=tuple((name, value or b"") for name, value in message.headers or ()),
+        headers=tuple(
+            (name.replace("\0", "\N{SYMBOL FOR NULL}"), value or b"") for name, value in message.headers or ()
+        ),
     )
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from datetime import date, datetime
 from typing import Any, Protocol
 
+from ratchet.domain.positions import Known
 from ratchet.records import RawRecord
 
 OPEN_FATES = ("pending", "claimed", "deferred")
@@ -88,6 +89,33 @@ class SpecRow:
     digest: str
     document: dict[str, Any]
     retired: bool
+
+
+@dataclass(frozen=True)
+class Registration:
+    """A registered model and the digest of its current spec."""
+
+    model: str
+    digest: str
+    retired: bool
+
+
+@dataclass(frozen=True)
+class PumpRow:
+    """One intake pump: what it reads, how far it is behind (records per ``topic/partition``), what it did.
+
+    ``stored`` and ``rejected`` count records since ``started_at``; ``beat_at`` is set by the ledger.
+    """
+
+    instance: str
+    group_id: str
+    started_at: datetime
+    lag: dict[str, int]
+    stored: int = 0
+    rejected: int = 0
+    last_error: str | None = None
+    alarm: str | None = None
+    beat_at: datetime | None = None
 
 
 @dataclass(frozen=True)
@@ -194,6 +222,7 @@ class Tx(Protocol):
     def publish_spec(self, model: str, digest: str, document: dict[str, Any]) -> bool: ...
     def retire(self, model: str) -> None: ...
     def specs(self) -> list[SpecRow]: ...
+    def registered(self) -> list[Registration]: ...
     def spec_document(self, digest: str) -> dict[str, Any]: ...
 
     # intake
@@ -203,10 +232,19 @@ class Tx(Protocol):
     def resolve_held(self, pk: int, status: str, reason: str | None) -> None: ...
     def advance_watermark(self, dataset: str, until: datetime, completeness: float | None) -> None: ...
     def watermarks(self) -> dict[str, Watermark]: ...
+    def beat(self, row: PumpRow) -> None: ...
+    def pumps(self) -> list[PumpRow]: ...
+    def intake_seen_at(self) -> datetime | None: ...
+    def positions(self, cluster: str, spots: Collection[tuple[str, int]]) -> dict[tuple[str, int], Known]: ...
+    def keep_position(
+        self, cluster: str, topic: str, partition: int, topic_id: str | None, incarnation: int
+    ) -> None: ...
 
     # admission
     def mark(self, models: Collection[str]) -> None: ...
-    def lock_models_to_decide(self, business_now: datetime) -> list[str]: ...
+    def lock_models_to_decide(
+        self, business_now: datetime, *, after: str = "", limit: int | None = None
+    ) -> list[str]: ...
     def lock_model(self, model: str) -> bool: ...
     def unmark(self, model: str) -> None: ...
     def events(
@@ -263,6 +301,7 @@ class Tx(Protocol):
     def finish_outbox(self, pk: int, error: str | None = None) -> None: ...
     def take_announcements(self, *, model: str | None = None, overdue_seconds: float = 0.0) -> list[str]: ...
     def audit(self, actor: str, action: str, model: str | None, detail: dict[str, Any]) -> None: ...
+    def last_audited(self, actions: Collection[str]) -> str | None: ...
     def audit_log(self, model: str | None = None) -> list[dict[str, Any]]: ...
 
 

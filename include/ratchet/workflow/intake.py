@@ -1,19 +1,39 @@
-"""From Kafka records to events with a fate: what the pump stores, and what a tick decides."""
+"""The intake's verb: keep Kafka records as events, decide what has become decidable, say who is due.
+
+A batch costs a handful of statements, however many records it has: what is per record is done in memory. Storing and
+ticking may run at the same time, here and in other processes: events are inserted by unique keys, marks are only added,
+and a tick decides for one model at a time, under that model's lock, in a transaction of its own.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from datetime import timedelta
+import logging
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
 
 from ratchet.domain import events as cloudevents
+from ratchet.domain.positions import Ends, Known, Position
 from ratchet.domain.spec import ModelSpec
+from ratchet.errors import Refused
 from ratchet.failpoints import reach
-from ratchet.ports.ledger import Ledger, NewEvent, NewRecord, SpecRow, Tx
+from ratchet.ports.intake import Spot
+from ratchet.ports.ledger import Ledger, NewEvent, NewRecord, PumpRow, Registration, Tx
 from ratchet.records import RawRecord
 from ratchet.settings import Settings
 from ratchet.workflow.deciding import decide_model
 from ratchet.workflow.telling import dead_letter
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Routes:
+    """Which models there are, and which of them a dataset concerns."""
+
+    rows: tuple[Registration, ...] = ()
+    retired: Mapping[str, bool] = field(default_factory=dict)
+    by_dataset: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -32,6 +52,9 @@ class Intake:
         self._ledger = ledger
         self._hold = timedelta(seconds=settings.unknown_hold_seconds)
         self._backoff = (settings.ring_backoff_seconds, settings.ring_backoff_max_seconds)
+        self._specs: dict[str, ModelSpec] = {}
+        self._routes = Routes()
+        self._stored = self._rejected = 0
 
     def store(self, records: Sequence[RawRecord]) -> None:
         """Keep a batch in one transaction: every offset one row, every event one row per subscribed model.
@@ -39,107 +62,215 @@ class Intake:
         A record that cannot be read is kept as rejected and goes to ``ml.dead-letter``; one whose model is not known
         yet is held. Nothing a record contains can make this raise; a lost database does (``Unavailable``).
         """
+        try:
+            self._store(records, None)
+        except Refused as refusal:
+            # The database cannot keep something in here that no rule foresaw: halve the batch until it is alone.
+            if len(records) == 1:
+                self._store(records, f"the ledger cannot keep this record: {refusal}")
+                return
+            middle = len(records) // 2
+            self.store(records[:middle])
+            self.store(records[middle:])
+
+    def _store(self, records: Sequence[RawRecord], refused: str | None) -> None:
         with self._ledger.transaction() as tx:
-            registry = tx.specs()
-            hold_until = tx.wall() + self._hold
+            routes, hold_until = self._known_routes(tx), tx.wall() + self._hold
             routed: dict[int, _Routed] = {}
             rows = []
             for position, raw in enumerate(records):
-                try:
-                    event = cloudevents.parse(raw.value, raw.headers)
-                except cloudevents.EventRejected as refusal:
-                    rows.append(NewRecord(raw, "rejected", str(refusal)))
-                    continue
-                models, refused = route(event, registry)
-                if refused:
-                    rows.append(NewRecord(raw, "rejected", refused))
-                elif not models:
-                    rows.append(NewRecord(raw, "held", unknown(event), hold_until))
-                else:
-                    routed[position] = _Routed(raw, event, models)
-                    rows.append(NewRecord(raw, "stored"))
+                row = _judged(raw, routes, hold_until, refused)
+                if isinstance(row, _Routed):
+                    routed[position] = row
+                    row = NewRecord(raw, "stored")
+                rows.append(row)
             ids = tx.insert_records(rows)
+            rejected = 0
             for position, pk in ids.items():
-                if position in routed:
-                    self._accept(tx, routed[position], pk)
-                elif rows[position].status == "rejected":
+                if rows[position].status == "rejected":
                     dead_letter(tx, pk, rows[position].raw, rows[position].reason or "")
+                    rejected += 1
+            rejected += len(self._accept(tx, [(routed[i], pk) for i, pk in ids.items() if i in routed]))
             reach("inserted/not committed")
+        self._stored += len(ids) - rejected
+        self._rejected += rejected
 
     @staticmethod
-    def _accept(tx: Tx, routed: _Routed, record_pk: int) -> None:
-        event = routed.event
-        refused = tx.insert_events(
-            [
-                NewEvent(
-                    source=event.source,
-                    event_id=event.id,
-                    model=model,
-                    type=event.type,
-                    time=event.time,
-                    digest=event.digest,
-                    data=event.payload,
-                    record_id=record_pk,
+    def _accept(tx: Tx, routed: Sequence[tuple[_Routed, int]]) -> dict[int, str]:
+        """Keep the events of these records; the answer says which records are rejected after all, and why."""
+        refused = {
+            event.record_id
+            for event in tx.insert_events(
+                [
+                    NewEvent(
+                        source=each.event.source,
+                        event_id=each.event.id,
+                        model=model,
+                        type=each.event.type,
+                        time=each.event.time,
+                        digest=each.event.digest,
+                        data=each.event.payload,
+                        record_id=pk,
+                    )
+                    for each, pk in routed
+                    for model in each.models
+                ]
+            )
+        }
+        reasons: dict[int, str] = {}
+        models: set[str] = set()
+        arrivals = []
+        for each, pk in routed:
+            event = each.event
+            if pk in refused:
+                reasons[pk] = (
+                    f"id {event.id!r} of source {event.source!r} is known with other content: publish under a new id"
                 )
-                for model in routed.models
-            ]
-        )
-        if refused:
-            reason = f"id {event.id!r} of source {event.source!r} is known with other content: publish under a new id"
-            tx.resolve_held(record_pk, "rejected", reason)
-            dead_letter(tx, record_pk, routed.raw, reason)
-            return
-        if isinstance(event.data, cloudevents.DataArrived):
-            arrived = event.data
-            tx.advance_watermark(arrived.dataset, arrived.complete_until, arrived.label_completeness)
-            if tx.clock()[0] == "replay":
-                tx.set_clock("replay", arrived.complete_until)
-        tx.mark(routed.models)
+                tx.resolve_held(pk, "rejected", reasons[pk])
+                dead_letter(tx, pk, each.raw, reasons[pk])
+                continue
+            models.update(each.models)
+            if isinstance(event.data, cloudevents.DataArrived):
+                arrivals.append(event.data)
+        for step in marks_of(arrivals):
+            tx.advance_watermark(step.dataset, step.complete_until, step.label_completeness)
+        if arrivals and tx.clock()[0] == "replay":
+            tx.set_clock("replay", max(arrived.complete_until for arrived in arrivals))
+        tx.mark(models)
+        return reasons
+
+    def positions(self, cluster: str, spots: Collection[Spot]) -> Mapping[Spot, Known]:
+        """What is known of these partitions."""
+        with self._ledger.transaction() as tx:
+            return tx.positions(cluster, spots)
+
+    def take_up(self, cluster: str, taken: Mapping[Spot, tuple[Ends, Position]]) -> None:
+        """Keep where these partitions were taken up; an alarm goes into the audit log."""
+        with self._ledger.transaction() as tx:
+            for (topic, partition), (ends, position) in sorted(taken.items()):
+                tx.keep_position(cluster, topic, partition, ends.topic_id, position.incarnation)
+                if position.alarm:
+                    detail = {"cluster": cluster, "topic": topic, "partition": partition, "alarm": position.alarm}
+                    tx.audit("intake", "intake.offsets", None, detail)
+
+    def beat(self, row: PumpRow) -> None:
+        """Keep the pump's heartbeat with what was stored and rejected here."""
+        with self._ledger.transaction() as tx:
+            tx.beat(replace(row, stored=self._stored, rejected=self._rejected))
 
     def tick(self) -> list[str]:
-        """Decide for every model that has something new, resolve held records, and say who is due now."""
+        """Decide for every model that has something new, resolve held records, and say who is due now.
+
+        Each model is a transaction of its own: one that cannot be decided keeps nobody else from it.
+        """
         with self._ledger.transaction() as tx:
             self._resolve_held(tx)
-            _, business = tx.clock()
-            documents = {row.model: row for row in tx.specs()}
-            for model in tx.lock_models_to_decide(business):
-                row = documents[model]
-                decide_model(tx, ModelSpec.model_validate(row.document), retired=row.retired)
+        model = self._decide_next("")
+        while model is not None:
+            model = self._decide_next(model)
+        with self._ledger.transaction() as tx:
             return tx.due_models(*self._backoff)
+
+    def _decide_next(self, after: str) -> str | None:
+        """Decide for the first model after this name that waits for it; None when there is none."""
+        with self._ledger.transaction() as tx:
+            locked = tx.lock_models_to_decide(tx.clock()[1], after=after, limit=1)
+            if not locked:
+                return None
+            row = next(row for row in tx.registered() if row.model == locked[0])
+            try:
+                spec = self._spec(tx, row.digest)
+            except ValueError:
+                logger.exception(
+                    "%s is not decided: its deployed spec is none for this code. Run: ratchet deploy", row.model
+                )
+            else:
+                decide_model(tx, spec, retired=row.retired)
+            return row.model
 
     def _resolve_held(self, tx: Tx) -> None:
         held = tx.held_records()
         if not held:
             return
-        registry, now = tx.specs(), tx.wall()
+        routes, now = self._known_routes(tx), tx.wall()
+        found = []
         for record in held:
             event = cloudevents.parse(record.raw.value, record.raw.headers)
-            models, refused = route(event, registry)
+            models, refused = route(event, routes)
             if models:
                 tx.resolve_held(record.pk, "stored", None)
-                self._accept(tx, _Routed(record.raw, event, models), record.pk)
+                found.append((_Routed(record.raw, event, models), record.pk))
             elif refused or record.held_until <= now:
                 reason = refused or unknown(event)
                 tx.resolve_held(record.pk, "rejected", reason)
                 dead_letter(tx, record.pk, record.raw, reason)
+        self._accept(tx, found)
+
+    def _known_routes(self, tx: Tx) -> Routes:
+        """The routes of the registry as it is now; made again only when a spec or a retirement changed."""
+        rows = tuple(tx.registered())
+        if rows != self._routes.rows:
+            by_dataset: dict[str, tuple[str, ...]] = {}
+            for row in rows:
+                if not row.retired:
+                    for dataset in self._spec(tx, row.digest).datasets:
+                        by_dataset[dataset] = (*by_dataset.get(dataset, ()), row.model)
+            self._routes = Routes(rows, {row.model: row.retired for row in rows}, by_dataset)
+        return self._routes
+
+    def _spec(self, tx: Tx, digest: str) -> ModelSpec:
+        """A spec by its digest, read and checked once."""
+        spec = self._specs.get(digest)
+        if spec is None:
+            spec = self._specs[digest] = ModelSpec.model_validate(tx.spec_document(digest))
+        return spec
 
 
-def route(event: cloudevents.InboundEvent, registry: Sequence[SpecRow]) -> tuple[tuple[str, ...], str | None]:
+def _judged(raw: RawRecord, routes: Routes, hold_until: datetime, refused: str | None) -> NewRecord | _Routed:
+    """What becomes of a record: routed to models, held, or rejected (at once, when it is ``refused`` already)."""
+    if refused is not None:
+        return NewRecord(raw, "rejected", refused)
+    try:
+        event = cloudevents.parse(raw.value, raw.headers)
+    except cloudevents.EventRejected as refusal:
+        return NewRecord(raw, "rejected", str(refusal))
+    models, reason = route(event, routes)
+    if reason:
+        return NewRecord(raw, "rejected", reason)
+    return _Routed(raw, event, models) if models else NewRecord(raw, "held", unknown(event), hold_until)
+
+
+def route(event: cloudevents.InboundEvent, routes: Routes) -> tuple[tuple[str, ...], str | None]:
     """The models an event concerns, or the reason why it concerns none for good.
 
     A data event concerns every model whose spec names the dataset; all other events the model they are about.
     """
     if isinstance(event.data, cloudevents.DataArrived):
-        dataset = event.data.dataset
-        return tuple(
-            row.model
-            for row in registry
-            if not row.retired and dataset in ModelSpec.model_validate(row.document).datasets
-        ), None
-    for row in registry:
-        if row.model == event.subject:
-            return ((), f"model {row.model!r} is retired") if row.retired else ((row.model,), None)
-    return (), None
+        return routes.by_dataset.get(event.data.dataset, ()), None
+    retired = routes.retired.get(event.subject)
+    if retired is None:
+        return (), None
+    return ((), f"model {event.subject!r} is retired") if retired else ((event.subject,), None)
+
+
+def marks_of(arrivals: Iterable[cloudevents.DataArrived]) -> list[cloudevents.DataArrived]:
+    """The fewest arrivals that move the watermarks as all of them would, one after the other: at most two per dataset.
+
+    A later one that says how complete the labels are makes those before it needless; one that does not leaves the share
+    that was told before.
+    """
+    chains: dict[str, list[cloudevents.DataArrived]] = {}
+    for arrived in arrivals:
+        chain = chains.setdefault(arrived.dataset, [])
+        if chain and arrived.complete_until < chain[-1].complete_until:
+            continue
+        if arrived.label_completeness is not None:
+            chain[:] = [arrived]
+        elif chain and chain[-1].label_completeness is None:
+            chain[-1] = arrived
+        else:
+            chain.append(arrived)
+    return [arrived for _, chain in sorted(chains.items()) for arrived in chain]
 
 
 def unknown(event: cloudevents.InboundEvent) -> str:

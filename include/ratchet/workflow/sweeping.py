@@ -17,6 +17,7 @@ OVERDUE_SECONDS = 20.0
 JUDGED_OVERDUE_SECONDS = 60.0
 ANNOUNCEMENT_OVERDUE_SECONDS = 60.0
 OPEN_RUN_STATES = ("queued", "running")
+INTAKE_ABSENT_SECONDS = 300.0
 
 
 class RunStates(Protocol):
@@ -55,8 +56,9 @@ class Sweeper:
         Returns:
             ``{"due": models whose retrain nobody started, "judged": models with a promotion nobody made,
             "champion": models with another champion that nobody announced, "reaped": attempts given up,
-            "told": outbox rows relayed}``
+            "told": outbox rows relayed, "intake_absent": no pump beats}``
         """
+        absent = self._watch_intake()
         reaped = [attempt_id for attempt_id in self._held() if self._reap(attempt_id, runs, folders)]
         self._intake.tick()
         told = self._relay.run()
@@ -66,7 +68,20 @@ class Sweeper:
             "champion": self._announced(),
             "reaped": reaped,
             "told": told,
+            "intake_absent": absent,
         }
+
+    def _watch_intake(self) -> bool:
+        """Whether no pump has beaten for five minutes; the log says so each time, the audit log when it changes."""
+        with self._ledger.transaction() as tx:
+            seen, now = tx.intake_seen_at(), tx.wall()
+            absent = seen is not None and (now - seen).total_seconds() > INTAKE_ABSENT_SECONDS
+            known = tx.last_audited(("intake.absent", "intake.back")) == "intake.absent"
+            if absent:
+                logger.error("intake absent: no pump has beaten since %s. Is a triggerer up? ratchet intake", seen)
+            if absent != known:
+                tx.audit("sweep", "intake.absent" if absent else "intake.back", None, {"last_beat": str(seen)})
+        return absent
 
     def _held(self) -> list[str]:
         """Attempts that hold their model."""

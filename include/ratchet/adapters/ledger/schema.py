@@ -74,8 +74,15 @@ model = sa.Table(
     _column("model", sa.String(100), primary_key=True),
     _column("spec_digest", sa.String(64), sa.ForeignKey("spec.digest")),
     _column("retired_at", UtcDateTime, nullable=True),
-    _column("marked", sa.Boolean, index=True, default=False),
-    comment="The spec registry: which spec is current, and which models wait for a decision",
+    comment="The spec registry: which spec is current",
+)
+
+touched = sa.Table(
+    "touched",
+    metadata,
+    _column("id", BigId, primary_key=True, autoincrement=True),
+    _column("model", sa.String(100), index=True),
+    comment="Models that wait for a decision; rows are only added and removed, so that marking waits for no lock",
 )
 
 watermark = sa.Table(
@@ -112,7 +119,7 @@ event = sa.Table(
     metadata,
     _column("id", BigId, primary_key=True, autoincrement=True),
     _column("source", sa.String(500)),
-    _column("event_id", sa.String(200)),
+    _column("event_id", sa.String(255)),
     _column("model", sa.String(100)),
     _column("type", sa.String(100)),
     _column("time", UtcDateTime),
@@ -129,7 +136,7 @@ event = sa.Table(
     sa.UniqueConstraint("source", "event_id", "model"),
     sa.Index("ix_event_model_fate", "model", "fate"),
     sa.Index("ix_event_until", "until", postgresql_where=sa.text("fate = 'deferred'")),
-    sa.Index("ix_event_attempt_id", "attempt_id"),
+    sa.Index("ix_event_attempt_id", "attempt_id", postgresql_where=sa.text("attempt_id IS NOT NULL")),
     comment="The inbox: one row per event and model, with its current fate",
 )
 
@@ -143,7 +150,34 @@ fate = sa.Table(
     _column("until", UtcDateTime, nullable=True),
     _column("attempt_id", sa.String(120), nullable=True),
     _column("at", UtcDateTime),
-    comment="Every fate an event has had",
+    comment="Every fate an event has had after the first, which is its row in the inbox",
+)
+
+intake_partition = sa.Table(
+    "intake_partition",
+    metadata,
+    _column("cluster", sa.String(100), primary_key=True),
+    _column("topic", sa.String(249), primary_key=True),
+    _column("partition", sa.Integer, primary_key=True, autoincrement=False),
+    _column("topic_id", sa.String(36), nullable=True),
+    _column("incarnation", sa.Integer),
+    _column("since_at", UtcDateTime),
+    comment="Which topic the offsets of a partition belong to: one made again under its name counts from 0 again",
+)
+
+pump = sa.Table(
+    "pump",
+    metadata,
+    _column("instance", sa.String(200), primary_key=True),
+    _column("group_id", sa.String(249)),
+    _column("started_at", UtcDateTime),
+    _column("beat_at", UtcDateTime, index=True),
+    _column("lag", Json),
+    _column("stored", sa.BigInteger),
+    _column("rejected", sa.BigInteger),
+    _column("last_error", sa.Text, nullable=True),
+    _column("alarm", sa.Text, nullable=True),
+    comment="One heartbeat per intake pump; lag is records per assigned partition",
 )
 
 doorbell = sa.Table(

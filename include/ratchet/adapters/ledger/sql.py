@@ -11,11 +11,13 @@ from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
-from sqlalchemy.exc import IntegrityError, OperationalError
+from sqlalchemy.exc import DataError, IntegrityError, OperationalError
 
 from ratchet.adapters.ledger import schema as t
+from ratchet.domain.positions import Known, incarnated
 from ratchet.errors import ChampionMoved, Refused, StaleAttempt, Unavailable
 from ratchet.ports.ledger import (
     AttemptRow,
@@ -27,6 +29,8 @@ from ratchet.ports.ledger import (
     NewEvent,
     NewRecord,
     OutboxRow,
+    PumpRow,
+    Registration,
     SpecRow,
     Tx,
     UsedDays,
@@ -37,6 +41,10 @@ from ratchet.records import RawRecord
 AUDIT_LOCK = 0x52415443
 MIGRATIONS = Path(__file__).parent / "migrations"
 GENESIS = "0" * 64
+
+
+def _quoted(name: str) -> str:
+    return f'"{name}"'
 
 
 def audit_hash(previous: str, entry: dict[str, Any]) -> str:
@@ -96,12 +104,11 @@ class _Registry(_Base):
         now = self.wall()
         spec = self._insert(t.spec).values(digest=digest, model=model, document=document, deployed_at=now)
         self._db.execute(spec.on_conflict_do_nothing())
-        row = self._insert(t.model).values(model=model, spec_digest=digest, marked=True, retired_at=None)
+        row = self._insert(t.model).values(model=model, spec_digest=digest, retired_at=None)
         self._db.execute(
-            row.on_conflict_do_update(
-                index_elements=["model"], set_={"spec_digest": digest, "marked": True, "retired_at": None}
-            )
+            row.on_conflict_do_update(index_elements=["model"], set_={"spec_digest": digest, "retired_at": None})
         )
+        self._db.execute(sa.insert(t.touched).values(model=model))
         for table in (t.lease, t.doorbell):
             self._db.execute(self._insert(table).values(model=model).on_conflict_do_nothing())
         return True
@@ -119,6 +126,12 @@ class _Registry(_Base):
             SpecRow(r["model"], r["digest"], r["document"], r["retired_at"] is not None)
             for r in self._db.execute(query.order_by(t.model.c.model)).mappings()
         ]
+
+    def registered(self) -> list[Registration]:
+        """Every registered model with its current spec's digest only: cheap enough to ask for each batch."""
+        c = t.model.c
+        query = sa.select(c.model, c.spec_digest, c.retired_at).order_by(c.model)
+        return [Registration(r.model, r.spec_digest, r.retired_at is not None) for r in self._db.execute(query)]
 
     def spec_document(self, digest: str) -> dict[str, Any]:
         """The spec with this digest, current or not."""
@@ -152,40 +165,79 @@ class _Inbox(_Base):
             }
             for r in records
         ]
-        c = t.record.c
-        answer = self._db.execute(
-            self._insert(t.record)
-            .values(rows)
-            .on_conflict_do_nothing()
-            .returning(c.id, c.cluster, c.topic, c.partition, c.offset)
-        )
-        ids = {(r.cluster, r.topic, r.partition, r.offset): r.id for r in answer}
+        _, answer = self._insert_new(t.record, rows, "id", "cluster", "topic", "partition", "offset")
+        ids = {(cluster, topic, partition, offset): pk for pk, cluster, topic, partition, offset in answer}
         position = {(r.raw.cluster, r.raw.topic, r.raw.partition, r.raw.offset): i for i, r in enumerate(records)}
         return {position[key]: pk for key, pk in ids.items()}
 
     def insert_events(self, events: Sequence[NewEvent]) -> list[NewEvent]:
-        """Insert what is new as ``pending``; the answer lists those refused: known id, other content."""
-        refused = []
+        """Insert what is new as ``pending``; the answer lists those refused: known id, other content.
+
+        Of two in one batch the first is kept. A record of which one event is refused keeps none of its events.
+        """
+        if not events:
+            return []
         now = self.wall()
-        for event in events:
-            values = asdict(event) | {"received_at": now, "fate": "pending", "reason": "received", "tries": 0}
-            pk = self._db.execute(
-                self._insert(t.event).values(values).on_conflict_do_nothing().returning(t.event.c.id)
-            ).scalar_one_or_none()
-            if pk is not None:
-                self._db.execute(
-                    sa.insert(t.fate).values(event_pk=pk, fate="pending", reason="received", at=now, until=None)
-                )
-                continue
-            c = t.event.c
-            known = self._db.execute(
-                sa.select(c.digest).where(
-                    c.source == event.source, c.event_id == event.event_id, c.model == event.model
-                )
-            ).scalar_one()
-            if known != event.digest:
-                refused.append(event)
+        first = {"received_at": now, "fate": "pending", "reason": "received", "tries": 0}
+        inserted, _ = self._insert_new(t.event, [vars(event) | first for event in events])
+        if inserted == len(events):
+            return []
+        known = self._digests(events)
+        refused = [event for event in events if known[event.source, event.event_id, event.model] != event.digest]
+        records = {event.record_id for event in refused if event.record_id is not None}
+        if records:
+            self._db.execute(sa.delete(t.event).where(t.event.c.record_id.in_(records)))
         return refused
+
+    def _insert_new(
+        self, table: sa.Table, rows: Sequence[dict[str, Any]], *returning: str
+    ) -> tuple[int, Sequence[Any]]:
+        """Insert the rows that break no unique key, in their order: how many, and the named columns of each.
+
+        PostgreSQL takes all of them as one JSON document in one statement (docs/decisions/0020): the client's share is
+        one encoding in C, and nothing needs quoting.
+        """
+        if not self._postgres:
+            insert = (
+                sqlite.insert(table)
+                .on_conflict_do_nothing()
+                .returning(*(table.c[name] for name in returning or ("id",)))
+            )
+            found = [
+                row
+                for start in range(0, len(rows), 1_000)
+                for row in self._db.execute(insert.values(rows[start : start + 1_000]))
+            ]
+            return len(found), found
+        columns = [table.c[name] for name in rows[0]]
+        binary = [isinstance(column.type, sa.LargeBinary) for column in columns]
+        kinds = ["text" if raw else c.type.compile(self._db.dialect) for c, raw in zip(columns, binary, strict=True)]
+        values = [
+            f"decode(new.\"{c.name}\", 'base64')" if raw else f'new."{c.name}"'
+            for c, raw in zip(columns, binary, strict=True)
+        ]
+        statement = (
+            f'INSERT INTO "{table.name}" ({", ".join(_quoted(c.name) for c in columns)}) '  # noqa: S608 - our own names
+            f"SELECT {', '.join(values)} FROM json_to_recordset(CAST(:rows AS json)) AS new "
+            f"({', '.join(f'{_quoted(c.name)} {kind}' for c, kind in zip(columns, kinds, strict=True))}) "
+            "ON CONFLICT DO NOTHING" + (f" RETURNING {', '.join(map(_quoted, returning))}" if returning else "")
+        )
+        answer = self._db.execute(sa.text(statement), {"rows": msgspec.json.encode(rows).decode()})
+        return answer.rowcount, answer.all() if returning else ()
+
+    def _digests(self, events: Sequence[NewEvent]) -> dict[tuple[str, str, str], str]:
+        """The content digests kept under the ids of these events."""
+        c = t.event.c
+        keys = list({(event.source, event.event_id, event.model) for event in events})
+        return {
+            (row.source, row.event_id, row.model): row.digest
+            for start in range(0, len(keys), 1_000)
+            for row in self._db.execute(
+                sa.select(c.source, c.event_id, c.model, c.digest).where(
+                    sa.tuple_(c.source, c.event_id, c.model).in_(keys[start : start + 1_000])
+                )
+            )
+        }
 
     def held_records(self) -> list[HeldRecord]:
         """Records that wait for their model to become known, oldest first."""
@@ -235,16 +287,22 @@ class _Inbox(_Base):
         return {r["dataset"]: Watermark(r["dataset"], r["complete_until"], r["label_completeness"]) for r in rows}
 
     def mark(self, models: Collection[str]) -> None:
-        """These models have something new to decide."""
-        self._db.execute(sa.update(t.model).where(t.model.c.model.in_(list(models))).values(marked=True))
+        """These models have something new to decide. Waits for nobody, whoever holds the models' rows."""
+        if models:
+            self._db.execute(sa.insert(t.touched), [{"model": model} for model in sorted(models)])
 
-    def lock_models_to_decide(self, business_now: datetime) -> list[str]:
-        """Marked models and models with a deferral that has run out; locked, those being decided elsewhere skipped."""
+    def lock_models_to_decide(self, business_now: datetime, *, after: str = "", limit: int | None = None) -> list[str]:
+        """Marked models and models with a deferral that has run out, by name from ``after`` on; at most ``limit``.
+
+        They are locked; those being decided elsewhere are left out.
+        """
         lifted = sa.select(t.event.c.model).where(t.event.c.fate == "deferred", t.event.c.until <= business_now)
+        c = t.model.c
         query = (
-            sa.select(t.model.c.model)
-            .where(sa.or_(t.model.c.marked, t.model.c.model.in_(lifted)))
-            .order_by(t.model.c.model)
+            sa.select(c.model)
+            .where(c.model > after, sa.or_(c.model.in_(sa.select(t.touched.c.model)), c.model.in_(lifted)))
+            .order_by(c.model)
+            .limit(limit)
         )
         return list(self._db.execute(query.with_for_update(skip_locked=True)).scalars())
 
@@ -254,8 +312,8 @@ class _Inbox(_Base):
         return row is not None and row["retired_at"] is None
 
     def unmark(self, model: str) -> None:
-        """The model's open events have been decided upon."""
-        self._db.execute(sa.update(t.model).where(t.model.c.model == model).values(marked=False))
+        """The model's open events are decided upon from here on: what is marked later stays marked."""
+        self._db.execute(sa.delete(t.touched).where(t.touched.c.model == model))
 
     def events(
         self,
@@ -340,9 +398,81 @@ class _Inbox(_Base):
         )
 
     def fate_history(self, pk: int) -> list[dict[str, Any]]:
-        """Every fate the event has had, oldest first."""
+        """Every fate the event has had, oldest first. The first, ``pending: received``, is the event's own row."""
+        c = t.event.c
+        received = self._one(sa.select(c.received_at).where(c.id == pk))
+        if received is None:
+            return []
+        first = {"event_pk": pk, "fate": "pending", "reason": "received", "at": received["received_at"]}
         query = sa.select(t.fate).where(t.fate.c.event_pk == pk).order_by(t.fate.c.id)
-        return [dict(r) for r in self._db.execute(query).mappings()]
+        return [first | {"until": None, "attempt_id": None}, *(dict(r) for r in self._db.execute(query).mappings())]
+
+
+class _Pumps(_Base):
+    """The pumps' heartbeats, and where each partition was taken up."""
+
+    def beat(self, row: PumpRow) -> None:
+        """Keep this pump's heartbeat; forget pumps that have been silent for a day."""
+        now = self.wall()
+        values = asdict(row) | {"beat_at": now}
+        self._db.execute(
+            self._insert(t.pump)
+            .values(values)
+            .on_conflict_do_update(
+                index_elements=["instance"], set_={k: v for k, v in values.items() if k != "instance"}
+            )
+        )
+        self._db.execute(sa.delete(t.pump).where(t.pump.c.beat_at < now - timedelta(days=1)))
+
+    def pumps(self) -> list[PumpRow]:
+        """Every pump heard of within a day, the latest first."""
+        query = sa.select(t.pump).order_by(t.pump.c.beat_at.desc(), t.pump.c.instance)
+        return [PumpRow(**r) for r in self._db.execute(query).mappings()]
+
+    def intake_seen_at(self) -> datetime | None:
+        """The latest heartbeat of any pump; before the first one, when the first spec was deployed; else None."""
+        beat: datetime | None = self._db.execute(sa.select(sa.func.max(t.pump.c.beat_at))).scalar_one()
+        return beat or self._db.execute(sa.select(sa.func.min(t.spec.c.deployed_at))).scalar_one()
+
+    def positions(self, cluster: str, spots: Collection[tuple[str, int]]) -> dict[tuple[str, int], Known]:
+        """What is known of these partitions; those never taken up are left out."""
+        p, r = t.intake_partition.c, t.record.c
+        known = {}
+        for topic, partition in spots:
+            row = self._one(
+                sa.select(t.intake_partition).where(p.cluster == cluster, p.topic == topic, p.partition == partition)
+            )
+            if row is None:
+                continue
+            last = self._db.execute(
+                sa.select(sa.func.max(r.offset)).where(
+                    r.cluster == incarnated(cluster, row["incarnation"]), r.topic == topic, r.partition == partition
+                )
+            ).scalar_one()
+            known[topic, partition] = Known(row["topic_id"], row["incarnation"], 0 if last is None else last + 1)
+        return known
+
+    def keep_position(self, cluster: str, topic: str, partition: int, topic_id: str | None, incarnation: int) -> None:
+        """Remember which topic a partition's offsets belong to."""
+        row = self._insert(t.intake_partition).values(
+            cluster=cluster,
+            topic=topic,
+            partition=partition,
+            topic_id=topic_id,
+            incarnation=incarnation,
+            since_at=self.wall(),
+        )
+        new = row.excluded
+        self._db.execute(
+            row.on_conflict_do_update(
+                index_elements=["cluster", "topic", "partition"],
+                set_={"topic_id": new.topic_id, "incarnation": new.incarnation, "since_at": new.since_at},
+                where=sa.or_(
+                    t.intake_partition.c.topic_id.is_distinct_from(new.topic_id),
+                    t.intake_partition.c.incarnation != new.incarnation,
+                ),
+            )
+        )
 
 
 class _Doorbell(_Base):
@@ -635,6 +765,12 @@ class _Promotion(_Base):
             )
         )
 
+    def last_audited(self, actions: Collection[str]) -> str | None:
+        """Which of these actions was audited last; None when none was."""
+        c = t.audit.c
+        query = sa.select(c.action).where(c.action.in_(list(actions))).order_by(c.seq.desc()).limit(1)
+        return self._db.execute(query).scalar_one_or_none()
+
     def audit_log(self, model: str | None = None) -> list[dict[str, Any]]:
         """The log, oldest first."""
         query = sa.select(t.audit).order_by(t.audit.c.seq)
@@ -643,7 +779,7 @@ class _Promotion(_Base):
         return [dict(r) for r in self._db.execute(query).mappings()]
 
 
-class SqlTx(_Registry, _Inbox, _Doorbell, _Attempts, _Promotion):
+class SqlTx(_Registry, _Inbox, _Pumps, _Doorbell, _Attempts, _Promotion):
     """One transaction on the ledger; see ``ratchet.ports.ledger.Tx``."""
 
 
@@ -662,6 +798,10 @@ class SqlLedger:
                 "connect_args": {
                     "options": f"-c statement_timeout={int(statement_timeout_seconds * 1000)} -c timezone=UTC",
                     "connect_timeout": 5,
+                    "keepalives_idle": 10,
+                    "keepalives_interval": 5,
+                    "keepalives_count": 3,
+                    "tcp_user_timeout": 15_000,
                 },
                 "pool_size": 2,
                 "pool_pre_ping": True,
@@ -673,12 +813,18 @@ class SqlLedger:
 
     @contextmanager
     def transaction(self) -> Iterator[Tx]:
-        """Commit on a clean exit, roll back on an exception; a lost database is ``Unavailable``."""
+        """Commit on a clean exit, roll back on an exception; a lost database is ``Unavailable``.
+
+        Raises:
+            Refused: a value is none that the database can keep.
+        """
         try:
             with self.engine.begin() as connection:
                 yield SqlTx(connection)
         except OperationalError as error:
             raise Unavailable(f"the ledger did not answer: {str(error.orig).strip()}") from error
+        except DataError as error:
+            raise Refused(f"the ledger cannot keep a value: {str(error.orig).strip()}") from error
 
     def migrate(self) -> None:
         """Bring the schema up to date (Alembic; nothing happens when it is)."""
