@@ -323,6 +323,12 @@ def read_data(event_type: str, payload: Any) -> InboundData:
     return msgspec.structs.replace(data, **times)
 
 
+def incident_of(event: InboundEvent) -> str | None:
+    """The upstream fault that the sender names in the extension ``incident``, at most 200 characters of it."""
+    named = event.extensions.get("incident")
+    return None if named in {None, ""} else _as_header(named)[:200]
+
+
 def _event(attributes: dict[str, Any], payload: Any) -> InboundEvent:
     version = attributes.get("specversion")
     if version != SPEC_VERSION:

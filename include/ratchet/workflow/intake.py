@@ -12,7 +12,7 @@ from ratchet.failpoints import reach
 from ratchet.ports.ledger import Ledger, NewEvent, NewRecord, SpecRow, Tx
 from ratchet.records import RawRecord
 from ratchet.settings import Settings
-from ratchet.workflow.deciding import decide_model
+from ratchet.workflow.deciding import Admissions
 from ratchet.workflow.telling import dead_letter
 
 
@@ -32,6 +32,7 @@ class Intake:
         self._ledger = ledger
         self._hold = timedelta(seconds=settings.unknown_hold_seconds)
         self._backoff = (settings.ring_backoff_seconds, settings.ring_backoff_max_seconds)
+        self._admissions = Admissions(ledger, settings)
 
     def store(self, records: Sequence[RawRecord]) -> None:
         """Keep a batch in one transaction: every offset one row, every event one row per subscribed model.
@@ -80,6 +81,7 @@ class Intake:
                     digest=event.digest,
                     data=event.payload,
                     record_id=record_pk,
+                    incident=cloudevents.incident_of(event),
                 )
                 for model in routed.models
             ]
@@ -100,11 +102,8 @@ class Intake:
         """Decide for every model that has something new, resolve held records, and say who is due now."""
         with self._ledger.transaction() as tx:
             self._resolve_held(tx)
-            _, business = tx.clock()
-            documents = {row.model: row for row in tx.specs()}
-            for model in tx.lock_models_to_decide(business):
-                row = documents[model]
-                decide_model(tx, ModelSpec.model_validate(row.document), retired=row.retired)
+        self._admissions.decide()
+        with self._ledger.transaction() as tx:
             return tx.due_models(*self._backoff)
 
     def _resolve_held(self, tx: Tx) -> None:
