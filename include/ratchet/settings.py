@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from ratchet.errors import Refused
+
 CONNECTION_PREFIX = "AIRFLOW_CONN_"
 RENEWALS_PER_LEASE = 3
 
@@ -53,10 +55,20 @@ class Settings:
     ring_backoff_max_seconds: float = 900.0
     max_event_tries: int = 3
     failpoints: bool = False
+    fleet_max_attempts: int | None = None
+    incident_max_attempts: int | None = 4
     airflow_url: str | None = None
     airflow_user: str | None = None
     airflow_password: str | None = field(default=None, repr=False)
     code_digest: str | None = None
+
+
+def _places(env: Mapping[str, str], name: str, default: str) -> int | None:
+    """A limit from 1; empty is none."""
+    text = env.get(name, default).strip()
+    if text and not (text.isdecimal() and int(text) > 0):
+        raise Refused(f"{name} must be a whole number from 1, or empty for no limit, but got {text!r}")
+    return int(text) if text else None
 
 
 def load_settings(base: Mapping[str, str] | None = None) -> Settings:
@@ -77,6 +89,8 @@ def load_settings(base: Mapping[str, str] | None = None) -> Settings:
         lease_ttl_seconds=ttl,
         lease_renew_seconds=ttl / RENEWALS_PER_LEASE,
         failpoints=bool(env.get("RATCHET_FAILPOINTS")),
+        fleet_max_attempts=_places(env, "RATCHET_FLEET_MAX_ATTEMPTS", ""),
+        incident_max_attempts=_places(env, "RATCHET_INCIDENT_MAX_ATTEMPTS", "4"),
         airflow_url=env.get("RATCHET_AIRFLOW_URL"),
         airflow_user=env.get("RATCHET_AIRFLOW_USER"),
         airflow_password=env.get("RATCHET_AIRFLOW_PASSWORD"),

@@ -145,15 +145,16 @@ def test_marking_waits_for_nobody_who_holds_the_model(ledger):
         with ledger.transaction() as storing:
             storing.mark(["m"])
     with ledger.transaction() as tx:
-        assert tx.lock_models_to_decide(NOW) == ["m"]
+        assert tx.lock_model_to_decide(NOW) == "m"
 
 
 def test_models_to_decide_come_one_by_one_in_order(ledger):
     with ledger.transaction() as tx:
         for name in ("z", "a"):
             tx.publish_spec(name, name * 64, {"model": name})
-        assert tx.lock_models_to_decide(NOW, limit=1) == ["a"]
-        assert tx.lock_models_to_decide(NOW, after="a") == ["m", "z"]
+        assert tx.lock_model_to_decide(NOW) == "a"
+        assert tx.lock_model_to_decide(NOW, skip=["a"]) == "m"
+        assert tx.lock_model_to_decide(NOW, skip=["a", "m", "z"]) is None
 
 
 def test_a_pump_is_seen_by_its_latest_beat(ledger):

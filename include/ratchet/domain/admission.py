@@ -5,14 +5,18 @@
 - each event gets exactly one fate, and copies of one event (same source and id) the same one;
 - the outcome depends on the set of events, the history and the instant, never on arrival order or copies: events
   are ordered by (time, id, source);
-- as time passes over a fixed history, a model once admitted stays admitted, expiry of its events aside.
+- as time passes over a fixed history, a model once admitted stays admitted, expiry of its events and quiet hours aside;
+- what an event is told changes only when its own situation does: later events of the same burst leave it alone, so that
+  a storm is written once. Counts and moments that move are in the reason of the model.
 
 An event is first judged by itself: *expired*, *suppressed* (not listened to, too mild, an all-clear), *waiting*
 (unconfirmed, accumulating, behind a follow-up), or it *counts*. Where at least one counts, the rules of the model
-decide: champion, fresh days, cooldown, runs per day, then debounce. Events wait as ``deferred`` with the moment the
-rule lifts, and at the latest until they are too old; while debounce runs they are ``pending``.
+decide: champion, fresh days, quiet hours, cooldown, runs per day, core hours, then debounce. Events wait as
+``deferred`` with the moment the rule lifts, and at the latest until they are too old; while debounce runs they are
+``pending``. A person's request passes debounce and cooldown, nothing else.
 
-Business time rules everything but debounce, which runs on the wall clock.
+Business time rules everything but debounce, which runs on the wall clock. Whose turn it is among several models that
+are admitted is another decision: :mod:`ratchet.domain.fleet`.
 """
 
 from __future__ import annotations
@@ -21,6 +25,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Literal, Self
+from zoneinfo import ZoneInfo
 
 from ratchet.domain.events import (
     DataArrived,
@@ -30,6 +35,8 @@ from ratchet.domain.events import (
     PerformanceDegraded,
     RetrainRequested,
 )
+from ratchet.domain.fleet import SHRINKS_TO
+from ratchet.domain.quiet import QuietWindow, quiet_until
 from ratchet.domain.spec import ModelSpec, format_duration
 
 MAX_DEBOUNCES = 10
@@ -54,6 +61,12 @@ class AdmissionPolicy:
     cooldown: timedelta
     max_event_age: timedelta
     runs_per_day: int
+    core_hours_per_month: float | None
+    quiet_hours: tuple[QuietWindow, ...]
+    timezone: ZoneInfo
+    urgent: float | None
+    shrink: bool
+    trials: int
 
     @classmethod
     def from_spec(cls, spec: ModelSpec) -> Self:
@@ -72,6 +85,12 @@ class AdmissionPolicy:
             cooldown=spec.retrain.cooldown,
             max_event_age=spec.retrain.max_event_age,
             runs_per_day=spec.retrain.budget.runs_per_day,
+            core_hours_per_month=spec.retrain.budget.core_hours_per_month,
+            quiet_hours=spec.retrain.quiet_hours,
+            timezone=spec.data.spine.zone,
+            urgent=spec.retrain.urgent,
+            shrink=spec.retrain.on_overload == "shrink",
+            trials=spec.train.trials,
         )
 
 
@@ -79,7 +98,8 @@ class AdmissionPolicy:
 class OpenEvent:
     """An event of the inbox without a terminal fate. ``time`` is business time, ``received_at`` wall time.
 
-    ``not_before`` (business) is set on the follow-up an attempt left behind: it is due then, not sooner.
+    ``not_before`` (business) is set on the follow-up an attempt left behind: it is due then, not sooner. ``incident``
+    is the upstream fault that the sender names.
     """
 
     key: int
@@ -91,6 +111,7 @@ class OpenEvent:
     data: InboundData
     origin: Origin = "kafka"
     not_before: datetime | None = None
+    incident: str | None = None
 
 
 @dataclass(frozen=True)
@@ -112,8 +133,21 @@ class FreshDays:
 
 
 @dataclass(frozen=True)
+class CoreHours:
+    """Core hours of the business-local month: ``spent`` until now, and ``resets_at`` when the next month begins.
+
+    What the last finished run took: ``per_trial`` for each trial, ``fixed`` for all else; None when there is none.
+    """
+
+    spent: float
+    resets_at: datetime
+    fixed: float | None = None
+    per_trial: float | None = None
+
+
+@dataclass(frozen=True)
 class History:
-    """What admission needs to know of the past. Times are business times."""
+    """What admission needs to know of the past. Times are business times; ``core_hours`` where there is a budget."""
 
     has_champion: bool
     last_started_at: datetime | None
@@ -121,6 +155,7 @@ class History:
     day_resets_at: datetime
     observations: tuple[Observation, ...]
     fresh: FreshDays
+    core_hours: CoreHours | None = None
 
 
 @dataclass(frozen=True)
@@ -143,13 +178,21 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Admission:
-    """The decision: go or not, when debounce ends (wall), which event tipped it, and each open event's outcome."""
+    """The decision: go or not, when debounce ends (wall), which event tipped it, and each open event's outcome.
+
+    ``since`` (business) is the time of the oldest event that counts, ``incident`` the first one named by those that
+    count. ``trials`` is how many a shrunk run may have, and ``shrunk`` why; None when the run is whole.
+    """
 
     go: bool
     due_at: datetime | None
     trigger: int | None
     reason: str
     outcomes: tuple[Outcome, ...]
+    since: datetime | None = None
+    incident: str | None = None
+    trials: int | None = None
+    shrunk: str | None = None
 
 
 def observation_of(policy: AdmissionPolicy, data: InboundData) -> Observation | None:
@@ -176,16 +219,19 @@ def decide_admission(policy: AdmissionPolicy, events: Sequence[OpenEvent], histo
     ordered = [event for event, _ in copies]
     facts = _Facts.of(policy, ordered, history, now)
     alone = [_judge_alone(policy, event, facts, now) for event in ordered]
-    counting = [event for event, verdict in zip(ordered, alone, strict=True) if verdict.fate == "pending"]
+    counting = [event for event, verdict in zip(ordered, alone, strict=True) if verdict is _COUNTS]
+    room = _room(policy, history.core_hours, now)
+    due_at: datetime | None = None
+    word: _Verdict | None = None
     if counting:
-        go, due_at, word = _decide_for_model(policy, counting, history, now)
-        reason = word.reason
+        due_at, word = _decide_for_model(policy, counting, history, room, now)
+        reason = word.aloud
     else:
-        go, due_at, word = False, None, None
         reason = _at_rest(alone)
+    go = due_at is not None and due_at <= now.wall
     outcomes = []
     for (event, keys), judged in zip(copies, alone, strict=True):
-        verdict = judged if word is None or judged.fate != "pending" else _for_event(policy, event, word)
+        verdict = judged if word is None or judged is not _COUNTS else _for_event(policy, event, word, go=go)
         outcomes += [Outcome(key, verdict.fate, verdict.reason, verdict.until) for key in keys]
     return Admission(
         go=go,
@@ -193,14 +239,25 @@ def decide_admission(policy: AdmissionPolicy, events: Sequence[OpenEvent], histo
         trigger=_trigger(counting).key if go else None,
         reason=reason,
         outcomes=tuple(sorted(outcomes, key=lambda outcome: outcome.key)),
+        since=counting[0].time if counting else None,
+        incident=next((event.incident for event in counting if event.incident), None),
+        trials=room.trials if go else None,
+        shrunk=room.shrunk if go else None,
     )
 
 
 @dataclass(frozen=True)
 class _Verdict:
+    """``reason`` is what the event is told, ``detail`` what is said of the model where that is more."""
+
     fate: AdmissionFate
     reason: str
     until: datetime | None = None
+    detail: str | None = None
+
+    @property
+    def aloud(self) -> str:
+        return self.detail or self.reason
 
 
 _COUNTS = _Verdict("pending", "counts")
@@ -211,17 +268,20 @@ class _Facts:
     """What one look over all events says, so that a storm is judged in one pass.
 
     ``windows`` are the last n windows of each check as (end, bad), oldest first. A window seen by several detectors
-    (one per feature, say) is bad when one of them says so. ``new_rows`` counts the spine's source.
+    (one per feature, say) is bad when one of them says so. ``new_rows`` counts the spine's source; ``rows_by`` counts
+    them up to each data event, by its key, so that what it is told stays when more arrive.
     """
 
     windows: dict[str, list[tuple[datetime, bool]]]
     new_rows: int
+    rows_by: dict[int, int]
     follow_up_at: datetime | None
 
     @classmethod
     def of(cls, policy: AdmissionPolicy, events: Sequence[OpenEvent], history: History, now: Now) -> Self:
         checks: dict[str, dict[datetime, bool]] = {}
         rows = 0
+        rows_by = {}
         follow_ups = []
         seen = [*history.observations, *(observation_of(policy, event.data) for event in events)]
         for observation in seen:
@@ -235,11 +295,14 @@ class _Facts:
             is_source = isinstance(data, DataArrived) and data.dataset == policy.spine_source
             if isinstance(data, DataArrived) and is_source and now.business < _expires_at(policy, event):
                 rows += data.new_rows
+            if isinstance(data, DataArrived):
+                rows_by[event.key] = rows
         return cls(
             windows={
                 check: sorted(windows.items())[-policy.confirmations_of_last :] for check, windows in checks.items()
             },
             new_rows=rows,
+            rows_by=rows_by,
             follow_up_at=min(follow_ups, default=None),
         )
 
@@ -270,9 +333,16 @@ def _judge_alone(policy: AdmissionPolicy, event: OpenEvent, facts: _Facts, now: 
         return _COUNTS
     verdict = _judge_kind(policy, event, facts)
     lift = facts.follow_up_at
-    if verdict is _COUNTS and lift is not None and isinstance(event.data, DriftDetected | DataArrived):
+    if verdict is _COUNTS and lift is not None and _waits_for_follow_up(policy, event.data):
         return _Verdict("deferred", f"follow_up: waits for the follow-up due at {_said(lift)}", min(lift, expires))
     return verdict
+
+
+def _waits_for_follow_up(policy: AdmissionPolicy, data: InboundData) -> bool:
+    """Data does, and drift that is not urgent; a request and degraded performance do not."""
+    if isinstance(data, DriftDetected):
+        return policy.urgent is None or data.severity < policy.urgent
+    return isinstance(data, DataArrived)
 
 
 def _judge_kind(policy: AdmissionPolicy, event: OpenEvent, facts: _Facts) -> _Verdict:
@@ -282,7 +352,7 @@ def _judge_kind(policy: AdmissionPolicy, event: OpenEvent, facts: _Facts) -> _Ve
     if isinstance(data, DriftDetected):
         return _judge_drift(policy, data, facts, _expires_at(policy, event))
     if isinstance(data, DataArrived):
-        return _judge_data(policy, data, facts, _expires_at(policy, event))
+        return _judge_data(policy, event, data, facts)
     if isinstance(data, PerformanceDegraded) and not policy.on_performance:
         return _Verdict("suppressed", "not_subscribed: the spec's retrain.on has no performance")
     return _COUNTS
@@ -300,9 +370,10 @@ def _judge_drift(policy: AdmissionPolicy, data: DriftDetected, facts: _Facts, un
     if not still_bad:
         return _Verdict(
             "deferred",
+            f"recovered: the newest observation of check {data.check} is good; waits for more until {_said(until)}",
+            until,
             f"recovered: the newest observation of check {data.check} (to {_said(newest)}) is good; "
             f"waits for more until {_said(until)}",
-            until,
         )
     bad = sum(is_bad for _, is_bad in windows)
     if bad < policy.confirmations_at_least:
@@ -315,38 +386,77 @@ def _judge_drift(policy: AdmissionPolicy, data: DriftDetected, facts: _Facts, un
     return _COUNTS
 
 
-def _judge_data(policy: AdmissionPolicy, data: DataArrived, facts: _Facts, until: datetime) -> _Verdict:
+def _judge_data(policy: AdmissionPolicy, event: OpenEvent, data: DataArrived, facts: _Facts) -> _Verdict:
     if policy.datasets is None:
         return _Verdict("suppressed", "not_subscribed: the spec's retrain.on has no data")
     if data.dataset not in policy.datasets:
         return _Verdict("suppressed", f"not_subscribed: retrain.on.data.datasets does not name {data.dataset}")
     if facts.new_rows < policy.min_new_rows:
+        until = _expires_at(policy, event)
+        wanted = f"of {policy.min_new_rows:,} new rows of {policy.spine_source}; waits for more until {_said(until)}"
+        here = facts.rows_by[event.key]
         return _Verdict(
-            "deferred",
-            f"accumulating: {facts.new_rows:,} of {policy.min_new_rows:,} new rows of {policy.spine_source}; "
-            f"waits for more until {_said(until)}",
-            until,
+            "deferred", f"accumulating: {here:,} {wanted}", until, f"accumulating: {facts.new_rows:,} {wanted}"
         )
     return _COUNTS
 
 
+@dataclass(frozen=True)
+class _Room:
+    """What the month's core hours leave: the moment and the sentence that say no, or how many trials, or all."""
+
+    lift: datetime | None = None
+    reason: str = ""
+    trials: int | None = None
+    shrunk: str | None = None
+
+
+def _room(policy: AdmissionPolicy, month: CoreHours | None, now: Now) -> _Room:
+    """Whether the month's core hours have room for a run like the last one; unknown until one has finished.
+
+    A run that does not fit is shrunk to the trials that do, where the spec says so and these are at least a quarter.
+    """
+    limit = policy.core_hours_per_month
+    if limit is None or month is None or now.business >= month.resets_at:
+        return _Room()
+    left, lifts = limit - month.spent, f"lifts {_said(month.resets_at)}"
+    spent = f"core_hours_per_month: {month.spent:.3g} of {limit:g} core hours spent"
+    if left <= 0:
+        return _Room(month.resets_at, f"{spent}; {lifts}")
+    if month.fixed is None or month.per_trial is None:
+        return _Room()
+    whole = month.fixed + policy.trials * month.per_trial
+    if whole <= left:
+        return _Room()
+    if policy.shrink:
+        trials = int((left - month.fixed) / month.per_trial) if month.per_trial > 0 else 0
+        if trials * SHRINKS_TO >= policy.trials:
+            return _Room(trials=trials, shrunk=f"{spent}, a whole run takes {whole:.3g}")
+    never = " (more than the budget of a month: raise it, or lower train.trials)" if whole > limit else ""
+    return _Room(month.resets_at, f"{spent}, a run takes {whole:.3g}{never}; {lifts}")
+
+
 def _decide_for_model(
-    policy: AdmissionPolicy, counting: Sequence[OpenEvent], history: History, now: Now
-) -> tuple[bool, datetime | None, _Verdict]:
-    """Whether to go, when debounce ends, and what to say to every event that counts."""
+    policy: AdmissionPolicy, counting: Sequence[OpenEvent], history: History, room: _Room, now: Now
+) -> tuple[datetime | None, _Verdict]:
+    """When debounce ends (wall), None where a rule holds the model back, and the word on every event that counts."""
     requested = any(_is_request(event) for event in counting)
-    block = _blocking_rule(policy, history, now, requested=requested)
+    block = _blocking_rule(policy, history, room, now, requested=requested)
     if block is not None:
-        return False, None, block
+        return None, block
     due_at = now.wall if requested else _debounced_until(policy.debounce, [event.received_at for event in counting])
     many = f"{len(counting):,} event" + ("s" if len(counting) > 1 else "")
     if now.wall < due_at:
-        quiet = format_duration(policy.debounce)
-        return False, due_at, _Verdict("pending", f"debounce: {many}; goes after {quiet} of quiet, at {_said(due_at)}")
-    return True, due_at, _Verdict("pending", f"admitted: {many}, by {_worth(policy, _trigger(counting))}")
+        goes = f"goes after {format_duration(policy.debounce)} of quiet"
+        return due_at, _Verdict("pending", f"debounce: {goes}", None, f"debounce: {many}; {goes}, at {_said(due_at)}")
+    less = f"; shrunk to {room.trials} of {policy.trials} trials: {room.shrunk}" if room.trials is not None else ""
+    admitted = f"admitted: {many}, by {_worth(policy, _trigger(counting))}{less}"
+    return due_at, _Verdict("pending", "admitted", None, admitted)
 
 
-def _blocking_rule(policy: AdmissionPolicy, history: History, now: Now, *, requested: bool) -> _Verdict | None:
+def _blocking_rule(
+    policy: AdmissionPolicy, history: History, room: _Room, now: Now, *, requested: bool
+) -> _Verdict | None:
     """The rule that holds the model back longest, or None. A person's request passes the cooldown only."""
     if not history.has_champion:
         return _Verdict("deferred", f"no_champion: make the first with 'ratchet champion init {policy.model}'")
@@ -365,16 +475,26 @@ def _blocking_rule(policy: AdmissionPolicy, history: History, now: Now, *, reque
         if now.business < lift:
             text = f"cooldown: last run started {_said(history.last_started_at)}"
             blocks.append((lift, f"{text}; lifts {_said(lift)}"))
+    if room.lift is not None:
+        blocks.append((room.lift, room.reason))
+    quiet = quiet_until(policy.quiet_hours, now.business, policy.timezone)
+    if quiet is not None:
+        windows = " and ".join(str(window) for window in policy.quiet_hours)
+        blocks.append((quiet, f"quiet_hours: {windows} ({policy.timezone.key}); lifts {_said(quiet)}"))
     if not blocks:
         return None
     lift, reason = max(blocks)
     return _Verdict("deferred", reason, lift)
 
 
-def _for_event(policy: AdmissionPolicy, event: OpenEvent, word: _Verdict) -> _Verdict:
-    """The model's word as this event's: it waits no longer than it lives, and says so."""
+def _for_event(policy: AdmissionPolicy, event: OpenEvent, word: _Verdict, *, go: bool) -> _Verdict:
+    """The model's word as this event's: admitted for what it is worth itself, or waiting no longer than it lives."""
+    if go:
+        return _Verdict("pending", f"admitted: {_worth(policy, event)}")
+    if word.fate == "pending":
+        return word
     expires = _expires_at(policy, event)
-    if word.fate == "pending" or (word.until is not None and word.until <= expires):
+    if word.until is not None and word.until <= expires:
         return word
     return _Verdict(word.fate, f"{word.reason}; this event expires {_said(expires)}", expires)
 
@@ -405,7 +525,7 @@ def _trigger(counting: Sequence[OpenEvent]) -> OpenEvent:
 def _at_rest(verdicts: Sequence[_Verdict]) -> str:
     """The reason of a model for which no event counts: the newest one that still waits, else the newest."""
     waiting = [verdict for verdict in verdicts if verdict.fate == "deferred"]
-    return (waiting or verdicts)[-1].reason if verdicts else "nothing to do: no event is open"
+    return (waiting or verdicts)[-1].aloud if verdicts else "nothing to do: no event is open"
 
 
 def _worth(policy: AdmissionPolicy, event: OpenEvent) -> str:

@@ -365,6 +365,12 @@ def read_data(event_type: str, payload: Any) -> InboundData:
     return data
 
 
+def incident_of(event: InboundEvent) -> str | None:
+    """The upstream fault that the sender names in the extension ``incident``, at most 200 characters of it."""
+    named = event.extensions.get("incident")
+    return None if named is None or named == "" else _as_header(named)[:200]
+
+
 def _event(attributes: dict[str, Any], payload: Any, *, storable: bool) -> InboundEvent:
     """Check attributes, which are used up, and data. ``storable``: :func:`_check_storable` would pass both."""
     try:

@@ -38,6 +38,8 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
+from ratchet.domain.quiet import QuietWindow, leaves_time_awake
+
 METRICS = ("expected_calibration_error", "payoff", "latency_p95_ms")
 ESTIMATORS = ("xgboost.XGBClassifier",)
 
@@ -85,8 +87,6 @@ OWNED_PARAMETERS: Mapping[str, str] = {
 # Keys that DESIGN §6 names and no landed code obeys yet, by the path of their parent.
 NOT_YET_SUPPORTED: Mapping[tuple[str, ...], frozenset[str]] = {
     (): frozenset({"probation", "retention"}),
-    ("retrain",): frozenset({"on_overload", "priority", "urgent", "group"}),
-    ("retrain", "budget"): frozenset({"core_hours_per_month"}),
     ("runtime",): frozenset({"queue", "executor", "resources", "image", "environment"}),
 }
 
@@ -149,6 +149,15 @@ def _to_scalar(value: object) -> object:
     return value
 
 
+def _to_window(value: object) -> object:
+    if isinstance(value, QuietWindow):
+        return value
+    try:
+        return QuietWindow.parse(str(value))
+    except ValueError as error:
+        raise _rule(str(error)) from None
+
+
 Duration = Annotated[
     timedelta,
     BeforeValidator(_to_duration),
@@ -161,6 +170,7 @@ Number = Annotated[float, Field(strict=True, allow_inf_nan=False)]
 Count = Annotated[int, Field(strict=True, ge=0)]
 PositiveCount = Annotated[int, Field(strict=True, ge=1)]
 Scalar = Annotated[bool | int | float | str, BeforeValidator(_to_scalar)]
+Quiet = Annotated[QuietWindow, BeforeValidator(_to_window), PlainSerializer(str, return_type=str, when_used="json")]
 
 
 class _Closed(BaseModel):
@@ -383,21 +393,35 @@ class On(_Closed):
 
 
 class Budget(_Closed):
-    """How much a model may spend. ``runs_per_day`` counts business-local days."""
+    """How much a model may spend, by business-local day and month.
+
+    A core hour is an hour of a finished step times ``runtime.threads``; each tuning worker is a step of its own.
+    """
 
     runs_per_day: PositiveCount
+    core_hours_per_month: Annotated[float, Field(strict=True, gt=0, allow_inf_nan=False)] | None = None
 
 
 class Retrain(_Closed):
-    """When to retrain. ``debounce`` runs on the wall clock, everything else on the business clock."""
+    """When to retrain. ``debounce`` runs on the wall clock, everything else on the business clock.
+
+    ``quiet_hours`` are windows of local time (:mod:`ratchet.domain.quiet`). ``priority`` (higher first) and ``group``
+    order the fleet (:mod:`ratchet.domain.fleet`). ``on_overload`` says what a run does that the core hours left, or
+    the crowd that waits for the fleet's places, have no room for: wait its turn and run whole, or run fewer trials.
+    ``urgent`` is the severity of drift that does not wait for a follow-up; None is never.
+    """
 
     on: On
     schedule: str | None = None
     debounce: Duration = timedelta(seconds=30)
     cooldown: Duration = timedelta(0)
     max_event_age: PositiveDuration = timedelta(days=30)
-    quiet_hours: tuple[Any, ...] = ()
+    quiet_hours: tuple[Quiet, ...] = ()
     budget: Budget
+    on_overload: Literal["defer", "shrink"] = "defer"
+    priority: Annotated[int, Field(strict=True, ge=0, le=9)] = 5
+    group: Name | None = None
+    urgent: Annotated[float, Field(strict=True, ge=0, le=1)] | None = None
 
     @field_validator("schedule")
     @classmethod
@@ -408,10 +432,23 @@ class Retrain(_Closed):
 
     @field_validator("quiet_hours")
     @classmethod
-    def _no_quiet_hours_yet(cls, value: tuple[Any, ...]) -> tuple[Any, ...]:
-        if value:
-            raise _not_yet("retrain.quiet_hours; leave it empty")
+    def _awake_at_times(cls, value: tuple[QuietWindow, ...]) -> tuple[QuietWindow, ...]:
+        if not leaves_time_awake(value):
+            raise _rule("the windows cover the whole week: nothing would ever start")
         return value
+
+    @model_validator(mode="after")
+    def _urgent_is_heard(self) -> Self:
+        if self.urgent is None:
+            return self
+        if self.on.drift is None:
+            raise _rule("urgent is a severity of drift, but retrain.on has no drift")
+        if self.urgent < self.on.drift.min_severity:
+            raise _rule(
+                f"urgent {self.urgent:g} lies below min_severity {self.on.drift.min_severity:g}: "
+                "all drift that counts would be urgent"
+            )
+        return self
 
 
 def _check_cron(text: str) -> None:

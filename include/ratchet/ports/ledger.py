@@ -33,6 +33,7 @@ class EventRow:
     until: datetime | None
     attempt_id: str | None
     tries: int
+    incident: str | None = None
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,7 @@ class NewEvent:
     data: dict[str, Any]
     origin: str = "kafka"
     record_id: int | None = None
+    incident: str | None = None
 
 
 @dataclass(frozen=True)
@@ -135,6 +137,27 @@ class LeaseRow:
     epoch: int
     attempt_id: str | None
     expires_at: datetime | None
+
+
+@dataclass(frozen=True)
+class DueRow:
+    """A model whose doorbell is due and for which nobody works; ``held`` says why it waits its turn, if it does."""
+
+    model: str
+    due_at: datetime
+    since: datetime | None
+    incident: str | None
+    rings: int
+    held: str | None
+
+
+@dataclass(frozen=True)
+class SeenWindow:
+    """Observations of one check's window that ended an event at once: all-clears, and drift up to ``severity``."""
+
+    check: str
+    window_end: datetime
+    severity: float | None
 
 
 @dataclass(frozen=True)
@@ -242,9 +265,7 @@ class Tx(Protocol):
 
     # admission
     def mark(self, models: Collection[str]) -> None: ...
-    def lock_models_to_decide(
-        self, business_now: datetime, *, after: str = "", limit: int | None = None
-    ) -> list[str]: ...
+    def lock_model_to_decide(self, business_now: datetime, skip: Collection[str] = ()) -> str | None: ...
     def lock_model(self, model: str) -> bool: ...
     def unmark(self, model: str) -> None: ...
     def events(
@@ -257,10 +278,22 @@ class Tx(Protocol):
         limit: int | None = None,
     ) -> list[EventRow]: ...
     def change_fates(self, changes: Sequence[FateChange]) -> None: ...
+    def suppressed_windows(self, model: str) -> list[SeenWindow]: ...
     def fate_history(self, pk: int) -> list[dict[str, Any]]: ...
 
     # doorbell
-    def set_due(self, model: str, due_at: datetime | None, reason: str | None) -> None: ...
+    def set_due(
+        self,
+        model: str,
+        due_at: datetime | None,
+        reason: str | None,
+        *,
+        since: datetime | None = None,
+        incident: str | None = None,
+    ) -> None: ...
+    def due_rows(self) -> list[DueRow]: ...
+    def hold(self, model: str, why: str | None) -> None: ...
+    def lock_fleet(self) -> None: ...
     def due_models(
         self, backoff_seconds: float, backoff_max_seconds: float, *, overdue_seconds: float = 0.0
     ) -> list[str]: ...
@@ -286,6 +319,7 @@ class Tx(Protocol):
     def update_attempt(self, attempt_id: str, **values: Any) -> None: ...
     def step_result(self, attempt_id: str, step: str) -> dict[str, Any] | None: ...
     def save_step(self, attempt_id: str, step: str, result: dict[str, Any], started_at: datetime) -> None: ...
+    def step_hours(self, model: str, since: datetime) -> list[tuple[str, float]]: ...
     def steps(self, attempt_id: str) -> dict[str, dict[str, Any]]: ...
     def save_used_days(self, attempt: AttemptRow, challenger_version: int | None, used: Sequence[UsedDays]) -> None: ...
     def used_days(self, model: str, champion_version: int) -> set[date]: ...

@@ -10,6 +10,7 @@ from datetime import UTC, date, datetime, time
 from typing import Any
 
 from ratchet.domain.admission import Admission
+from ratchet.domain.fleet import shrunk_trials
 from ratchet.domain.holdout import NotEnoughFreshDays
 from ratchet.domain.spec import ModelSpec
 from ratchet.errors import Refused
@@ -25,7 +26,7 @@ from ratchet.ports.ledger import (
 )
 from ratchet.records import RunContext
 from ratchet.settings import Settings
-from ratchet.workflow.deciding import admit, as_of, lacking, plan
+from ratchet.workflow.deciding import admit, as_of, lacking, limits_of, plan, turn_of, write_fates
 
 logger = logging.getLogger(__name__)
 REQUESTED = "ratchet.retrain.requested.v1"
@@ -163,6 +164,8 @@ class Claims:
         _, business = tx.clock()
         claimed: list[EventRow] = []
         trigger: EventRow | None = None
+        since, incident = business, None
+        trials, shrunk = form.trials, None
         if form.dry_run:
             reason = f"dry run: {form.reason}"
             if until is None:
@@ -172,14 +175,35 @@ class Claims:
                 few = f"{planned.count} of {planned.needed} fresh days; enough at {planned.ready_at}"
                 return {"attempt": None, "reason": f"{reason}: {few}"}
         else:
-            admission = admit(tx, spec, rows, override_budget=form.override_budget, first_champion=form.first_champion)
-            tx.change_fates([FateChange(o.key, o.fate, o.reason, o.until) for o in admission.outcomes])
+            admission = admit(
+                tx,
+                spec,
+                rows,
+                override_budget=form.override_budget,
+                first_champion=form.first_champion,
+                trials=form.trials,
+            )
+            write_fates(tx, rows, admission)
             if not admission.go or until is None:
                 tx.set_due(spec.model, None, admission.reason)
                 tx.unmark(spec.model)
                 return {"attempt": None, "reason": lacking(tx, spec) or admission.reason}
             claimed, trigger = _claimable(rows, admission, asked, business)
             reason = form.reason if asked else admission.reason
+            since, incident = admission.since or business, admission.incident
+            if admission.trials is not None:
+                trials, shrunk = admission.trials, admission.shrunk
+        turn = turn_of(tx, spec, limits_of(self._settings), since, incident)
+        if not turn.go:
+            if not form.dry_run:
+                tx.set_due(spec.model, tx.wall(), admission.reason, since=since, incident=incident)
+                tx.hold(spec.model, turn.reason)
+                tx.unmark(spec.model)
+            return {"attempt": None, "reason": turn.reason}
+        if spec.retrain.on_overload == "shrink" and turn.crowd is not None and form.trials is None:
+            fewer = shrunk_trials(spec.train.trials, turn.crowd)
+            if fewer < (trials or spec.train.trials):
+                trials, shrunk = fewer, f"{turn.crowd[1]} models for {turn.crowd[0]} places"
         champion = tx.current_champion(spec.model)
         lease = tx.lock_lease(spec.model)
         attempt = AttemptRow(
@@ -194,7 +218,9 @@ class Claims:
             actor=run.actor,
             reason=reason,
             options={
-                "trials": form.trials,
+                "trials": trials,
+                "shrunk": f"{trials} of {form.trials or spec.train.trials} trials: {shrunk}" if shrunk else None,
+                "incident": turn.incident,
                 "dry_run": form.dry_run,
                 "override_budget": form.override_budget,
                 "first_champion": form.first_champion,

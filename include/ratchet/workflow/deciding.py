@@ -1,28 +1,37 @@
-"""Admission, wired: load what the decision needs, ask the domain, write fates and the doorbell."""
+"""Admission and the fleet, wired: load what a decision needs, ask the domain, write fates and the doorbell."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import logging
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
+from time import monotonic
 
 from ratchet.domain.admission import (
     Admission,
     AdmissionPolicy,
+    CoreHours,
     FreshDays,
     History,
     Now,
+    Observation,
     OpenEvent,
     decide_admission,
-    observation_of,
 )
 from ratchet.domain.events import read_data
+from ratchet.domain.fleet import SILENT_RINGS, AtWork, Due, FleetLimits, Turn, decide_fleet
 from ratchet.domain.holdout import HoldoutPlan, NotEnoughFreshDays, plan_holdout
 from ratchet.domain.spec import ModelSpec
-from ratchet.ports.ledger import EventRow, FateChange, Tx
+from ratchet.ports.ledger import LIVE_STATES, AttemptRow, DueRow, EventRow, FateChange, Ledger, Tx
+from ratchet.settings import Settings
 
-OBSERVING = ("ratchet.drift.detected.v1", "ratchet.drift.cleared.v1")
-CONSUMED = ("rejected", "expired", "failed")
+MANY_EVENTS = 1_000
+REST_PER_EVENT_SECONDS = 1e-4
+MOST_REST_SECONDS = 30.0
+
+logger = logging.getLogger(__name__)
+_SPECS: dict[str, ModelSpec] = {}
 
 
 def open_event(row: EventRow) -> OpenEvent:
@@ -36,6 +45,7 @@ def open_event(row: EventRow) -> OpenEvent:
         received_at=row.received_at,
         data=read_data(row.type, row.data),
         origin="attempt" if row.origin == "attempt" else "kafka",
+        incident=row.incident,
     )
 
 
@@ -94,58 +104,218 @@ def local_midnight_after(moment: datetime, spec: ModelSpec) -> datetime:
     )
 
 
+def local_month(moment: datetime, spec: ModelSpec) -> tuple[datetime, datetime]:
+    """The business-local month of ``moment``: when it began and when the next one begins."""
+    local = moment.astimezone(spec.data.spine.zone)
+    began = datetime(local.year, local.month, 1, tzinfo=spec.data.spine.zone)
+    return began, datetime(local.year + local.month // 12, local.month % 12 + 1, 1, tzinfo=spec.data.spine.zone)
+
+
 def history(tx: Tx, spec: ModelSpec, business: datetime, until: datetime | None) -> History:
-    """What the past says about the next run: champion, runs of today, unanswered observations, fresh days."""
+    """What the past says about the next run: champion, runs of today, core hours, unanswered windows, fresh days.
+
+    Of the past, only suppressed events still observe: open ones are decided upon, all others were answered or expired.
+    """
     day_ends = local_midnight_after(business, spec)
     day_began = day_ends - timedelta(days=1)
     runs = [a for a in tx.attempts(model=spec.model, limit=100) if not a.dry_run]
-    observed = tx.events(model=spec.model, types=OBSERVING)
-    policy = AdmissionPolicy.from_spec(spec)
+    mildest = spec.retrain.on.drift.min_severity if spec.retrain.on.drift else None
     return History(
         has_champion=tx.current_champion(spec.model) is not None,
         last_started_at=max((a.business_at for a in runs), default=None),
         runs_started_today=sum(day_began <= a.business_at < day_ends for a in runs),
         day_resets_at=day_ends,
         observations=tuple(
-            seen
-            for row in observed
-            if row.attempt_id is None
-            and row.fate not in CONSUMED
-            and (seen := observation_of(policy, read_data(row.type, row.data))) is not None
+            Observation(
+                seen.check,
+                seen.window_end,
+                bad=mildest is not None and seen.severity is not None and seen.severity >= mildest,
+            )
+            for seen in tx.suppressed_windows(spec.model)
         ),
         fresh=fresh_days(tx, spec, until),
+        core_hours=core_hours(tx, spec, business, runs),
     )
+
+
+def core_hours(tx: Tx, spec: ModelSpec, business: datetime, runs: Sequence[AttemptRow]) -> CoreHours | None:
+    """What this month's attempts took, dry runs too, and what the newest judged one of ``runs`` did; None: no budget.
+
+    A step counts when it has finished, with the threads that the spec gives it now.
+    """
+    if spec.retrain.budget.core_hours_per_month is None:
+        return None
+    began, resets_at = local_month(business, spec)
+    threads = spec.runtime.threads
+    spent = threads * sum(hours for _, hours in tx.step_hours(spec.model, began))
+    whole = next((run for run in runs if run.judged_at is not None), None)
+    if whole is None:
+        return CoreHours(spent, resets_at)
+    hours = {
+        name: threads * (step["finished_at"] - step["started_at"]).total_seconds() / 3600
+        for name, step in tx.steps(whole.id).items()
+    }
+    tuning = sum(taken for name, taken in hours.items() if name.startswith("tune."))
+    trials = int(whole.options.get("trials") or spec.train.trials)
+    return CoreHours(spent, resets_at, fixed=sum(hours.values()) - tuning, per_trial=tuning / trials)
 
 
 def admit(
-    tx: Tx, spec: ModelSpec, rows: Sequence[EventRow], *, override_budget: bool = False, first_champion: bool = False
+    tx: Tx,
+    spec: ModelSpec,
+    rows: Sequence[EventRow],
+    *,
+    override_budget: bool = False,
+    first_champion: bool = False,
+    trials: int | None = None,
 ) -> Admission:
-    """Ask the domain about these open events, as things stand now."""
+    """Ask the domain about these open events, as things stand now; ``trials`` as somebody asked for them."""
     _, business = tx.clock()
     past = history(tx, spec, business, as_of(tx, spec))
     if override_budget:
-        past = replace(past, runs_started_today=0)
+        past = replace(past, runs_started_today=0, core_hours=None)
     if first_champion:
         past = replace(past, has_champion=True)
-    return decide_admission(
-        AdmissionPolicy.from_spec(spec), [open_event(row) for row in rows], past, Now(business=business, wall=tx.wall())
+    policy = AdmissionPolicy.from_spec(spec)
+    if trials is not None:
+        policy = replace(policy, trials=trials)
+    return decide_admission(policy, [open_event(row) for row in rows], past, Now(business=business, wall=tx.wall()))
+
+
+def write_fates(tx: Tx, rows: Sequence[EventRow], admission: Admission) -> None:
+    """Give the events what admission says; those that have been told so already are left out."""
+    known = {row.pk: (row.fate, row.reason, row.until) for row in rows}
+    tx.change_fates(
+        [
+            FateChange(each.key, each.fate, each.reason, each.until)
+            for each in admission.outcomes
+            if known[each.key] != (each.fate, each.reason, each.until)
+        ]
     )
 
 
-def decide_model(tx: Tx, spec: ModelSpec, *, retired: bool = False) -> Admission | None:
+def decide_model(tx: Tx, spec: ModelSpec, *, retired: bool = False) -> int:
     """Give every open event of the model its fate and set its doorbell; the caller holds the model's row.
 
-    While an attempt is alive nothing is decided: the model is marked again when it ends.
+    While an attempt is alive nothing is decided: the model is marked again when it ends. Returns how many events were
+    decided on.
     """
     tx.unmark(spec.model)
+    if not retired and tx.lock_lease(spec.model).attempt_id is not None:
+        return 0
     rows = tx.events(model=spec.model, fates=("pending", "deferred"))
     if retired:
         tx.change_fates([FateChange(row.pk, "rejected", "the model is retired") for row in rows])
         tx.set_due(spec.model, None, None)
-        return None
-    if tx.lock_lease(spec.model).attempt_id is not None:
-        return None
+        return len(rows)
     admission = admit(tx, spec, rows)
-    tx.change_fates([FateChange(o.key, o.fate, o.reason, o.until) for o in admission.outcomes])
-    tx.set_due(spec.model, tx.wall() if admission.go else admission.due_at, admission.reason)
-    return admission
+    write_fates(tx, rows, admission)
+    due_at = tx.wall() if admission.go else admission.due_at
+    tx.set_due(spec.model, due_at, admission.reason, since=admission.since, incident=admission.incident)
+    return len(rows)
+
+
+class Admissions:
+    """The tick's decisions: every marked model's admission, each in a transaction of its own, then the fleet's order.
+
+    A decision reads all open events of a model, so in a storm it must not be made anew for each poll's arrivals. A
+    tick that read many events makes its models rest in proportion: each for ``REST_PER_EVENT_SECONDS`` times its own
+    events times the number of models decided, so that deciding takes a bounded share of one core however many models
+    storm, and a model with few events hardly waits. What a rest delays is only when new events are told their fate:
+    the doorbell that a first decision has set rings meanwhile, and the claim decides on all of them.
+    """
+
+    def __init__(self, ledger: Ledger, settings: Settings, clock: Callable[[], float] = monotonic) -> None:
+        self._ledger = ledger
+        self._limits = limits_of(settings)
+        self._clock = clock
+        self._rests_until: dict[str, float] = {}
+
+    def decide(self) -> None:
+        """Decide for every model that has something new and does not rest, then whose turn it is."""
+        with self._ledger.transaction() as tx:
+            specs, retired = _registered(tx)
+        self._rests_until = {model: end for model, end in self._rests_until.items() if end > self._clock()}
+        decided: dict[str, int] = {}
+        while True:
+            with self._ledger.transaction() as tx:
+                model = tx.lock_model_to_decide(tx.clock()[1], skip={*self._rests_until, *decided})
+                if model is None:
+                    break
+                decided[model] = decide_model(tx, specs[model], retired=model in retired) if model in specs else 0
+        self._rest(decided)
+        with self._ledger.transaction() as tx:
+            take_turns(tx, specs, self._limits)
+
+    def _rest(self, decided: dict[str, int]) -> None:
+        if sum(decided.values()) >= MANY_EVENTS:
+            now = self._clock()
+            for model, events in decided.items():
+                rest = min(events * len(decided) * REST_PER_EVENT_SECONDS, MOST_REST_SECONDS)
+                self._rests_until[model] = now + rest
+
+
+def limits_of(settings: Settings) -> FleetLimits:
+    """The fleet's limits as this deployment sets them."""
+    return FleetLimits(settings.fleet_max_attempts, settings.incident_max_attempts)
+
+
+def take_turns(tx: Tx, specs: dict[str, ModelSpec], limits: FleetLimits) -> None:
+    """Hold the doorbells of due models whose turn it is not, and let those go whose turn has come.
+
+    A hint: the limits hold because every claim counts again under the fleet's lock.
+    """
+    rows = [row for row in tx.due_rows() if row.model in specs]
+    if not rows:
+        return
+    held = {row.model: row.held for row in rows}
+    for turn in decide_fleet([_due(row, specs[row.model]) for row in rows], _at_work(tx), limits):
+        if held[turn.model] != (turn.reason or None):
+            tx.hold(turn.model, turn.reason or None)
+
+
+def turn_of(tx: Tx, spec: ModelSpec, limits: FleetLimits, since: datetime, incident: str | None) -> Turn:
+    """The model's turn in the fleet as it is now; nobody else starts an attempt until the transaction ends."""
+    tx.lock_fleet()
+    specs, _ = _registered(tx)
+    others = [_due(row, specs[row.model]) for row in tx.due_rows() if row.model != spec.model]
+    own = Due(spec.model, spec.retrain.priority, since, spec.retrain.group, incident)
+    return next(turn for turn in decide_fleet([*others, own], _at_work(tx), limits) if turn.model == spec.model)
+
+
+def _at_work(tx: Tx) -> list[AtWork]:
+    return [AtWork(a.model, a.options.get("incident")) for a in tx.attempts(states=LIVE_STATES)]
+
+
+def _due(row: DueRow, spec: ModelSpec) -> Due:
+    retrain = spec.retrain
+    silent = row.rings >= SILENT_RINGS
+    return Due(row.model, retrain.priority, row.since or row.due_at, retrain.group, row.incident, silent)
+
+
+def _registered(tx: Tx) -> tuple[dict[str, ModelSpec], set[str]]:
+    """The current spec of every registered model, and which of them are retired.
+
+    A spec that this code does not read (it was deployed by another one) is left out, and the log says so.
+    """
+    specs, retired = {}, set()
+    for row in tx.registered():
+        try:
+            specs[row.model] = spec_of(tx, row.digest)
+        except ValueError:
+            logger.exception("%s is left out: this code cannot read its deployed spec. Run: ratchet deploy", row.model)
+        if row.retired:
+            retired.add(row.model)
+    return specs, retired
+
+
+def spec_of(tx: Tx, digest: str) -> ModelSpec:
+    """The spec with this digest, read and checked once per process: what a digest names never changes.
+
+    Raises:
+        ValueError: this code does not read it.
+    """
+    spec = _SPECS.get(digest)
+    if spec is None:
+        spec = _SPECS[digest] = ModelSpec.model_validate(tx.spec_document(digest))
+    return spec

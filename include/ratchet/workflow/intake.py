@@ -7,24 +7,20 @@ and a tick decides for one model at a time, under that model's lock, in a transa
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 
 from ratchet.domain import events as cloudevents
 from ratchet.domain.positions import Ends, Known, Position
-from ratchet.domain.spec import ModelSpec
 from ratchet.errors import Refused
 from ratchet.failpoints import reach
 from ratchet.ports.intake import Spot
 from ratchet.ports.ledger import Ledger, NewEvent, NewRecord, PumpRow, Registration, Tx
 from ratchet.records import RawRecord
 from ratchet.settings import Settings
-from ratchet.workflow.deciding import decide_model
+from ratchet.workflow.deciding import Admissions, spec_of
 from ratchet.workflow.telling import dead_letter
-
-logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -52,9 +48,9 @@ class Intake:
         self._ledger = ledger
         self._hold = timedelta(seconds=settings.unknown_hold_seconds)
         self._backoff = (settings.ring_backoff_seconds, settings.ring_backoff_max_seconds)
-        self._specs: dict[str, ModelSpec] = {}
         self._routes = Routes()
         self._stored = self._rejected = 0
+        self._admissions = Admissions(ledger, settings)
 
     def store(self, records: Sequence[RawRecord]) -> None:
         """Keep a batch in one transaction: every offset one row, every event one row per subscribed model.
@@ -111,6 +107,7 @@ class Intake:
                         digest=each.event.digest,
                         data=each.event.payload,
                         record_id=pk,
+                        incident=cloudevents.incident_of(each.event),
                     )
                     for each, pk in routed
                     for model in each.models
@@ -165,28 +162,9 @@ class Intake:
         """
         with self._ledger.transaction() as tx:
             self._resolve_held(tx)
-        model = self._decide_next("")
-        while model is not None:
-            model = self._decide_next(model)
+        self._admissions.decide()
         with self._ledger.transaction() as tx:
             return tx.due_models(*self._backoff)
-
-    def _decide_next(self, after: str) -> str | None:
-        """Decide for the first model after this name that waits for it; None when there is none."""
-        with self._ledger.transaction() as tx:
-            locked = tx.lock_models_to_decide(tx.clock()[1], after=after, limit=1)
-            if not locked:
-                return None
-            row = next(row for row in tx.registered() if row.model == locked[0])
-            try:
-                spec = self._spec(tx, row.digest)
-            except ValueError:
-                logger.exception(
-                    "%s is not decided: its deployed spec is none for this code. Run: ratchet deploy", row.model
-                )
-            else:
-                decide_model(tx, spec, retired=row.retired)
-            return row.model
 
     def _resolve_held(self, tx: Tx) -> None:
         held = tx.held_records()
@@ -213,17 +191,10 @@ class Intake:
             by_dataset: dict[str, tuple[str, ...]] = {}
             for row in rows:
                 if not row.retired:
-                    for dataset in self._spec(tx, row.digest).datasets:
+                    for dataset in spec_of(tx, row.digest).datasets:
                         by_dataset[dataset] = (*by_dataset.get(dataset, ()), row.model)
             self._routes = Routes(rows, {row.model: row.retired for row in rows}, by_dataset)
         return self._routes
-
-    def _spec(self, tx: Tx, digest: str) -> ModelSpec:
-        """A spec by its digest, read and checked once."""
-        spec = self._specs.get(digest)
-        if spec is None:
-            spec = self._specs[digest] = ModelSpec.model_validate(tx.spec_document(digest))
-        return spec
 
 
 def _judged(raw: RawRecord, routes: Routes, hold_until: datetime, refused: str | None) -> NewRecord | _Routed:

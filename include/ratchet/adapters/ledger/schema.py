@@ -1,6 +1,6 @@
 """The ledger's tables.
 
-Times ending in ``_at`` are the database's wall clock; ``time``, ``as_of`` and ``until`` are business time.
+Times ending in ``_at`` are the database's wall clock; ``time``, ``since``, ``as_of`` and ``until`` are business time.
 """
 
 from __future__ import annotations
@@ -133,6 +133,7 @@ event = sa.Table(
     _column("until", UtcDateTime, nullable=True),
     _column("attempt_id", sa.String(120), nullable=True),
     _column("tries", sa.Integer, default=0),
+    _column("incident", sa.String(200), nullable=True),
     sa.UniqueConstraint("source", "event_id", "model"),
     sa.Index("ix_event_model_fate", "model", "fate"),
     sa.Index("ix_event_until", "until", postgresql_where=sa.text("fate = 'deferred'")),
@@ -188,6 +189,10 @@ doorbell = sa.Table(
     _column("rung_at", UtcDateTime, nullable=True),
     _column("rings", sa.Integer, default=0),
     _column("reason", sa.Text, nullable=True),
+    _column("since", UtcDateTime, nullable=True),
+    _column("incident", sa.String(200), nullable=True),
+    _column("held", sa.Text, nullable=True),
+    comment="When a model is due and was rung; since and incident order the fleet, held says why it waits its turn",
 )
 
 lease = sa.Table(

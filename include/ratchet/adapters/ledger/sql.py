@@ -6,7 +6,7 @@ import hashlib
 import json
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from ratchet.errors import ChampionMoved, Refused, StaleAttempt, Unavailable
 from ratchet.ports.ledger import (
     AttemptRow,
     ChampionRow,
+    DueRow,
     EventRow,
     FateChange,
     HeldRecord,
@@ -31,6 +32,7 @@ from ratchet.ports.ledger import (
     OutboxRow,
     PumpRow,
     Registration,
+    SeenWindow,
     SpecRow,
     Tx,
     UsedDays,
@@ -39,8 +41,34 @@ from ratchet.ports.ledger import (
 from ratchet.records import RawRecord
 
 AUDIT_LOCK = 0x52415443
+FLEET_LOCK = AUDIT_LOCK + 2
 MIGRATIONS = Path(__file__).parent / "migrations"
 GENESIS = "0" * 64
+
+
+# A storm is read whole at each decision, so rows become EventRow by position.
+EVENT_ROW = [t.event.c["id" if field.name == "pk" else field.name] for field in fields(EventRow)]
+# One statement whatever the number of events: a storm of 100,000 is one round trip per model and chunk.
+CHANGE_FATES = sa.text(
+    """
+    WITH change AS (
+        SELECT * FROM unnest(
+            CAST(:pk AS bigint[]), CAST(:fate AS text[]), CAST(:reason AS text[]),
+            CAST(:until AS timestamptz[]), CAST(:attempt AS text[]), CAST(:more AS integer[])
+        ) AS change (pk, fate, reason, until, attempt_id, more)
+    ), changed AS (
+        UPDATE event
+        SET fate = change.fate, reason = change.reason, until = change.until, attempt_id = change.attempt_id,
+            tries = event.tries + change.more
+        FROM change
+        WHERE event.id = change.pk AND (event.fate, event.reason, event.until, event.attempt_id)
+            IS DISTINCT FROM (change.fate, change.reason, change.until, change.attempt_id)
+        RETURNING event.id
+    )
+    INSERT INTO fate (event_pk, fate, reason, until, attempt_id, at)
+    SELECT pk, fate, reason, until, attempt_id, :at FROM change JOIN changed ON changed.id = change.pk ORDER BY pk
+    """
+)
 
 
 def _quoted(name: str) -> str:
@@ -291,20 +319,20 @@ class _Inbox(_Base):
         if models:
             self._db.execute(sa.insert(t.touched), [{"model": model} for model in sorted(models)])
 
-    def lock_models_to_decide(self, business_now: datetime, *, after: str = "", limit: int | None = None) -> list[str]:
-        """Marked models and models with a deferral that has run out, by name from ``after`` on; at most ``limit``.
+    def lock_model_to_decide(self, business_now: datetime, skip: Collection[str] = ()) -> str | None:
+        """A marked model or one with a deferral that has run out, by name; None when there is none.
 
-        They are locked; those being decided elsewhere are left out.
+        It is locked until the transaction ends. Those being decided elsewhere are passed over, and those to ``skip``.
         """
         lifted = sa.select(t.event.c.model).where(t.event.c.fate == "deferred", t.event.c.until <= business_now)
         c = t.model.c
         query = (
             sa.select(c.model)
-            .where(c.model > after, sa.or_(c.model.in_(sa.select(t.touched.c.model)), c.model.in_(lifted)))
+            .where(sa.or_(c.model.in_(sa.select(t.touched.c.model)), c.model.in_(lifted)), c.model.not_in(list(skip)))
             .order_by(c.model)
-            .limit(limit)
+            .limit(1)
         )
-        return list(self._db.execute(query.with_for_update(skip_locked=True)).scalars())
+        return self._db.execute(query.with_for_update(skip_locked=True)).scalar_one_or_none()
 
     def lock_model(self, model: str) -> bool:
         """Hold the model's row until the transaction ends; false when the model is not registered or is retired."""
@@ -326,7 +354,7 @@ class _Inbox(_Base):
     ) -> list[EventRow]:
         """Events by business time then id; the newest ``limit`` ones."""
         c = t.event.c
-        query = sa.select(t.event).order_by(c.time.desc(), c.event_id.desc(), c.id.desc()).limit(limit)
+        query = sa.select(*EVENT_ROW).order_by(c.time.desc(), c.event_id.desc(), c.id.desc()).limit(limit)
         if model is not None:
             query = query.where(c.model == model)
         if fates is not None:
@@ -335,67 +363,60 @@ class _Inbox(_Base):
             query = query.where(c.attempt_id == attempt_id)
         if types is not None:
             query = query.where(c.type.in_(list(types)))
-        rows = [
-            EventRow(
-                r["id"],
-                *(r[k] for k in ("source", "event_id", "model", "type", "time", "received_at", "data", "origin")),
-                *(r[k] for k in ("fate", "reason", "until", "attempt_id", "tries")),
-            )
-            for r in self._db.execute(query).mappings()
-        ]
+        rows = [EventRow(*row) for row in self._db.execute(query)]
         return rows[::-1]
 
     def change_fates(self, changes: Sequence[FateChange]) -> None:
-        """Write the next fates and their history; a change that changes nothing leaves no trace."""
-        if not changes:
-            return
-        now = self.wall()
-        c = t.event.c
+        """Write the next fates and their history, one per event; a change that changes nothing leaves no trace."""
+        rows = [
+            {
+                "pk": x.pk,
+                "fate": x.fate,
+                "reason": x.reason,
+                "until": x.until,
+                "attempt": x.attempt_id,
+                "more": int(x.count_try),
+            }
+            for x in {x.pk: x for x in changes}.values()
+        ]
+        if rows and self._postgres:
+            lists = {name: [row[name] for row in rows] for name in rows[0]}
+            self._db.execute(CHANGE_FATES, lists | {"at": self.wall()})
+        elif rows:
+            self._change_fates_one_by_one(rows)
+
+    def _change_fates_one_by_one(self, rows: Sequence[dict[str, Any]]) -> None:
+        c, now = t.event.c, self.wall()
         known = {
             r.id: (r.fate, r.reason, r.until, r.attempt_id)
             for r in self._db.execute(
-                sa.select(c.id, c.fate, c.reason, c.until, c.attempt_id).where(c.id.in_([x.pk for x in changes]))
+                sa.select(c.id, c.fate, c.reason, c.until, c.attempt_id).where(c.id.in_([x["pk"] for x in rows]))
             )
         }
-        new = [x for x in changes if known.get(x.pk) != (x.fate, x.reason, x.until, x.attempt_id)]
-        if not new:
-            return
-        self._db.execute(
-            sa.update(t.event)
-            .where(c.id == sa.bindparam("pk"))
-            .values(
-                fate=sa.bindparam("new_fate"),
-                reason=sa.bindparam("new_reason"),
-                until=sa.bindparam("new_until"),
-                attempt_id=sa.bindparam("new_attempt"),
-                tries=c.tries + sa.bindparam("more"),
-            ),
-            [
-                {
-                    "pk": x.pk,
-                    "new_fate": x.fate,
-                    "new_reason": x.reason,
-                    "new_until": x.until,
-                    "new_attempt": x.attempt_id,
-                    "more": int(x.count_try),
-                }
-                for x in new
-            ],
+        for row in rows:
+            values = {key: row[key] for key in ("fate", "reason", "until")} | {"attempt_id": row["attempt"]}
+            if known.get(row["pk"]) not in {None, tuple(values.values())}:
+                self._db.execute(
+                    sa.update(t.event).where(c.id == row["pk"]).values(values | {"tries": c.tries + row["more"]})
+                )
+                self._db.execute(sa.insert(t.fate).values(values | {"event_pk": row["pk"], "at": now}))
+
+    def suppressed_windows(self, model: str) -> list[SeenWindow]:
+        """What suppressed drift and all-clears said of each check's windows, one entry per window as it was written.
+
+        ``severity`` is the highest one told of the window, None where there are all-clears only.
+        """
+        c = t.event.c
+        check, end = c.data["check"].as_string(), c.data["window_end"].as_string()
+        query = (
+            sa.select(check, end, sa.func.max(c.data["severity"].as_float()))
+            .where(c.model == model, c.fate == "suppressed", c.type.like("ratchet.drift.%"))
+            .group_by(check, end)
         )
-        self._db.execute(
-            sa.insert(t.fate),
-            [
-                {
-                    "event_pk": x.pk,
-                    "fate": x.fate,
-                    "reason": x.reason,
-                    "until": x.until,
-                    "attempt_id": x.attempt_id,
-                    "at": now,
-                }
-                for x in new
-            ],
-        )
+        return [
+            SeenWindow(name, datetime.fromisoformat(moment), severity)
+            for name, moment, severity in self._db.execute(query)
+        ]
 
     def fate_history(self, pk: int) -> list[dict[str, Any]]:
         """Every fate the event has had, oldest first. The first, ``pending: received``, is the event's own row."""
@@ -478,24 +499,39 @@ class _Pumps(_Base):
 class _Doorbell(_Base):
     """Who is due, and who may ring."""
 
-    def set_due(self, model: str, due_at: datetime | None, reason: str | None) -> None:
-        """The model is due from ``due_at`` on (None: nothing to do). A new debt starts with no rings."""
-        values: dict[str, Any] = {"due_at": due_at, "reason": reason}
+    def set_due(
+        self,
+        model: str,
+        due_at: datetime | None,
+        reason: str | None,
+        *,
+        since: datetime | None = None,
+        incident: str | None = None,
+    ) -> None:
+        """The model is due from ``due_at`` on (None: nothing to do). A new debt starts with no rings and is not held.
+
+        ``since`` (business) and ``incident`` are the oldest event's: they order the fleet.
+        """
+        values: dict[str, Any] = {"due_at": due_at, "reason": reason, "since": since, "incident": incident}
         known = self._one(sa.select(t.doorbell).where(t.doorbell.c.model == model))
         if due_at is None or known is None or known["due_at"] is None:
-            values |= {"rung_at": None, "rings": 0}
+            values |= {"rung_at": None, "rings": 0, "held": None}
         self._db.execute(sa.update(t.doorbell).where(t.doorbell.c.model == model).values(**values))
 
     def due_models(
         self, backoff_seconds: float, backoff_max_seconds: float, *, overdue_seconds: float = 0.0
     ) -> list[str]:
-        """Models to ring: due, no attempt alive, and not rung within their back-off."""
+        """Models to ring: due, not held, no attempt alive, and not rung within their back-off."""
         now = self.wall()
         c = t.doorbell.c
         query = (
             sa.select(c.model, c.rung_at, c.rings)
             .join(t.lease, t.lease.c.model == c.model)
-            .where(c.due_at <= now - timedelta(seconds=overdue_seconds), t.lease.c.attempt_id.is_(None))
+            .where(
+                c.due_at <= now - timedelta(seconds=overdue_seconds),
+                c.held.is_(None),
+                t.lease.c.attempt_id.is_(None),
+            )
             .order_by(c.due_at)
         )
         return [
@@ -514,7 +550,7 @@ class _Doorbell(_Base):
         """Win the right to ring now: one winner among all processes."""
         now = self.wall()
         row = self._one(sa.select(t.doorbell).where(t.doorbell.c.model == model).with_for_update())
-        if row is None or row["due_at"] is None or row["due_at"] > now:
+        if row is None or row["due_at"] is None or row["due_at"] > now or row["held"] is not None:
             return False
         if not self._may_ring(row["rung_at"], row["rings"], now, backoff_seconds, backoff_max_seconds):
             return False
@@ -529,6 +565,33 @@ class _Doorbell(_Base):
     def unring(self, model: str) -> None:
         """Forget that the doorbell was rung: the model stays due, and the next ring need not wait."""
         self._db.execute(sa.update(t.doorbell).where(t.doorbell.c.model == model).values(rung_at=None, rings=0))
+
+    def due_rows(self) -> list[DueRow]:
+        """Every registered model that is due and at which nobody works, held ones too, by name."""
+        c = t.doorbell.c
+        query = (
+            sa.select(c.model, c.due_at, c.since, c.incident, c.rings, c.held)
+            .join(t.lease, t.lease.c.model == c.model)
+            .join(t.model, t.model.c.model == c.model)
+            .where(c.due_at <= self.wall(), t.lease.c.attempt_id.is_(None), t.model.c.retired_at.is_(None))
+            .order_by(c.model)
+        )
+        return [DueRow(*row) for row in self._db.execute(query)]
+
+    def hold(self, model: str, why: str | None) -> None:
+        """A due model waits its turn, or (None) may be rung. A doorbell in other hands is left alone."""
+        c = t.doorbell.c
+        free = sa.select(c.model).where(c.model == model, c.due_at.is_not(None)).with_for_update(skip_locked=True)
+        if self._one(free) is not None:
+            self._db.execute(sa.update(t.doorbell).where(c.model == model).values(held=why))
+
+    def lock_fleet(self) -> None:
+        """Until the transaction ends nobody else starts an attempt, so that the fleet can be counted.
+
+        The last lock to take: after the model's and the lease's, before the doorbell is written.
+        """
+        if self._postgres:
+            self._db.execute(sa.select(sa.func.pg_advisory_xact_lock(FLEET_LOCK)))
 
 
 class _Attempts(_Base):
@@ -633,6 +696,16 @@ class _Attempts(_Base):
             .values(attempt_id=attempt_id, step=step, result=result, started_at=started_at, finished_at=self.wall())
             .on_conflict_do_nothing()
         )
+
+    def step_hours(self, model: str, since: datetime) -> list[tuple[str, float]]:
+        """Attempt and hours of each finished step, of the model's attempts since ``since`` (business)."""
+        c = t.step.c
+        query = (
+            sa.select(c.attempt_id, c.started_at, c.finished_at)
+            .join(t.attempt, t.attempt.c.id == c.attempt_id)
+            .where(t.attempt.c.model == model, t.attempt.c.business_at >= since)
+        )
+        return [(r.attempt_id, (r.finished_at - r.started_at).total_seconds() / 3600) for r in self._db.execute(query)]
 
     def steps(self, attempt_id: str) -> dict[str, dict[str, Any]]:
         """Every stored step with its times."""
