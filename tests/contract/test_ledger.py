@@ -13,7 +13,7 @@ from ratchet.adapters.ledger.schema import metadata
 from ratchet.adapters.ledger.sql import GENESIS, audit_hash
 from ratchet.domain.positions import Known
 from ratchet.errors import ChampionMoved, Refused, StaleAttempt
-from ratchet.ports.ledger import AttemptRow, ChampionRow, FateChange, NewEvent, NewRecord, PumpRow, UsedDays
+from ratchet.ports.ledger import AttemptRow, ChampionRow, FateChange, NewEvent, NewRecord, PumpRow, SeenWindow, UsedDays
 from ratchet.records import RawRecord
 
 NOW = datetime(2013, 4, 1, 4, tzinfo=UTC)
@@ -211,6 +211,108 @@ def test_a_fate_change_keeps_its_history_and_an_equal_one_leaves_no_trace(ledger
         assert [f["fate"] for f in tx.fate_history(pk)] == ["pending", "deferred"]
         now = tx.events(model="m")[0]
         assert (now.fate, now.until) == ("deferred", NOW + timedelta(hours=6))
+
+
+def test_many_fates_are_changed_at_once_and_only_those_that_differ(ledger):
+    with ledger.transaction() as tx:
+        tx.insert_events([event(f"e{number}") for number in range(300)])
+        pks = [row.pk for row in tx.events(model="m")]
+        later = NOW + timedelta(hours=6)
+        tx.change_fates([FateChange(pk, "deferred", "it's: {cooldown} :x", later) for pk in pks[:200]])
+        tx.change_fates(
+            [FateChange(pk, "deferred", "it's: {cooldown} :x", later) for pk in pks[:150]]
+            + [FateChange(pk, "pending", "again", count_try=True) for pk in pks[150:]]
+        )
+        assert [len(tx.fate_history(pk)) for pk in (pks[0], pks[150], pks[200])] == [2, 3, 2]
+        kept, again, new = (next(row for row in tx.events(model="m") if row.pk == pks[n]) for n in (0, 150, 200))
+        assert (kept.fate, kept.reason, kept.until, kept.tries) == ("deferred", "it's: {cooldown} :x", later, 0)
+        assert (again.fate, again.until, again.tries, new.tries) == ("pending", None, 1, 1)
+        tx.change_fates([])
+
+
+def test_suppressed_windows_are_told_once_with_the_highest_severity(ledger):
+    drift, clear = "ratchet.drift.detected.v1", "ratchet.drift.cleared.v1"
+    said = [
+        (drift, {"check": "psi", "severity": 0.1, "window_end": "2013-04-01T00:00:00Z"}),
+        (drift, {"check": "psi", "severity": 0.2, "window_end": "2013-04-01T00:00:00Z"}),
+        (clear, {"check": "psi", "window_end": "2013-04-02T00:00:00+00:00"}),
+        (drift, {"check": "open", "severity": 0.9, "window_end": "2013-04-01T00:00:00Z"}),
+    ]
+    with ledger.transaction() as tx:
+        tx.insert_events([NewEvent("mon", f"e{n}", "m", kind, NOW, "x", data) for n, (kind, data) in enumerate(said)])
+        tx.change_fates([FateChange(r.pk, "suppressed", "mild") for r in tx.events() if r.data["check"] == "psi"])
+        windows = sorted(tx.suppressed_windows("m"), key=lambda window: window.window_end)
+    assert windows == [
+        SeenWindow("psi", datetime(2013, 4, 1, tzinfo=UTC), 0.2),
+        SeenWindow("psi", datetime(2013, 4, 2, tzinfo=UTC), None),
+    ]
+
+
+def test_models_are_locked_for_decision_one_at_a_time_in_order_and_those_to_skip_are(ledger):
+    with ledger.transaction() as tx:
+        tx.publish_spec("k", "e" * 64, {"model": "k"})
+        assert tx.lock_model_to_decide(NOW) == "k"
+        tx.unmark("k")
+        assert tx.lock_model_to_decide(NOW) == "m"
+        assert tx.lock_model_to_decide(NOW, skip={"m"}) is None
+        tx.unmark("m")
+        tx.insert_events([event("a")])
+        tx.change_fates([FateChange(tx.events()[0].pk, "deferred", "cooldown", NOW + timedelta(hours=6))])
+        assert tx.lock_model_to_decide(NOW) is None
+        assert tx.lock_model_to_decide(NOW + timedelta(hours=6)) == "m"
+
+
+def test_a_held_model_is_not_rung_until_it_is_let_go_and_a_new_debt_is_not_held(ledger):
+    with ledger.transaction() as tx:
+        tx.set_due("m", tx.wall(), "go", since=NOW, incident="feed")
+        tx.hold("m", "fleet: full")
+        assert tx.due_models(60, 900) == []
+        assert not tx.ring("m", 60, 900)
+        (row,) = tx.due_rows()
+        assert (row.model, row.since, row.incident, row.rings, row.held) == ("m", NOW, "feed", 0, "fleet: full")
+        tx.hold("m", None)
+        assert tx.due_models(60, 900) == ["m"]
+        tx.hold("m", "fleet: full")
+        tx.set_due("m", None, None)
+        assert tx.due_rows() == []
+        tx.set_due("m", tx.wall(), "go")
+        assert tx.due_models(60, 900) == ["m"]
+
+
+def test_claims_at_once_never_exceed_the_fleet(ledger):
+    """Each of eight threads counts under the fleet's lock and starts an attempt if there is a place among three."""
+    names = [f"m{number}" for number in range(8)]
+    with ledger.transaction() as tx:
+        for name in names:
+            tx.publish_spec(name, "d" * 64, {"model": "m"})
+    barrier = threading.Barrier(len(names))
+
+    def claim(name: str) -> None:
+        barrier.wait()
+        with ledger.transaction() as tx:
+            tx.lock_lease(name)
+            tx.lock_fleet()
+            if len(tx.attempts(states=("claimed",))) < 3:
+                tx.start_attempt(attempt(1, id=f"{name}.1", model=name), 45)
+
+    threads = [threading.Thread(target=claim, args=(name,)) for name in names]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    with ledger.transaction() as tx:
+        assert len(tx.attempts(states=("claimed",))) == 3
+
+
+def test_hours_are_those_of_the_steps_of_attempts_since(ledger):
+    with ledger.transaction() as tx:
+        tx.start_attempt(attempt(1, business_at=NOW - timedelta(days=1)), 45)
+        tx.save_step("m.1", "snapshot", {}, tx.wall() - timedelta(hours=5))
+        tx.start_attempt(attempt(2), 45)
+        tx.save_step("m.2", "snapshot", {}, tx.wall() - timedelta(hours=2))
+        ((attempt_id, hours),) = tx.step_hours("m", NOW)
+    assert attempt_id == "m.2"
+    assert hours == pytest.approx(2, abs=0.01)
 
 
 def test_a_watermark_never_moves_back(ledger):

@@ -16,6 +16,7 @@ from ratchet.adapters.specs import load_spec
 from ratchet.domain.admission import (
     Admission,
     AdmissionPolicy,
+    CoreHours,
     FreshDays,
     History,
     Now,
@@ -33,6 +34,7 @@ from ratchet.domain.events import (
     PerformanceDegraded,
     RetrainRequested,
 )
+from ratchet.domain.quiet import QuietWindow
 from ratchet.settings import load_settings
 
 SEEDED = settings(deadline=None, derandomize=True)
@@ -179,9 +181,7 @@ def test_drift_that_has_recovered_since_waits_although_confirmed() -> None:
     first, _, clear = admission.outcomes
     assert (first.fate, first.reason) == (
         "deferred",
-        (
-            "recovered: the newest observation of check weather_drift is good; waits for more until 2013-07-15T04:00Z"
-        ),
+        ("recovered: the newest observation of check weather_drift is good; waits for more until 2013-07-15T04:00Z"),
     )
     assert "(to 2013-06-16T04:00Z)" in admission.reason
     assert (clear.fate, clear.reason.split(":")[0]) == ("suppressed", "cleared")
@@ -344,6 +344,98 @@ def test_a_follow_up_passes_no_cooldown() -> None:
     assert not decide(due, history=replace(QUIET, last_started_at=TODAY - HOUR)).go
 
 
+def test_urgent_drift_does_not_wait_for_a_follow_up_and_takes_the_others_along_only_when_they_count() -> None:
+    urgent = replace(POLICY, urgent=0.9)
+    assert not decide(FOLLOW_UP, *CONFIRMED, policy=urgent).go
+    admission = decide(FOLLOW_UP, CONFIRMED[0], heard(2, drift(severity=0.9), age=HOUR), policy=urgent)
+    assert (admission.go, admission.trigger) == (True, 2)
+    assert [outcome.fate for outcome in admission.outcomes] == ["deferred", "pending", "deferred"]
+
+
+NIGHTLY = replace(POLICY, quiet_hours=(QuietWindow.parse("22:00-06:00"),))  # TODAY is midnight in New York
+
+
+@pytest.mark.parametrize("data", [DEGRADED, REQUEST, drift(severity=1.0)])
+def test_in_quiet_hours_everything_waits_for_their_end_even_a_request_and_urgent_drift(data: InboundData) -> None:
+    policy = replace(NIGHTLY, confirmations_at_least=1, urgent=0.9)
+    outcome = only(decide(heard(1, data), policy=policy))
+    assert outcome == Outcome(
+        1,
+        "deferred",
+        "quiet_hours: 22:00-06:00 (America/New_York); lifts 2013-06-16T10:00Z",
+        TODAY + 6 * HOUR,
+    )
+    assert decide(heard(1, data), policy=policy, now=Now(TODAY + 6 * HOUR, WALL)).go
+
+
+def month(spent: float, **last_run: float) -> History:
+    return replace(QUIET, core_hours=CoreHours(spent, TODAY + 14 * DAY, **last_run))
+
+
+FIVE_HOURS = replace(POLICY, core_hours_per_month=5.0)
+SHRINKING = replace(FIVE_HOURS, shrink=True)
+
+
+def test_a_spent_month_is_waited_out_by_requests_too_and_a_new_month_begins_at_nothing() -> None:
+    for policy in (FIVE_HOURS, SHRINKING):
+        outcome = only(decide(heard(1, REQUEST), history=month(5.0), policy=policy))
+        assert outcome.reason == "core_hours_per_month: 5 of 5 core hours spent; lifts 2013-06-30T04:00Z"
+    assert decide(heard(1, DEGRADED), history=month(5.0), policy=FIVE_HOURS, now=Now(TODAY + 14 * DAY, WALL)).go
+
+
+def test_without_a_finished_run_the_hours_that_are_left_are_enough() -> None:
+    assert decide(heard(1, DEGRADED), history=month(4.9), policy=FIVE_HOURS).go
+
+
+def test_a_run_for_which_no_hours_are_left_waits_for_the_next_month() -> None:
+    history = month(4.0, fixed=0.4, per_trial=0.1)
+    outcome = only(decide(heard(1, DEGRADED), history=history, policy=FIVE_HOURS))
+    assert outcome.reason == ("core_hours_per_month: 4 of 5 core hours spent, a run takes 1.6; lifts 2013-06-30T04:00Z")
+    assert outcome.until == TODAY + 14 * DAY
+
+
+def test_a_run_that_no_month_has_hours_for_is_told_what_to_do() -> None:
+    outcome = only(decide(heard(1, DEGRADED), history=month(0.0, fixed=1, per_trial=1), policy=FIVE_HOURS))
+    assert "more than the budget of a month: raise it, or lower train.trials" in outcome.reason
+
+
+def test_a_shrunk_run_has_the_trials_that_the_hours_left_allow_and_says_so() -> None:
+    admission = decide(heard(1, DEGRADED), history=month(4.0, fixed=0.5, per_trial=0.125), policy=SHRINKING)
+    assert (admission.go, admission.trials) == (True, 4)
+    assert admission.reason == (
+        "admitted: 1 event, by payoff 3.1 against 4; "
+        "shrunk to 4 of 12 trials: core_hours_per_month: 4 of 5 core hours spent, a whole run takes 2"
+    )
+
+
+def test_a_run_is_not_shrunk_below_a_quarter_of_its_trials() -> None:
+    history = month(4.0, fixed=0.75, per_trial=0.1)
+    assert not decide(heard(1, DEGRADED), history=history, policy=SHRINKING).go
+
+
+def test_the_oldest_event_that_counts_and_the_first_incident_named_order_the_fleet() -> None:
+    named = replace(heard(2, DEGRADED, age=HOUR), incident="feed down")
+    admission = decide(heard(1, DEGRADED, age=2 * DAY), named, heard(3, drift(), age=9 * DAY))
+    assert (admission.since, admission.incident) == (TODAY - 2 * DAY, "feed down")
+
+
+@pytest.mark.parametrize("wall", [WALL, WALL + HOUR], ids=["while debouncing", "when admitted"])
+def test_a_burst_that_grows_leaves_what_its_first_events_were_told_alone(wall: datetime) -> None:
+    burst = [heard(key, drift(-key % 2, severity=0.5 + key / 200), since=SECOND) for key in range(1, 40)]
+    told = [decide(*burst[:size], now=Now(TODAY, wall)).outcomes[:10] for size in (20, 30, 39)]
+    assert told[0] == told[1] == told[2]
+
+
+def test_data_that_accumulates_leaves_what_earlier_data_was_told_alone() -> None:
+    first, second = (
+        decide(heard(1, rows(7_000), age=2 * DAY)),
+        decide(heard(1, rows(7_000), age=2 * DAY), heard(2, rows(6_000))),
+    )
+    assert second.outcomes[0] == first.outcomes[0]
+    assert second.outcomes[1].reason.startswith("accumulating: 13,000 of 20,000")
+    assert second.reason.startswith("accumulating: 13,000 of 20,000")
+
+
 def test_copies_of_an_event_count_once_and_share_its_fate() -> None:
     original = heard(1, rows(13_402))
     admission = decide(original, replace(original, key=2), original)
@@ -398,6 +490,26 @@ histories = st.builds(
     day_resets_at=st.integers(-3, 24).map(lambda hours: TODAY + hours * HOUR),
     observations=st.lists(st.builds(Observation, st.sampled_from(["a", "b"]), moments, st.booleans())).map(tuple),
     fresh=st.builds(FreshDays, st.sampled_from([3, 14, 14, 14]), st.just(14), st.none() | moments),
+    core_hours=st.none()
+    | st.builds(
+        CoreHours,
+        st.sampled_from([0.0, 4.0, 6.0]),
+        st.integers(-3, 72).map(lambda hours: TODAY + hours * HOUR),
+        st.just(0.5),
+        st.sampled_from([0.1, 1.0]),
+    ),
+)
+policies = st.builds(
+    replace,
+    st.just(POLICY),
+    core_hours_per_month=st.sampled_from([None, 5.0]),
+    shrink=st.booleans(),
+    urgent=st.sampled_from([None, 0.9]),
+)
+quiet_policies = st.builds(
+    lambda policy, texts: replace(policy, quiet_hours=tuple(QuietWindow.parse(text) for text in texts)),
+    policies,
+    st.lists(st.sampled_from(["22:00-06:00", "sun 00:00-24:00", "mon-fri 09:30-17:00"]), unique=True, max_size=3),
 )
 nows = st.builds(
     Now,
@@ -407,29 +519,30 @@ nows = st.builds(
 
 
 @SEEDED
-@given(event_sets, histories, nows, st.randoms(use_true_random=False))
+@given(quiet_policies, event_sets, histories, nows, st.randoms(use_true_random=False))
 def test_neither_order_nor_copies_change_the_outcome(
-    events: list[OpenEvent], history: History, now: Now, shuffler: random.Random
+    policy: AdmissionPolicy, events: list[OpenEvent], history: History, now: Now, shuffler: random.Random
 ) -> None:
     again = [*events, *events[:3]]
     shuffler.shuffle(again)
     observed = list(history.observations) * 2
     shuffler.shuffle(observed)
-    other = decide_admission(POLICY, again, replace(history, observations=tuple(observed)), now)
-    assert other == decide_admission(POLICY, events, history, now)
+    other = decide_admission(policy, again, replace(history, observations=tuple(observed)), now)
+    assert other == decide_admission(policy, events, history, now)
 
 
 @SEEDED
-@given(event_sets, histories, nows)
+@given(quiet_policies, event_sets, histories, nows)
 def test_every_event_has_exactly_one_fate_with_a_rule_and_a_moment_ahead(
-    events: list[OpenEvent], history: History, now: Now
+    policy: AdmissionPolicy, events: list[OpenEvent], history: History, now: Now
 ) -> None:
-    admission = decide_admission(POLICY, events, history, now)
+    admission = decide_admission(policy, events, history, now)
     assert [outcome.key for outcome in admission.outcomes] == sorted(event.key for event in events)
     for outcome in admission.outcomes:
         assert outcome.reason.partition(":")[0] in {
-            "accumulating", "admitted", "cleared", "cooldown", "debounce", "follow_up", "fresh_days", "max_event_age",
-            "min_severity", "no_champion", "not_subscribed", "recovered", "runs_per_day", "unconfirmed",
+            "accumulating", "admitted", "cleared", "cooldown", "core_hours_per_month", "debounce", "follow_up",
+            "fresh_days", "max_event_age", "min_severity", "no_champion", "not_subscribed", "quiet_hours", "recovered",
+            "runs_per_day", "unconfirmed",
         }  # fmt: skip
         assert (outcome.until is not None) == (outcome.fate == "deferred")
         assert outcome.until is None or outcome.until > now.business
@@ -440,13 +553,13 @@ def test_every_event_has_exactly_one_fate_with_a_rule_and_a_moment_ahead(
 
 
 @SEEDED
-@given(event_sets, histories, nows, st.integers(0, 72), st.integers(0, 60))
-def test_time_never_un_admits_but_for_expiry(
-    events: list[OpenEvent], history: History, now: Now, hours: int, seconds: int
+@given(policies, event_sets, histories, nows, st.integers(0, 72), st.integers(0, 60))
+def test_time_never_un_admits_but_for_expiry_and_quiet_hours(
+    policy: AdmissionPolicy, events: list[OpenEvent], history: History, now: Now, hours: int, seconds: int
 ) -> None:
-    earlier = decide_admission(POLICY, events, history, now)
+    earlier = decide_admission(policy, events, history, now)
     later_now = Now(now.business + hours * HOUR, now.wall + seconds * SECOND)
-    later = decide_admission(POLICY, events, history, later_now)
+    later = decide_admission(policy, events, history, later_now)
     fates = {outcome.key: outcome.fate for outcome in later.outcomes}
     expired = {key for key, fate in fates.items() if fate == "expired"}
     if earlier.go and expired == {outcome.key for outcome in earlier.outcomes if outcome.fate == "expired"}:
@@ -457,14 +570,14 @@ def test_time_never_un_admits_but_for_expiry(
 
 
 @SEEDED
-@given(event_sets, histories, nows)
+@given(quiet_policies, event_sets, histories, nows)
 def test_a_deferred_event_is_admitted_or_told_anew_at_its_moment(
-    events: list[OpenEvent], history: History, now: Now
+    policy: AdmissionPolicy, events: list[OpenEvent], history: History, now: Now
 ) -> None:
     """Nothing waits for a moment that changes nothing: deciding again then gives another reason or another fate."""
-    first = decide_admission(POLICY, events, history, now)
+    first = decide_admission(policy, events, history, now)
     moments_ahead = [outcome.until for outcome in first.outcomes if outcome.until is not None]
     if not moments_ahead:
         return
-    again = decide_admission(POLICY, events, history, Now(min(moments_ahead), now.wall))
+    again = decide_admission(policy, events, history, Now(min(moments_ahead), now.wall))
     assert again.outcomes != first.outcomes

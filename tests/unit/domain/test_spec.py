@@ -150,6 +150,12 @@ def test_what_is_no_duration_is_refused(text: str) -> None:
         ("retrain.schedule", "0 24 * * 1", "cron field hour must lie in 0-23, but got '24'"),
         ("retrain.debounce", 30, "must be a duration like 30s, 6h or 2d, but got 30"),
         ("retrain.max_event_age", "0d", "retrain.max_event_age: "),
+        ("retrain.quiet_hours", ["22-06"], "a quiet window is written like 22:00-06:00"),
+        ("retrain.quiet_hours", ["12:00-10:00", "09:00-13:00"], "the windows cover the whole week"),
+        ("retrain.priority", 10, "retrain.priority: "),
+        ("retrain.on_overload", "drop", "retrain.on_overload: "),
+        ("retrain.budget.core_hours_per_month", 0, "retrain.budget.core_hours_per_month: "),
+        ("retrain", {"on": {}, "urgent": 0.9, "budget": {"runs_per_day": 1}}, "retrain.on has no drift"),
         ("data.holdout.min_clusters", 29, "the last 28 days can never hold min_clusters = 29"),
         ("data.holdout.last", "36h", "must be whole days"),
         ("data.window", "30d", "no day is left to train on"),
@@ -178,11 +184,6 @@ def test_a_broken_rule_names_its_place_and_what_to_write(path: str, value: Any, 
     [
         ("probation", {"for": "28d"}),
         ("retention", {"snapshots": 5}),
-        ("retrain.on_overload", "shrink"),
-        ("retrain.priority", 5),
-        ("retrain.urgent", 0.9),
-        ("retrain.quiet_hours", ["22:00-06:00"]),
-        ("retrain.budget.core_hours_per_month", 50),
         ("runtime.queue", None),
         ("runtime.executor", None),
         ("runtime.resources", {"cpu": 2}),
@@ -198,6 +199,20 @@ def test_a_broken_rule_names_its_place_and_what_to_write(path: str, value: Any, 
 def test_a_key_that_nothing_obeys_yet_is_refused_rather_than_ignored(path: str, value: Any) -> None:
     (problem,) = problems_of(spec_with(path, value))
     assert problem.startswith(f"{path}: not yet supported: ")
+
+
+def test_quiet_hours_read_back_as_they_were_written() -> None:
+    windows = ["mon-fri 22:00-06:00", "sun 00:00-24:00"]
+    spec = ModelSpec.model_validate(spec_with("retrain.quiet_hours", windows))
+    written = spec.model_dump(mode="json")["retrain"]["quiet_hours"]
+    assert written == ["mon,tue,wed,thu,fri 22:00-06:00", "sun 00:00-24:00"]
+    assert ModelSpec.model_validate(spec_with("retrain.quiet_hours", written)).digest == spec.digest
+
+
+def test_drift_that_is_too_mild_to_count_cannot_be_urgent() -> None:
+    tree = spec_with("retrain.on.drift.min_severity", 0.3)
+    tree["retrain"]["urgent"] = 0.2
+    assert "urgent 0.2 lies below min_severity 0.3" in problems_of(tree)[0]
 
 
 def test_every_problem_is_told_at_once() -> None:
