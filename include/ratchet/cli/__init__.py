@@ -6,7 +6,7 @@ import sys
 
 import typer
 
-from ratchet.cli import demo, operate, publish
+from ratchet.cli import demo, events, operate, publish
 from ratchet.errors import RatchetError
 from ratchet.stack import commands as stack_commands
 
@@ -18,6 +18,7 @@ app = typer.Typer(
 )
 stack_commands.register(app)
 operate.register(app)
+app.add_typer(events.app, name="events")
 app.add_typer(publish.app, name="publish")
 app.command("demo")(demo.demo)
 

@@ -9,7 +9,7 @@ from datetime import timedelta
 from ratchet.domain import events as cloudevents
 from ratchet.domain.spec import ModelSpec
 from ratchet.failpoints import reach
-from ratchet.ports.ledger import Ledger, NewEvent, NewRecord, SpecRow, Tx
+from ratchet.ports.ledger import Ledger, NewEvent, NewRecord, RecordRow, SpecRow, Tx
 from ratchet.records import RawRecord
 from ratchet.settings import Settings
 from ratchet.workflow.deciding import decide_model
@@ -66,8 +66,24 @@ class Intake:
                     dead_letter(tx, pk, rows[position].raw, rows[position].reason or "")
             reach("inserted/not committed")
 
+    def store_again(self, tx: Tx, record: RecordRow, note: str) -> str | None:
+        """Read a rejected record by today's code and registry and keep it as any other when it is fine now.
+
+        Returns None when it is stored, its reason then being ``note``; else why it stays rejected.
+        """
+        try:
+            event = cloudevents.parse(record.raw.value, record.raw.headers)
+        except cloudevents.EventRejected as refusal:
+            return str(refusal)
+        models, refused = route(event, tx.specs())
+        if refused or not models:
+            return refused or unknown(event)
+        tx.resolve_held(record.pk, "stored", note)
+        return self._accept(tx, _Routed(record.raw, event, models), record.pk)
+
     @staticmethod
-    def _accept(tx: Tx, routed: _Routed, record_pk: int) -> None:
+    def _accept(tx: Tx, routed: _Routed, record_pk: int) -> str | None:
+        """Keep the record's events; the answer says why it is rejected after all."""
         event = routed.event
         refused = tx.insert_events(
             [
@@ -88,13 +104,14 @@ class Intake:
             reason = f"id {event.id!r} of source {event.source!r} is known with other content: publish under a new id"
             tx.resolve_held(record_pk, "rejected", reason)
             dead_letter(tx, record_pk, routed.raw, reason)
-            return
+            return reason
         if isinstance(event.data, cloudevents.DataArrived):
             arrived = event.data
             tx.advance_watermark(arrived.dataset, arrived.complete_until, arrived.label_completeness)
             if tx.clock()[0] == "replay":
                 tx.set_clock("replay", arrived.complete_until)
         tx.mark(routed.models)
+        return None
 
     def tick(self) -> list[str]:
         """Decide for every model that has something new, resolve held records, and say who is due now."""
