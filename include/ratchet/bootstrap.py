@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import subprocess
+import threading
 from functools import cache, cached_property
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -21,6 +22,8 @@ from ratchet.workflow.attempting import Attempts, Models, Parts
 from ratchet.workflow.claiming import Claims
 from ratchet.workflow.intake import Intake
 from ratchet.workflow.promotion import Promotions
+from ratchet.workflow.replaying import Replays
+from ratchet.workflow.retiring import retire
 from ratchet.workflow.sweeping import RunStates, Sweeper
 from ratchet.workflow.telling import Relay
 
@@ -43,6 +46,9 @@ PINNED = (
     "scikit-learn",
     "xgboost",
 )
+
+PROMPT_TRIES = 10
+"""What failed so often is left to the sweep, once a minute, instead of being tried each second."""
 
 logger = logging.getLogger(__name__)
 
@@ -153,7 +159,7 @@ class Ratchet:
         return Promotions(self.ledger, self.relay, self.settings.max_event_tries)
 
     def intake_sink(self) -> IntakeSink:
-        """What the pump hands its records to; its tick also relays dead letters."""
+        """What the pump hands its records to; its tick also has dead letters and resolutions told."""
         return _Sink(self.ledger, self.settings, self.relay)
 
     def ring(self, model: str) -> bool:
@@ -161,20 +167,39 @@ class Ratchet:
         with self.ledger.transaction() as tx:
             return tx.ring(model, self.settings.ring_backoff_seconds, self.settings.ring_backoff_max_seconds)
 
-    def deploy(self) -> list[str]:
+    def deploy(self, *, revive: str | None = None, actor: str = "ratchet deploy") -> list[str]:
         """Publish every spec below ``models_dir`` to the ledger's registry; returns the models that changed.
 
+        Args:
+            revive: a retired model to take into service again; all others stay retired, folder or not.
+            actor: who deploys, for the audit log.
+
         Raises:
-            Refused: a spec breaks a rule; nothing is published then.
+            Refused: a spec breaks a rule, or there is no spec of the model to revive; nothing is published then.
         """
         specs = load_all(self.settings.models_dir)
+        if revive is not None and revive not in specs:
+            raise Refused(f"there is no spec of {revive!r} in {self.settings.models_dir}: put its folder back first")
         with self.ledger.transaction() as tx:
+            retired = {row.model for row in tx.specs() if row.retired}
             changed = [
-                name for name, spec in specs.items() if tx.publish_spec(name, spec.digest, spec.model_dump(mode="json"))
+                name
+                for name, spec in specs.items()
+                if tx.publish_spec(name, spec.digest, spec.model_dump(mode="json"), revive=name == revive)
             ]
             for name in changed:
-                tx.audit("ratchet deploy", "spec.deployed", name, {"digest": specs[name].digest})
+                action = "model.revived" if name in retired else "spec.deployed"
+                tx.audit(actor, action, name, {"digest": specs[name].digest})
         return changed
+
+    def retire(self, model: str, actor: str, reason: str) -> dict[str, Any]:
+        """Take a model out of service."""
+        return retire(self.ledger, model, actor, reason, self.settings.max_event_tries)
+
+    @cached_property
+    def replays(self) -> Replays:
+        """Another chance for events and dead letters, by an operator's word."""
+        return Replays(self.ledger, self._intake, lambda: self.bus)
 
     def claim(self, model: str, run: RunContext) -> dict[str, Any]:
         """Open an attempt for this run, or say why there is nothing to do."""
@@ -230,20 +255,28 @@ class Ratchet:
 
 
 class _Sink(Intake):
-    """The intake, with its dead letters told in the same breath."""
+    """The intake's durable side; after each tick a thread beside it tells what there is to tell.
+
+    The pump's own thread must not wait for Kafka's answers: it would leave its group.
+    """
 
     def __init__(self, ledger: SqlLedger, settings: Settings, relay: Relay) -> None:
         super().__init__(ledger, settings)
         self._relay = relay
+        self._teller: threading.Thread | None = None
 
     def tick(self) -> list[str]:
         due = super().tick()
-        try:
-            self._relay.run(kinds=("record",))
-        except RatchetError as error:
-            # Who is due must be rung whether or not the world can be told right now; the sweep relays again.
-            logger.warning("the outbox was not relayed: %s", error)
+        if self._teller is None or not self._teller.is_alive():
+            self._teller = threading.Thread(target=self._tell, name="ratchet-relay", daemon=True)
+            self._teller.start()
         return due
+
+    def _tell(self) -> None:
+        try:
+            self._relay.publish(most_tries=PROMPT_TRIES)
+        except RatchetError as error:
+            logger.warning("not everything was told; tried again: %s", error)
 
 
 def wire(resolver: Resolver | None = None, settings: Settings | None = None) -> Ratchet:

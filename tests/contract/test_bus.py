@@ -9,6 +9,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from datetime import UTC, datetime, timedelta
 
 import pytest
 
@@ -105,6 +106,19 @@ def test_several_topics_are_followed_at_once(bus: Bus, key: bytes) -> None:
         bus.flush()
         records = collect(reader, key, len(INBOUND_TOPICS))
     assert {record.topic for record in records} == set(INBOUND_TOPICS)
+
+
+def test_what_was_published_since_a_moment_is_read_to_its_end(bus: Bus, key: bytes) -> None:
+    bus.publish(DRIFT, key, b"before")
+    bus.flush()
+    time.sleep(0.01)
+    moment = datetime.now(UTC)
+    for number in range(1_200):
+        bus.publish(DRIFT, key, str(number).encode())
+    bus.flush()
+    found = [r for batch in bus.published_since(moment, *INBOUND_TOPICS) for r in batch if r.key == key]
+    assert [int(record.value or b"") for record in found] == list(range(1_200))
+    assert list(bus.published_since(datetime.now(UTC) + timedelta(hours=1), DRIFT)) in ([], [[]])
 
 
 def test_a_closed_subscription_ends_its_loop(bus: Bus) -> None:

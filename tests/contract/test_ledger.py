@@ -13,7 +13,18 @@ from ratchet.adapters.ledger.schema import metadata
 from ratchet.adapters.ledger.sql import GENESIS, audit_hash
 from ratchet.domain.positions import Known
 from ratchet.errors import ChampionMoved, Refused, StaleAttempt
-from ratchet.ports.ledger import AttemptRow, ChampionRow, FateChange, NewEvent, NewRecord, PumpRow, SeenWindow, UsedDays
+from ratchet.ports.ledger import (
+    OPEN_FATES,
+    TERMINAL_FATES,
+    AttemptRow,
+    ChampionRow,
+    FateChange,
+    NewEvent,
+    NewRecord,
+    PumpRow,
+    SeenWindow,
+    UsedDays,
+)
 from ratchet.records import RawRecord
 
 NOW = datetime(2013, 4, 1, 4, tzinfo=UTC)
@@ -402,14 +413,136 @@ def test_two_promotions_over_one_champion_cannot_both_win(ledger):
 
 def test_what_is_told_twice_is_queued_once_and_a_failed_telling_waits_behind_the_others(ledger):
     with ledger.transaction() as tx:
-        tx.enqueue("record", "a", {"n": 1})
-        tx.enqueue("record", "a", {"n": 2})
-        tx.enqueue("record", "b", {"n": 3})
-        first = tx.take_outbox(("record",))
-        assert first.payload == {"n": 1}
-        tx.finish_outbox(first.pk, "broker away")
-        assert tx.take_outbox(("record",)).dedupe == "b"
-        assert tx.take_outbox(("alias",)) is None
+        for dedupe, number in (("a", 1), ("a", 2), ("b", 3), ("c", 4)):
+            tx.enqueue("record", dedupe, {"n": number})
+        pks = tx.take_outbox("record", 10)
+        assert [row.payload["n"] for row in tx.read_outbox(pks)] == [1, 3, 4]
+        tx.finish_outbox(pks[:1], "broker away")
+        assert tx.take_outbox("record", 10) == pks[1:]
+        tx.finish_outbox(pks[1:])
+        assert tx.take_outbox("record", 10) == pks[:1]
+        assert tx.take_outbox("record", 10, most_tries=1) == []
+        assert tx.take_outbox("alias", 10) == []
+
+
+def test_rows_that_failed_as_often_are_taken_together_and_never_with_fresh_ones(ledger):
+    with ledger.transaction() as tx:
+        for dedupe in "abcd":
+            tx.enqueue("record", dedupe, {})
+        a, b, c, d = tx.take_outbox("record", 10)
+        tx.finish_outbox([b, d], "too large")
+        assert tx.take_outbox("record", 1) == [a]
+        assert tx.take_outbox("record", 10) == [a, c]
+        tx.finish_outbox([a, c])
+        assert tx.take_outbox("record", 10) == [b, d]
+
+
+def with_fate(tx, event_id: str, fate: str, **values) -> int:
+    tx.insert_events([event(event_id)])
+    pk = next(row.pk for row in tx.events(model="m") if row.event_id == event_id)
+    tx.change_fates([FateChange(pk, fate, "r", **values)])
+    return pk
+
+
+def test_terminal_fates_are_to_be_told_and_open_ones_are_not(ledger):
+    with ledger.transaction() as tx:
+        for fate in OPEN_FATES:
+            with_fate(tx, fate, fate)
+        for fate in TERMINAL_FATES:
+            with_fate(tx, fate, fate, attempt_id="m.1")
+        rows = tx.take_resolutions(100)
+        assert [row.fate for row in rows] == list(TERMINAL_FATES)
+        assert [row.at for row in rows] == [tx.fate_history(row.pk)[-1]["at"] for row in rows]
+        assert {(row.source, row.model, row.attempt_id, row.reopened_at) for row in rows} == {
+            ("monitor", "m", "m.1", None)
+        }
+        tx.finish_resolutions([row.pk for row in rows[:2]])
+        assert tx.take_resolutions(1) == rows[2:3]
+        tx.finish_resolutions([row.pk for row in rows[2:]])
+        assert tx.take_resolutions(100) == []
+
+
+def test_a_reopened_event_starts_afresh_and_is_to_be_told_again(ledger):
+    with ledger.transaction() as tx:
+        pk = with_fate(tx, "a", "failed", attempt_id="m.1", count_try=True)
+        tx.finish_resolutions([pk])
+        ended = tx.wall() - timedelta(minutes=1)
+        assert [row.pk for row in tx.reopenable(["m"], ["failed"], ended)] == [pk]
+        assert tx.reopenable(["m"], ["expired"], ended) == []
+        assert tx.reopenable(["n"], ["failed"], ended) == []
+        assert tx.reopenable(["m"], ["failed"], tx.wall() + timedelta(minutes=1)) == []
+        tx.reopen([pk], "replayed")
+        now = tx.events(model="m")[0]
+        assert (now.fate, now.reason, now.attempt_id, now.tries) == ("pending", "replayed", None, 0)
+        assert tx.fate_history(pk)[-1]["reason"] == "replayed"
+        tx.change_fates([FateChange(pk, "failed", "r")])
+        assert tx.reopenable(["m"], ["failed"], ended) == []
+        (again,) = tx.take_resolutions(10)
+        assert again.reopened_at is not None
+
+
+def test_the_history_of_fates_is_read_on_from_any_place_with_what_was_missing(ledger):
+    with ledger.transaction() as tx:
+        assert tx.last_fate() == 0
+        with_fate(tx, "a", "deferred")
+        with_fate(tx, "b", "expired")
+        entries = tx.fates_after(0, (), 10)
+        assert [(e.event_id, e.fate) for e in entries] == [
+            ("a", "pending"),
+            ("a", "deferred"),
+            ("b", "pending"),
+            ("b", "expired"),
+        ]
+        pks = [entry.pk for entry in entries]
+        assert tx.last_fate() == pks[-1]
+        assert tx.fates_after(pks[2], (), 10) == entries[3:]
+        assert tx.fates_after(pks[2], {pks[0]}, 10) == [entries[0], entries[3]]
+        assert tx.fates_after(pks[-1], (), 10) == []
+
+
+def test_an_event_knows_its_record_and_dead_letters_are_found_with_their_bytes(ledger):
+    raw = RawRecord("c", "ml.drift", 0, 9, b"k", b"{bad", (("h", b"1"),))
+    with ledger.transaction() as tx:
+        ids = tx.insert_records([record(8), NewRecord(raw, "rejected", "not_json: 50% is_bad")])
+        tx.insert_events([replace(event("a"), record_id=ids[0]), event("b")])
+        first, second = tx.events(model="m")
+        assert tx.record_of(first.pk).raw.offset == 8
+        assert tx.record_of(second.pk) is None
+        (letter,) = tx.rejected_records()
+        assert letter.raw == raw
+        assert tx.rejected_records(spot=("ml.drift", 0, 9), after=0) == [letter]
+        assert tx.rejected_records(spot=("ml.drift", 0, 8), after=0) == []
+        assert tx.rejected_records(after=letter.pk) == []
+        assert tx.rejected_records(reason_contains="50% IS_") == [letter]
+        assert tx.rejected_records(reason_contains="0_") == []
+        assert tx.unknown_records([raw, replace(raw, offset=10), replace(raw, topic="t")]) == [
+            replace(raw, offset=10),
+            replace(raw, topic="t"),
+        ]
+
+
+def test_events_are_found_by_each_filter(ledger):
+    with ledger.transaction() as tx:
+        tx.insert_events([event("a"), replace(event("b"), source="s", time=NOW + timedelta(hours=1))])
+        for found in (
+            tx.events(source="s"),
+            tx.events(event_id="b"),
+            tx.events(since=NOW + timedelta(minutes=1)),
+            tx.events(reason_contains="RECEIVED", source="s"),
+        ):
+            assert [row.event_id for row in found] == ["b"]
+        assert [row.event_id for row in tx.events(until=NOW + timedelta(hours=1))] == ["a"]
+        assert tx.events(reason_contains="r%d") == []
+
+
+def test_a_retired_model_is_left_alone_by_deployments_until_it_is_revived(ledger):
+    with ledger.transaction() as tx:
+        tx.retire("m")
+        assert not tx.publish_spec("m", "d" * 64, {"model": "m"})
+        assert not tx.publish_spec("m", "e" * 64, {"model": "m"})
+        assert tx.specs()[0].retired
+        assert tx.publish_spec("m", "d" * 64, {"model": "m"}, revive=True)
+        assert not tx.specs()[0].retired
 
 
 def test_the_audit_log_is_a_chain(ledger):

@@ -255,13 +255,14 @@ class System:
         return dossier(self.ratchet, attempt.id)
 
     def decisions_on(self, attempt: AttemptRow) -> list[dict[str, Any]]:
-        """What ``ml.decisions`` has told of the attempt so far: whole CloudEvents, keyed by the model.
+        """What ``ml.decisions`` has told of the attempt's verdict so far: whole CloudEvents, keyed by the model.
 
         The contract suite writes to the same topic, under keys of its own.
         """
         self.told += self.decisions.poll(0.2)
         told = [json.loads(record.value or b"{}") for record in self.told if record.key == MODEL.encode()]
-        return [event for event in told if event.get("data", {}).get("attempt") == attempt.id]
+        verdicts = [event for event in told if event.get("type", "").startswith("ratchet.model.")]
+        return [event for event in verdicts if event["data"].get("attempt") == attempt.id]
 
     def outbox(self) -> list[str]:
         """The names of all that was ever to be told."""

@@ -82,7 +82,7 @@ def test_every_ratchet_command_and_option_that_is_named_exists(page: Path) -> No
     for line, words in commands_in(page):
         command: Any = typer.main.get_command(app)
         rest = list(words)
-        while rest and hasattr(command, "commands"):
+        while rest and hasattr(command, "commands") and not rest[0].startswith("-"):
             assert rest[0] in command.commands, f"{page.name}: {line!r} names no command of ratchet"
             command = command.commands[rest.pop(0)]
         options = {option for parameter in command.params for option in parameter.opts}

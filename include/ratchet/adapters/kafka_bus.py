@@ -10,6 +10,7 @@ import socket
 import threading
 from collections.abc import Iterator
 from contextlib import closing
+from datetime import datetime
 from typing import Any, Self
 
 from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer, TopicPartition
@@ -124,6 +125,26 @@ class KafkaBus:
         """Read topics from their beginning, or from what is published after this call returned."""
         cluster = cluster_id(self._config)
         return KafkaSubscription(self._config, cluster, topics, from_beginning=from_beginning)
+
+    def published_since(self, moment: datetime, *topics: str) -> Iterator[list[RawRecord]]:
+        """What the topics hold from ``moment`` on (by the records' timestamps) to what is there at the call."""
+        cluster = cluster_id(self._config)
+        try:
+            with closing(_consumer(self._config)) as consumer:
+                spots = _partitions(consumer, topics)
+                ends = consumer.end_offsets(spots)
+                asked = dict.fromkeys(spots, int(moment.timestamp() * 1000))
+                starts = {spot: found.offset for spot, found in consumer.offsets_for_times(asked).items() if found}
+                if not starts:
+                    return
+                consumer.assign(list(starts))
+                for spot, offset in starts.items():
+                    consumer.seek(spot, offset)
+                while any(consumer.position(spot) < ends[spot] for spot in starts):
+                    batches = consumer.poll(timeout_ms=1_000)
+                    yield [raw_record(cluster, message) for batch in batches.values() for message in batch]
+        except KafkaError as error:
+            raise Unavailable(f"Kafka gave no records since {moment.isoformat()}: {error!r}") from error
 
     def lag(self, group_id: str, *topics: str) -> dict[str, int]:
         """Records per topic that the group has not committed yet; a group that never committed lags by all of them."""

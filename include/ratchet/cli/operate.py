@@ -1,27 +1,23 @@
-"""Commands for those who run Ratchet: set-up steps, the clock, champions, events, attempts."""
+"""Commands for those who run Ratchet: set-up steps, the clock, champions, attempts."""
 
 from __future__ import annotations
 
 import getpass
 import json
-from datetime import UTC, datetime
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
-from rich.table import Table
 
 from ratchet.bootstrap import Ratchet, wire
 from ratchet.cli import airflow_api
+from ratchet.cli.events import AsJson, instant, print_rows
 from ratchet.errors import Refused
 
-console = Console(soft_wrap=True)
 ledger_app = typer.Typer(help="Our own database.", no_args_is_help=True)
 topics_app = typer.Typer(help="Kafka topics.", no_args_is_help=True)
 data_app = typer.Typer(help="The example's data.", no_args_is_help=True)
 clock_app = typer.Typer(help="Business time: the wall clock, or replayed.", no_args_is_help=True)
 champion_app = typer.Typer(help="Who serves.", no_args_is_help=True)
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 
 
 def register(app: typer.Typer) -> None:
@@ -34,21 +30,8 @@ def register(app: typer.Typer) -> None:
         ("champion", champion_app),
     ):
         app.add_typer(group, name=name)
-    for command in (deploy, validate, events, attempts, trace, rollback):
+    for command in (deploy, validate, retire, attempts, trace, rollback):
         app.command(command.__name__)(command)
-
-
-def _print(rows: list[dict[str, Any]], columns: list[str], *, as_json: bool) -> None:
-    if as_json:
-        typer.echo(json.dumps(rows, default=str, indent=1))
-        return
-    if not rows:
-        typer.echo("nothing yet")
-        return
-    table = Table(*columns)
-    for row in rows:
-        table.add_row(*("" if row[c] is None else str(row[c]) for c in columns))
-    console.print(table)
 
 
 @ledger_app.command("migrate")
@@ -76,10 +59,32 @@ def data_build() -> None:
     typer.echo(f"datasets are in {ratchet.settings.data_dir}")
 
 
-def deploy() -> None:
-    """Publish every spec below include/models to the ledger's registry."""
-    changed = wire().deploy()
+def deploy(
+    revive: Annotated[str | None, typer.Option(help="A retired model to take into service again.")] = None,
+) -> None:
+    """Publish every spec below include/models to the ledger's registry; retired models stay retired."""
+    ratchet = wire()
+    changed = ratchet.deploy(revive=revive, actor=getpass.getuser())
     typer.echo(f"deployed {', '.join(changed)}" if changed else "every spec is deployed already")
+    with ratchet.ledger.transaction() as tx:
+        retired = [row.model for row in tx.specs() if row.retired]
+    for model in retired:
+        typer.echo(f"{model} is retired. To take it into service again: ratchet deploy --revive {model}")
+
+
+def retire(
+    model: Annotated[str, typer.Argument(help="Which model.")],
+    reason: Annotated[str, typer.Option(help="Why; kept with its events and in the audit log.")],
+) -> None:
+    """Take a model out of service: attempts end, open and later events are rejected. Its champion goes on serving."""
+    answer = wire().retire(model, getpass.getuser(), reason)
+    if not answer["retired"]:
+        typer.echo(f"{model} is retired already")
+        return
+    typer.echo(f"{model} is retired; {answer['events']:,} open events were rejected")
+    for attempt in answer["attempts"]:
+        typer.echo(f"attempt {attempt} was superseded; its run ends at its next write")
+    typer.echo("its folder may go now; it stays retired until: ratchet deploy --revive " + model)
 
 
 def validate(model: Annotated[str | None, typer.Argument(help="One model; all when left out.")] = None) -> None:
@@ -110,7 +115,7 @@ def clock_set(
     now: Annotated[str | None, typer.Argument(help="the replayed time, such as 2013-04-01T04:00Z")] = None,
 ) -> None:
     """Choose the business clock; a replayed one never moves back."""
-    moment = _instant(now) if now else None
+    moment = instant(now) if now else None
     if mode == "replay" and moment is None:
         raise Refused("replay needs a time, such as: ratchet clock set replay 2013-04-01T04:00Z")
     with wire().ledger.transaction() as tx:
@@ -118,16 +123,6 @@ def clock_set(
         tx.mark([row.model for row in tx.specs()])
         tx.audit(getpass.getuser(), "clock.set", None, {"mode": mode, "now": now})
     clock_show()
-
-
-def _instant(text: str) -> datetime:
-    try:
-        moment = datetime.fromisoformat(text)
-    except ValueError as error:
-        raise Refused(f"a time is written like 2013-04-01T04:00Z, but got {text!r}") from error
-    if moment.tzinfo is None:
-        raise Refused(f"a time needs its zone, such as a Z at the end, but got {text!r}")
-    return moment.astimezone(UTC)
 
 
 @champion_app.command("init")
@@ -152,19 +147,7 @@ def champion_show(model: str, as_json: AsJson = False) -> None:
     """Print the champion history of a model, oldest first."""
     with wire().ledger.transaction() as tx:
         rows = [vars(row) for row in tx.champions(model)]
-    _print(rows, ["seq", "version", "kind", "as_of", "attempt_id", "actor", "reason"], as_json=as_json)
-
-
-def events(
-    model: Annotated[str | None, typer.Option(help="Only this model's.")] = None,
-    fate: Annotated[str | None, typer.Option(help="Only those with this fate.")] = None,
-    limit: Annotated[int, typer.Option(help="The newest so many.")] = 50,
-    as_json: AsJson = False,
-) -> None:
-    """Every event's fate and reason, by business time."""
-    with wire().ledger.transaction() as tx:
-        rows = [vars(r) for r in tx.events(model=model, fates=[fate] if fate else None, limit=limit)]
-    _print(rows, ["time", "model", "type", "event_id", "fate", "until", "reason"], as_json=as_json)
+    print_rows(rows, ["seq", "version", "kind", "as_of", "attempt_id", "actor", "reason"], as_json=as_json)
 
 
 def attempts(
@@ -175,7 +158,7 @@ def attempts(
     """What was tried, newest first."""
     with wire().ledger.transaction() as tx:
         rows = [vars(row) for row in tx.attempts(model=model, limit=limit)]
-    _print(
+    print_rows(
         rows,
         ["id", "trigger", "state", "verdict", "as_of", "champion_version", "challenger_version", "actor", "reason"],
         as_json=as_json,

@@ -6,6 +6,7 @@ import threading
 import zlib
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime
 from typing import Protocol, Self
 
 from ratchet.domain import events
@@ -61,6 +62,10 @@ class Bus(Protocol):
         """Read topics from their beginning, or from what is published after this call returned."""
         ...
 
+    def published_since(self, moment: datetime, *topics: str) -> Iterator[list[RawRecord]]:
+        """What the topics hold from ``moment`` on (by the records' own timestamps) to what is there at the call."""
+        ...
+
     def close(self) -> None:
         """Release connections; may be called twice."""
         ...
@@ -73,6 +78,7 @@ class InMemoryBus:
         self.cluster = cluster
         self.partitions = partitions
         self._logs: dict[tuple[str, int], list[RawRecord]] = defaultdict(list)
+        self._times: dict[tuple[str, int], list[datetime]] = defaultdict(list)
         self._changed = threading.Condition()
 
     def publish(self, topic: str, key: bytes | None, value: bytes | None, headers: Headers = ()) -> None:
@@ -81,6 +87,7 @@ class InMemoryBus:
         with self._changed:
             log = self._logs[topic, partition]
             log.append(RawRecord(self.cluster, topic, partition, len(log), key, value, tuple(headers)))
+            self._times[topic, partition].append(datetime.now(UTC))
             self._changed.notify_all()
 
     def flush(self, timeout_seconds: float = 30.0) -> None:
@@ -99,6 +106,12 @@ class InMemoryBus:
         spots = [(topic, number) for topic in topics for number in range(self.partitions)]
         with self._changed:
             return _InMemorySubscription(self, {at: 0 if from_beginning else len(self._logs[at]) for at in spots})
+
+    def published_since(self, moment: datetime, *topics: str) -> Iterator[list[RawRecord]]:
+        """What the topics hold from ``moment`` on; see ``Bus.published_since``."""
+        with self._changed:
+            spots = [(topic, number) for topic in topics for number in range(self.partitions)]
+            yield [r for at in spots for r, time in zip(self._logs[at], self._times[at], strict=True) if time >= moment]
 
     def close(self) -> None:
         """Nothing to release."""

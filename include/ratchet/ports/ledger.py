@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import date, datetime
@@ -12,6 +12,7 @@ from ratchet.domain.positions import Known
 from ratchet.records import RawRecord
 
 OPEN_FATES = ("pending", "claimed", "deferred")
+TERMINAL_FATES = ("started", "merged", "suppressed", "rejected", "expired", "failed")
 LIVE_STATES = ("claimed", "snapshotted", "tuned")
 
 
@@ -81,6 +82,50 @@ class FateChange:
     until: datetime | None = None
     attempt_id: str | None = None
     count_try: bool = False
+
+
+@dataclass(frozen=True)
+class RecordRow:
+    """One offset as the ledger knows it; ``raw`` has its bytes unless it was stored at once."""
+
+    pk: int
+    raw: RawRecord
+    status: str
+    reason: str | None
+    received_at: datetime
+
+
+@dataclass(frozen=True)
+class FateEntry:
+    """One entry of an event's fate history; ``pk`` ascends in the order of writing."""
+
+    pk: int
+    at: datetime
+    model: str
+    source: str
+    event_id: str
+    type: str
+    fate: str
+    reason: str
+    until: datetime | None
+    attempt_id: str | None
+
+
+@dataclass(frozen=True)
+class Resolution:
+    """The terminal fate of an event that the world was not told of; ``pk`` is the event's."""
+
+    pk: int
+    source: str
+    event_id: str
+    model: str
+    type: str
+    fate: str
+    reason: str
+    until: datetime | None
+    attempt_id: str | None
+    reopened_at: datetime | None
+    at: datetime
 
 
 @dataclass(frozen=True)
@@ -242,7 +287,7 @@ class Tx(Protocol):
     def set_clock(self, mode: str, now: datetime | None) -> None: ...
 
     # spec registry
-    def publish_spec(self, model: str, digest: str, document: dict[str, Any]) -> bool: ...
+    def publish_spec(self, model: str, digest: str, document: dict[str, Any], *, revive: bool = False) -> bool: ...
     def retire(self, model: str) -> None: ...
     def specs(self) -> list[SpecRow]: ...
     def registered(self) -> list[Registration]: ...
@@ -275,11 +320,32 @@ class Tx(Protocol):
         fates: Collection[str] | None = None,
         attempt_id: str | None = None,
         types: Collection[str] | None = None,
+        source: str | None = None,
+        event_id: str | None = None,
+        since: datetime | None = None,
+        until: datetime | None = None,
+        reason_contains: str | None = None,
         limit: int | None = None,
     ) -> list[EventRow]: ...
     def change_fates(self, changes: Sequence[FateChange]) -> None: ...
     def suppressed_windows(self, model: str) -> list[SeenWindow]: ...
     def fate_history(self, pk: int) -> list[dict[str, Any]]: ...
+
+    # what operators look at and give another chance
+    def last_fate(self) -> int: ...
+    def fates_after(self, pk: int, missing: Collection[int], limit: int) -> list[FateEntry]: ...
+    def record_of(self, event_pk: int) -> RecordRow | None: ...
+    def rejected_records(
+        self,
+        *,
+        spot: tuple[str, int, int] | None = None,
+        reason_contains: str | None = None,
+        after: int | None = None,
+        limit: int | None = None,
+    ) -> list[RecordRow]: ...
+    def unknown_records(self, records: Sequence[RawRecord]) -> list[RawRecord]: ...
+    def reopenable(self, models: Collection[str], fates: Collection[str], since: datetime) -> list[EventRow]: ...
+    def reopen(self, pks: Sequence[int], reason: str) -> None: ...
 
     # doorbell
     def set_due(
@@ -331,9 +397,12 @@ class Tx(Protocol):
 
     # outbox and audit
     def enqueue(self, kind: str, dedupe: str, payload: dict[str, Any], model: str | None = None) -> None: ...
-    def take_outbox(self, kinds: Collection[str]) -> OutboxRow | None: ...
-    def finish_outbox(self, pk: int, error: str | None = None) -> None: ...
+    def take_outbox(self, kind: str, limit: int, *, most_tries: int | None = None) -> list[int]: ...
+    def read_outbox(self, pks: Sequence[int]) -> Iterator[OutboxRow]: ...
+    def finish_outbox(self, pks: Sequence[int], error: str | None = None) -> None: ...
     def take_announcements(self, *, model: str | None = None, overdue_seconds: float = 0.0) -> list[str]: ...
+    def take_resolutions(self, limit: int) -> list[Resolution]: ...
+    def finish_resolutions(self, pks: Sequence[int]) -> None: ...
     def audit(self, actor: str, action: str, model: str | None, detail: dict[str, Any]) -> None: ...
     def last_audited(self, actions: Collection[str]) -> str | None: ...
     def audit_log(self, model: str | None = None) -> list[dict[str, Any]]: ...

@@ -16,7 +16,7 @@ from ratchet.domain.positions import Ends, Known, Position
 from ratchet.errors import Refused
 from ratchet.failpoints import reach
 from ratchet.ports.intake import Spot
-from ratchet.ports.ledger import Ledger, NewEvent, NewRecord, PumpRow, Registration, Tx
+from ratchet.ports.ledger import Ledger, NewEvent, NewRecord, PumpRow, RecordRow, Registration, Tx
 from ratchet.records import RawRecord
 from ratchet.settings import Settings
 from ratchet.workflow.deciding import Admissions, spec_of
@@ -90,6 +90,21 @@ class Intake:
             reach("inserted/not committed")
         self._stored += len(ids) - rejected
         self._rejected += rejected
+
+    def store_again(self, tx: Tx, record: RecordRow, note: str) -> str | None:
+        """Read a rejected record by today's code and registry and keep it as any other when it is fine now.
+
+        Returns None when it is stored, its reason then being ``note``; else why it stays rejected.
+        """
+        try:
+            event = cloudevents.parse(record.raw.value, record.raw.headers)
+        except cloudevents.EventRejected as refusal:
+            return str(refusal)
+        models, refused = route(event, self._known_routes(tx))
+        if refused or not models:
+            return refused or unknown(event)
+        tx.resolve_held(record.pk, "stored", note)
+        return self._accept(tx, [(_Routed(record.raw, event, models), record.pk)]).get(record.pk)
 
     @staticmethod
     def _accept(tx: Tx, routed: Sequence[tuple[_Routed, int]]) -> dict[int, str]:

@@ -31,7 +31,8 @@ class Runs:
 
 def decisions(world) -> list[dict]:
     world.relay.run()
-    return [json.loads(record.value) for record in world.bus.records("ml.decisions")]
+    told = [json.loads(record.value) for record in world.bus.records("ml.decisions")]
+    return [event for event in told if event["type"].startswith("ratchet.model.")]
 
 
 def expire(world, attempt_id: str) -> None:

@@ -134,10 +134,17 @@ event = sa.Table(
     _column("attempt_id", sa.String(120), nullable=True),
     _column("tries", sa.Integer, default=0),
     _column("incident", sa.String(200), nullable=True),
+    _column("told_at", UtcDateTime, nullable=True),
+    _column("reopened_at", UtcDateTime, nullable=True),
     sa.UniqueConstraint("source", "event_id", "model"),
     sa.Index("ix_event_model_fate", "model", "fate"),
     sa.Index("ix_event_until", "until", postgresql_where=sa.text("fate = 'deferred'")),
     sa.Index("ix_event_attempt_id", "attempt_id", postgresql_where=sa.text("attempt_id IS NOT NULL")),
+    sa.Index(
+        "ix_event_untold",
+        "id",
+        postgresql_where=sa.text("told_at IS NULL AND fate NOT IN ('pending', 'claimed', 'deferred')"),
+    ),
     comment="The inbox: one row per event and model, with its current fate",
 )
 
@@ -291,7 +298,7 @@ outbox = sa.Table(
     _column("done_at", UtcDateTime, nullable=True),
     _column("tries", sa.Integer, default=0),
     _column("last_error", sa.Text, nullable=True),
-    sa.Index("ix_outbox_open", "id", postgresql_where=sa.text("done_at IS NULL")),
+    sa.Index("ix_outbox_open", "kind", "tries", "id", postgresql_where=sa.text("done_at IS NULL")),
 )
 
 audit = sa.Table(

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, fields
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 import sqlalchemy as sa
@@ -20,18 +20,22 @@ from ratchet.adapters.ledger import schema as t
 from ratchet.domain.positions import Known, incarnated
 from ratchet.errors import ChampionMoved, Refused, StaleAttempt, Unavailable
 from ratchet.ports.ledger import (
+    OPEN_FATES,
     AttemptRow,
     ChampionRow,
     DueRow,
     EventRow,
     FateChange,
+    FateEntry,
     HeldRecord,
     LeaseRow,
     NewEvent,
     NewRecord,
     OutboxRow,
     PumpRow,
+    RecordRow,
     Registration,
+    Resolution,
     SeenWindow,
     SpecRow,
     Tx,
@@ -40,10 +44,15 @@ from ratchet.ports.ledger import (
 )
 from ratchet.records import RawRecord
 
+_Row = TypeVar("_Row")
 AUDIT_LOCK = 0x52415443
 FLEET_LOCK = AUDIT_LOCK + 2
 MIGRATIONS = Path(__file__).parent / "migrations"
 GENESIS = "0" * 64
+CHUNK = 5_000
+"""Rows per statement where a selection may be a storm: each stays well below the statement timeout."""
+FEW = 50
+"""Rows in memory at once where one may hold a megabyte."""
 
 
 # A storm is read whole at each decision, so rows become EventRow by position.
@@ -124,10 +133,14 @@ class _Base:
 class _Registry(_Base):
     """Specs by digest, and which one is current."""
 
-    def publish_spec(self, model: str, digest: str, document: dict[str, Any]) -> bool:
-        """Make this the model's current spec; true when that changed anything."""
+    def publish_spec(self, model: str, digest: str, document: dict[str, Any], *, revive: bool = False) -> bool:
+        """Make this the model's current spec; true when that changed anything.
+
+        A retired model is left alone, unless it is to ``revive``.
+        """
         known = self._one(sa.select(t.model).where(t.model.c.model == model).with_for_update())
-        if known and known["spec_digest"] == digest and known["retired_at"] is None:
+        retired = known is not None and known["retired_at"] is not None
+        if (retired and not revive) or (known and not retired and known["spec_digest"] == digest):
             return False
         now = self.wall()
         spec = self._insert(t.spec).values(digest=digest, model=model, document=document, deployed_at=now)
@@ -271,19 +284,7 @@ class _Inbox(_Base):
         """Records that wait for their model to become known, oldest first."""
         query = sa.select(t.record).where(t.record.c.status == "held").order_by(t.record.c.id)
         return [
-            HeldRecord(
-                r["id"],
-                RawRecord(
-                    r["cluster"],
-                    r["topic"],
-                    r["partition"],
-                    r["offset"],
-                    r["key"],
-                    r["value"],
-                    tuple((k, bytes.fromhex(v)) for k, v in r["headers"] or ()),
-                ),
-                r["held_until"],
-            )
+            HeldRecord(r["id"], _raw(r), r["held_until"])
             for r in self._db.execute(query.with_for_update(skip_locked=True)).mappings()
         ]
 
@@ -350,6 +351,11 @@ class _Inbox(_Base):
         fates: Collection[str] | None = None,
         attempt_id: str | None = None,
         types: Collection[str] | None = None,
+        source: str | None = None,
+        event_id: str | None = None,
+        since: datetime | None = None,
+        until: datetime | None = None,
+        reason_contains: str | None = None,
         limit: int | None = None,
     ) -> list[EventRow]:
         """Events by business time then id; the newest ``limit`` ones."""
@@ -363,6 +369,16 @@ class _Inbox(_Base):
             query = query.where(c.attempt_id == attempt_id)
         if types is not None:
             query = query.where(c.type.in_(list(types)))
+        if source is not None:
+            query = query.where(c.source == source)
+        if event_id is not None:
+            query = query.where(c.event_id == event_id)
+        if since is not None:
+            query = query.where(c.time >= since)
+        if until is not None:
+            query = query.where(c.time < until)
+        if reason_contains is not None:
+            query = query.where(c.reason.icontains(reason_contains, autoescape=True))
         rows = [EventRow(*row) for row in self._db.execute(query)]
         return rows[::-1]
 
@@ -379,11 +395,13 @@ class _Inbox(_Base):
             }
             for x in {x.pk: x for x in changes}.values()
         ]
-        if rows and self._postgres:
-            lists = {name: [row[name] for row in rows] for name in rows[0]}
-            self._db.execute(CHANGE_FATES, lists | {"at": self.wall()})
-        elif rows:
-            self._change_fates_one_by_one(rows)
+        now = self.wall()
+        for chunk in _chunks(rows, CHUNK):
+            if self._postgres:
+                lists = {name: [row[name] for row in chunk] for name in chunk[0]}
+                self._db.execute(CHANGE_FATES, lists | {"at": now})
+            else:
+                self._change_fates_one_by_one(chunk)
 
     def _change_fates_one_by_one(self, rows: Sequence[dict[str, Any]]) -> None:
         c, now = t.event.c, self.wall()
@@ -494,6 +512,105 @@ class _Pumps(_Base):
                 ),
             )
         )
+
+
+class _Operators(_Base):
+    """What operators look at, and what they give another chance."""
+
+    def last_fate(self) -> int:
+        """The newest entry of the fate history; 0 when there is none."""
+        return int(self._db.execute(sa.select(sa.func.coalesce(sa.func.max(t.fate.c.id), 0))).scalar_one())
+
+    def fates_after(self, pk: int, missing: Collection[int], limit: int) -> list[FateEntry]:
+        """Entries of the fate history after this one, oldest first, and those of ``missing`` that are there now.
+
+        Entries become visible when their transaction commits, which is not the order of their numbers.
+        """
+        f, e = t.fate.c, t.event.c
+        later = f.id > pk if not missing else sa.or_(f.id > pk, f.id.in_(list(missing)))
+        query = (
+            sa.select(
+                f.id.label("pk"), f.at, e.model, e.source, e.event_id, e.type, f.fate, f.reason, f.until, f.attempt_id
+            )
+            .join(t.event, e.id == f.event_pk)
+            .where(later)
+            .order_by(f.id)
+            .limit(limit)
+        )
+        return [FateEntry(**row) for row in self._db.execute(query).mappings()]
+
+    def record_of(self, event_pk: int) -> RecordRow | None:
+        """The Kafka record that brought the event; None when a form or a schedule did."""
+        row = self._one(
+            sa.select(t.record).join(t.event, t.event.c.record_id == t.record.c.id).where(t.event.c.id == event_pk)
+        )
+        return _record_row(row) if row else None
+
+    def rejected_records(
+        self,
+        *,
+        spot: tuple[str, int, int] | None = None,
+        reason_contains: str | None = None,
+        after: int | None = None,
+        limit: int | None = None,
+    ) -> list[RecordRow]:
+        """Dead letters, oldest first: the first so many after record ``after``, or the newest so many.
+
+        ``spot`` is topic, partition and offset. With ``after`` rows are locked, and those locked elsewhere left out.
+        """
+        c = t.record.c
+        query = sa.select(t.record).where(c.status == "rejected").limit(limit)
+        if spot is not None:
+            query = query.where(c.topic == spot[0], c.partition == spot[1], c.offset == spot[2])
+        if reason_contains is not None:
+            query = query.where(c.reason.icontains(reason_contains, autoescape=True))
+        if after is not None:
+            query = query.where(c.id > after).order_by(c.id).with_for_update(skip_locked=True)
+            return [_record_row(r) for r in self._db.execute(query).mappings()]
+        return [_record_row(r) for r in self._db.execute(query.order_by(c.id.desc())).mappings()][::-1]
+
+    def unknown_records(self, records: Sequence[RawRecord]) -> list[RawRecord]:
+        """Those of the records whose offset has no row."""
+        c = t.record.c
+        known: set[tuple[str, str, int, int]] = set()
+        for cluster, topic, partition in {(r.cluster, r.topic, r.partition) for r in records}:
+            offsets = [r.offset for r in records if (r.cluster, r.topic, r.partition) == (cluster, topic, partition)]
+            query = sa.select(c.offset).where(
+                c.cluster == cluster, c.topic == topic, c.partition == partition, c.offset.in_(offsets)
+            )
+            known |= {(cluster, topic, partition, offset) for offset in self._db.execute(query).scalars()}
+        return [r for r in records if (r.cluster, r.topic, r.partition, r.offset) not in known]
+
+    def reopenable(self, models: Collection[str], fates: Collection[str], since: datetime) -> list[EventRow]:
+        """Events of these models that ended in one of these fates at ``since`` or later, and were not reopened since.
+
+        ``since`` is the wall clock's. The caller holds the models.
+        """
+        e, f = t.event.c, t.fate.c
+        ended = sa.exists().where(f.event_pk == e.id, f.fate == e.fate, f.at >= since)
+        query = (
+            sa.select(*EVENT_ROW)
+            .where(
+                e.model.in_(list(models)),
+                e.fate.in_(list(fates)),
+                sa.or_(e.reopened_at.is_(None), e.reopened_at < since),
+                ended,
+            )
+            .order_by(e.id)
+        )
+        return [EventRow(*row) for row in self._db.execute(query)]
+
+    def reopen(self, pks: Sequence[int], reason: str) -> None:
+        """These events are pending again, with no try counted; how they end will be told anew."""
+        now = self.wall()
+        for chunk in _chunks(pks, CHUNK):
+            fresh = {"fate": "pending", "reason": reason, "until": None, "attempt_id": None}
+            self._db.execute(
+                sa.update(t.event)
+                .where(t.event.c.id.in_(chunk))
+                .values(fresh | {"tries": 0, "told_at": None, "reopened_at": now})
+            )
+            self._db.execute(sa.insert(t.fate), [fresh | {"event_pk": pk, "at": now} for pk in chunk])
 
 
 class _Doorbell(_Base):
@@ -785,21 +902,55 @@ class _Promotion(_Base):
             .on_conflict_do_nothing()
         )
 
-    def take_outbox(self, kinds: Collection[str]) -> OutboxRow | None:
-        """The open row of these kinds that was tried least and is oldest, locked until the transaction ends.
+    def take_outbox(self, kind: str, limit: int, *, most_tries: int | None = None) -> list[int]:
+        """Open rows of this kind, locked until the transaction ends: those tried least, all equally often, by age.
 
-        Rows that another relay holds are passed over.
+        So rows that fail meet only their like. Rows that another relay holds are passed over, and so are those tried
+        ``most_tries`` times or more.
         """
         c = t.outbox.c
-        query = sa.select(t.outbox).where(c.done_at.is_(None), c.kind.in_(list(kinds))).order_by(c.tries, c.id).limit(1)
-        row = self._one(query.with_for_update(skip_locked=True))
-        return OutboxRow(*(row[k] for k in ("id", "dedupe", "model", "kind", "payload", "tries"))) if row else None
+        query = sa.select(c.id, c.tries).where(c.done_at.is_(None), c.kind == kind)
+        if most_tries is not None:
+            query = query.where(c.tries < most_tries)
+        query = query.order_by(c.tries, c.id).limit(limit).with_for_update(skip_locked=True)
+        rows = self._db.execute(query).all()
+        return [row.id for row in rows if row.tries == rows[0].tries]
 
-    def finish_outbox(self, pk: int, error: str | None = None) -> None:
+    def read_outbox(self, pks: Sequence[int]) -> Iterator[OutboxRow]:
+        """These rows in order; few at a time are in memory, because a row may hold a megabyte."""
+        c = t.outbox.c
+        for chunk in _chunks(pks, FEW):
+            query = sa.select(t.outbox).where(c.id.in_(chunk)).order_by(c.id)
+            for row in self._db.execute(query).mappings().all():
+                yield OutboxRow(*(row[k] for k in ("id", "dedupe", "model", "kind", "payload", "tries")))
+
+    def finish_outbox(self, pks: Sequence[int], error: str | None = None) -> None:
         """Done, or tried once more in vain."""
         c = t.outbox.c
         values = {"tries": c.tries + 1, "last_error": error} | ({} if error else {"done_at": self.wall()})
-        self._db.execute(sa.update(t.outbox).where(c.id == pk).values(values))
+        self._db.execute(sa.update(t.outbox).where(c.id.in_(pks)).values(values))
+
+    def take_resolutions(self, limit: int) -> list[Resolution]:
+        """Terminal fates that were not told, oldest event first, locked until the transaction ends.
+
+        Those that another relay holds are passed over.
+        """
+        e, f = t.event.c, t.fate.c
+        at = sa.select(sa.func.max(f.at)).where(f.event_pk == e.id).scalar_subquery()
+        query = (
+            sa.select(
+                *(e.id, e.source, e.event_id, e.model, e.type, e.fate, e.reason, e.until, e.attempt_id, e.reopened_at),
+                sa.type_coerce(at, t.UtcDateTime).label("at"),
+            )
+            .where(e.told_at.is_(None), e.fate.not_in(OPEN_FATES))
+            .order_by(e.id)
+            .limit(limit)
+        )
+        return [Resolution(*row) for row in self._db.execute(query.with_for_update(of=t.event, skip_locked=True))]
+
+    def finish_resolutions(self, pks: Sequence[int]) -> None:
+        """The world was told how these events ended."""
+        self._db.execute(sa.update(t.event).where(t.event.c.id.in_(pks)).values(told_at=self.wall()))
 
     def take_announcements(self, *, model: str | None = None, overdue_seconds: float = 0.0) -> list[str]:
         """The models with news of their champion that no asset event has carried yet; whoever takes them, tells."""
@@ -852,7 +1003,7 @@ class _Promotion(_Base):
         return [dict(r) for r in self._db.execute(query).mappings()]
 
 
-class SqlTx(_Registry, _Inbox, _Pumps, _Doorbell, _Attempts, _Promotion):
+class SqlTx(_Registry, _Inbox, _Pumps, _Operators, _Doorbell, _Attempts, _Promotion):
     """One transaction on the ledger; see ``ratchet.ports.ledger.Tx``."""
 
 
@@ -915,6 +1066,27 @@ class SqlLedger:
     def dispose(self) -> None:
         """Close the pool."""
         self.engine.dispose()
+
+
+def _record_row(row: Any) -> RecordRow:
+    return RecordRow(row["id"], _raw(row), row["status"], row["reason"], row["received_at"])
+
+
+def _raw(row: Any) -> RawRecord:
+    headers = tuple((name, bytes.fromhex(value)) for name, value in row["headers"] or ())
+    return RawRecord(
+        cluster=row["cluster"],
+        topic=row["topic"],
+        partition=row["partition"],
+        offset=row["offset"],
+        key=row["key"],
+        value=row["value"],
+        headers=headers,
+    )
+
+
+def _chunks(rows: Sequence[_Row], size: int) -> Iterator[Sequence[_Row]]:
+    return (rows[start : start + size] for start in range(0, len(rows), size))
 
 
 def _sqlite_manual_transactions(connection: Any, _: Any) -> None:
