@@ -8,16 +8,18 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
+from ratchet.domain.positions import incarnated
 from ratchet.domain.spec import ModelSpec
 from ratchet.errors import Refused
 from ratchet.ports.bus import INBOUND_TOPICS, Bus
 from ratchet.ports.ledger import EventRow, Ledger, RecordRow, Tx
+from ratchet.records import RawRecord
 from ratchet.workflow.intake import Intake
 
 logger = logging.getLogger(__name__)
@@ -133,7 +135,7 @@ class Replays:
         read = stored = 0
         for batch in self._bus().published_since(moment, *INBOUND_TOPICS):
             with self._ledger.transaction() as tx:
-                lacking = tx.unknown_records(batch)
+                lacking = tx.unknown_records(_named_as_stored(tx, batch))
             if lacking and not dry_run:
                 self._intake.store(lacking)
             read, stored = read + len(batch), stored + len(lacking)
@@ -183,6 +185,18 @@ class Replays:
                 what = {"dead_letters": str(which), "reason": operator.reason} | answer
                 tx.audit(operator.name, "events.replayed", None, what)
         return answer | {"still": dict(still.most_common())}
+
+
+def _named_as_stored(tx: Tx, records: Sequence[RawRecord]) -> list[RawRecord]:
+    """The records under the identity that the pump gives them: a topic that was made again is another log."""
+    named = []
+    for cluster in {record.cluster for record in records}:
+        mine = [record for record in records if record.cluster == cluster]
+        known = tx.positions(cluster, {(record.topic, record.partition) for record in mine})
+        for record in mine:
+            spot = known.get((record.topic, record.partition))
+            named.append(replace(record, cluster=incarnated(cluster, spot.incarnation)) if spot else record)
+    return named
 
 
 def _too_old(row: EventRow, spec: ModelSpec, business: datetime) -> bool:

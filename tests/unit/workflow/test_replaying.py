@@ -1,11 +1,13 @@
 """Another chance by an operator's word: once, audited, and never for what is final or alive."""
 
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
 
 from ratchet.domain import events as cloudevents
 from ratchet.domain.events import RetrainRequested
+from ratchet.domain.positions import incarnated
 from ratchet.errors import Refused
 from ratchet.ports.bus import DECISIONS, DRIFT
 from ratchet.ports.ledger import FateChange
@@ -150,6 +152,15 @@ def test_a_record_that_kafka_has_and_the_ledger_lacks_is_stored_once(world, repl
     before = books(world)
     assert replays.since(LONG_AGO, ANN)["stored"] == 0
     assert books(world) == before
+
+
+def test_a_record_stored_from_a_topic_that_was_made_again_is_known_to_a_replay(world, replays):
+    on_kafka(world, "again")
+    (record,) = world.bus.records("ml.retrain-requests")
+    with world.ledger.transaction() as tx:
+        tx.keep_position(record.cluster, record.topic, record.partition, "made again", 1)
+    world.intake.store([replace(record, cluster=incarnated(record.cluster, 1))])
+    assert replays.since(LONG_AGO, ANN)["stored"] == 0
 
 
 def test_a_dead_letter_whose_model_is_known_now_becomes_its_event_once(world, replays):
