@@ -194,11 +194,12 @@ class Claims:
             if admission.trials is not None:
                 trials, shrunk = admission.trials, admission.shrunk
         turn = turn_of(tx, spec, limits_of(self._settings), since, incident)
+        if not turn.go and (form.dry_run or form.first_champion):
+            return {"attempt": None, "reason": f"{turn.reason}. Nothing was queued: start this run again then"}
         if not turn.go:
-            if not form.dry_run:
-                tx.set_due(spec.model, tx.wall(), admission.reason, since=since, incident=incident)
-                tx.hold(spec.model, turn.reason)
-                tx.unmark(spec.model)
+            tx.set_due(spec.model, tx.wall(), admission.reason, since=since, incident=incident)
+            tx.hold(spec.model, turn.reason)
+            tx.unmark(spec.model)
             return {"attempt": None, "reason": turn.reason}
         if spec.retrain.on_overload == "shrink" and turn.crowd is not None and form.trials is None:
             fewer = shrunk_trials(spec.train.trials, turn.crowd)

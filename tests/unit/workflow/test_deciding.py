@@ -84,7 +84,9 @@ def test_a_claim_counts_again_so_that_the_limit_holds_whoever_was_rung(tmp_path,
     assert [model for model, answer in answers.items() if answer["attempt"]] == ["flight_delay", "fares"]
     assert answers["gates"]["reason"].startswith("fleet: all 2 places are taken")
     assert [row.fate for row in world.events(model="gates", types=["ratchet.performance.degraded.v1"])] == ["pending"]
-    assert claim(world, "gates", "run2", "manual", reason="look", dry_run=True)["attempt"] is None
+    looked = claim(world, "gates", "run2", "manual", reason="look", dry_run=True)
+    assert looked["attempt"] is None
+    assert looked["reason"].endswith("Nothing was queued: start this run again then")
 
 
 def test_a_claim_does_not_pass_a_model_that_comes_first(tmp_path, migrated):
