@@ -63,14 +63,29 @@ def upset(running: System, first_champion: FirstChampion | None) -> dict[str, Up
     asked |= {model: request(system, model) for model in DEEDS if model not in asked}
     firsts = {model: claimed(asked[model]) for model in DEEDS}
 
-    ask(system, "PATCH", "/dags/retrain__paused", json={"is_paused": True})
-    found = {"paused": request(system, "paused"), NEWCOMER: newcomer(system)}
+    found = {"paused": paused(system), NEWCOMER: newcomer(system)}
     for model, do in DEEDS.items():
         with system.ratchet.ledger.transaction() as tx:
             at = tx.wall()
         do(system, firsts[model])
         found[model] = Upset(system, model, asked[model].event_id, firsts[model], at)
     return found
+
+
+def paused(system: System) -> Upset:
+    """An event of a model whose DAG is paused; its bell rang in vain so often that the next is due in 15 minutes."""
+    ask(system, "PATCH", "/dags/retrain__paused", json={"is_paused": True})
+    asked = request(system, "paused")
+    mine = schema.doorbell.c.model == asked.model
+
+    def is_due() -> bool:
+        with system.ratchet.ledger.engine.connect() as db:
+            return db.execute(sa.select(schema.doorbell.c.due_at).where(mine)).scalar_one() is not None
+
+    system.until("the paused model to be due", is_due)
+    with system.ratchet.ledger.engine.begin() as db:
+        db.execute(sa.update(schema.doorbell).where(mine).values(rung_at=sa.func.now(), rings=6))
+    return asked
 
 
 def newcomer(system: System) -> Upset:
@@ -105,15 +120,14 @@ def test_the_model_and_its_events_are_free_within_two_minutes_of(upset: dict[str
     assert row.attempt_id != case.first.id
 
 
-def test_a_cleared_task_of_a_live_attempt_resumes_it_and_the_model_is_free_within_two_minutes(
-    upset: dict[str, Upset],
-) -> None:
+def test_a_cleared_task_of_a_live_attempt_resumes_it_within_two_minutes(upset: dict[str, Upset]) -> None:
     case = upset["task_cleared"]
     attempt = case.answered()
     assert case.first is not None
     assert attempt.id == case.first.id
-    assert attempt.judged_at is not None
-    assert attempt.judged_at - case.at <= TWO_MINUTES
+    with case.system.ratchet.ledger.transaction() as tx:
+        resumed_at = tx.steps(attempt.id)["snapshot"]["started_at"]
+    assert timedelta(0) < resumed_at - case.at <= TWO_MINUTES
     case.assert_answered_once()
 
 
@@ -143,13 +157,11 @@ def test_a_pause_loses_nothing_and_bells_that_rang_meanwhile_do_not_delay_the_st
     waiting = case.event()
     assert waiting is not None
     assert (waiting.fate, case.attempts()) == ("pending", [])
-    mine = schema.doorbell.c.model == case.model
-    with case.system.ratchet.ledger.engine.begin() as db:
-        db.execute(sa.update(schema.doorbell).where(mine).values(rung_at=sa.func.now(), rings=6))  # 15 minutes of it
+    rings = sa.select(schema.doorbell.c.rings).where(schema.doorbell.c.model == case.model)
 
     def forgotten() -> bool:
         with case.system.ratchet.ledger.engine.connect() as db:
-            return db.execute(sa.select(schema.doorbell.c.rings).where(mine)).scalar_one() == 0
+            return db.execute(rings).scalar_one() == 0
 
     case.until("its bells forgotten by the sweep", forgotten)
     ask(case.system, "PATCH", f"/dags/retrain__{case.model}", json={"is_paused": False})
@@ -199,19 +211,3 @@ def test_a_backfill_and_two_runs_at_once_make_one_attempt_per_model_and_the_othe
             path = f"/dags/retrain__{model}/dagRuns/{quote(run, safe='')}/taskInstances/claim"
             assert ask(system, "GET", path)["state"] == "skipped"
             assert "reason" in str(ask(system, "GET", f"{path}/xcomEntries/outcome")["value"])
-
-
-def test_a_champion_that_moved_outside_airflow_is_announced_on_its_asset_by_the_sweep_once(
-    upset: dict[str, Upset],
-) -> None:
-    case = upset[NEWCOMER]
-    case.answered()
-    case.system.command("rollback", case.model, "--reason", "the sweep has to tell it")
-
-    def told() -> list[str]:
-        events = ask(case.system, "GET", "/assets/events", params={"source_dag_id": "ratchet__sweep", "limit": 1000})
-        return [event["uri"] for event in events["asset_events"] if event["uri"] == f"ratchet://{case.model}/champion"]
-
-    assert case.until("the asset updated", told) == [f"ratchet://{case.model}/champion"]
-    with case.system.ratchet.ledger.transaction() as tx:
-        assert tx.take_announcements(model=case.model) == []

@@ -14,16 +14,21 @@ from collections.abc import Iterator
 from datetime import timedelta
 
 import pytest
-from running_system import RETRAIN, System
+from running_system import MODEL, RETRAIN, System
 from upsets import HERE, Upset, ask, claimed, crown, request
 
-from ratchet.ports.ledger import AttemptRow
+from ratchet.ports.ledger import AttemptRow, ChampionRow
 from ratchet.settings import environment
 from ratchet.workflow.leases import ENDED_STATES
 
 pytestmark = [pytest.mark.stack, pytest.mark.long, pytest.mark.timeout(1800)]
 
 TWO_MINUTES = timedelta(minutes=2)
+
+
+def champions(system: System) -> list[ChampionRow]:
+    with system.ratchet.ledger.transaction() as tx:
+        return tx.champions(MODEL)
 
 
 def steps(system: System, attempt: AttemptRow) -> dict[str, object]:
@@ -138,3 +143,21 @@ def test_a_removed_folder_frees_the_model_within_two_minutes_and_its_events_wait
     finally:
         aside.rename(folder)
     assert case.answered().id != first.id
+
+
+def test_a_champion_that_moved_outside_airflow_is_announced_on_its_asset_by_the_sweep_once(system: System) -> None:
+    uri = f"ratchet://{MODEL}/champion"
+
+    def told() -> list[int]:
+        events = ask(system, "GET", "/assets/events", params={"source_dag_id": "ratchet__sweep", "limit": 1000})
+        return [event["id"] for event in events["asset_events"] if event["uri"] == uri]
+
+    if len(champions(system)) < 2:
+        system.fresh_days()
+        system.ended(system.attempt_of(event_id=system.request("a champion to roll back from")))
+    before = told()
+    system.command("rollback", MODEL, "--reason", "the sweep has to tell it")
+    after = system.until("the asset updated", lambda: found if len(found := told()) > len(before) else None, every=2.0)
+    assert len(after) == len(before) + 1
+    with system.ratchet.ledger.transaction() as tx:
+        assert tx.take_announcements(model=MODEL) == []
