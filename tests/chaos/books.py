@@ -222,7 +222,7 @@ class _Account:
     def every_event_has_one_current_fate_and_a_history_that_ends_in_it(self) -> Iterator[str]:
         for event in self.facts.events:
             history = self.history[event.pk]
-            last = (history[-1].fate, history[-1].attempt) if history else None
+            last = (history[-1].fate, history[-1].attempt) if history else ("pending", None)
             if last != (event.fate, event.attempt):
                 yield f"event {event.event_id} for {event.model} is {event.fate}, its history ends in {last}"
             ends = [fate.fate for fate in history if fate.fate not in OPEN]

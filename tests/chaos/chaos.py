@@ -32,6 +32,7 @@ from ratchet.stack import api
 from ratchet.stack.units import Phase
 
 CHAMPION_SECONDS = 600.0
+FIRST_CHAMPION = {"reason": "the first champion of the chaos suite", "first_champion": True}
 SETTLE_SECONDS = 1200.0
 OVERTIME_SECONDS = 600.0
 """How long after the burst the kills may go on until all failpoints have had their turns."""
@@ -91,32 +92,27 @@ class Publisher:
 
 
 def first_champions(system: System, publisher: Publisher) -> None:
-    """January and February arrive, and every model gets its first champion, all at once."""
-    publisher.send(burst.first_days(system.models))
-    _until("the first data in the inbox", lambda: len(system.stored()) > 0)
+    """January and February arrive, and every model gets its first champion; a try that failed is made again."""
+    first = burst.first_days(system.models)
+    publisher.send(first)
+    _until("the first data in the inbox", lambda: sum(system.stored().values()) >= len(first))
     airflow = airflow_api.connect(system.ratchet.settings)
-    form = {"reason": "the first champion of the chaos suite", "first_champion": True}
-    for model in system.models:
-        _until(f"retrain__{model} in Airflow", lambda m=model: _triggered(airflow, m, form))
-    known = 0
+    runs: dict[str, str] = {}
+    serving: set[str] = set()
 
     def all_serve() -> bool:
-        nonlocal known
-        serving = system.rows(sa.select(sa.func.count()).select_from(t.champion))[0][0]
-        if serving != known:
-            known = serving
-            say(f"{known} of {len(system.models)} first champions serve")
-        return known == len(system.models)
+        now = {model for (model,) in system.rows(sa.select(t.champion.c.model))}
+        if now != serving:
+            serving.update(now)
+            say(f"{len(now)} of {len(system.models)} first champions serve")
+        for model in set(system.models) - now:
+            with suppress(RatchetError):
+                dag_id = f"retrain__{model}"
+                if model not in runs or airflow.run_state(dag_id, runs[model]) == "failed":
+                    runs[model] = airflow.trigger(dag_id, FIRST_CHAMPION)
+        return len(now) == len(system.models)
 
     _until("the first champions", all_serve)
-
-
-def _triggered(airflow: airflow_api.Airflow, model: str, form: dict[str, Any]) -> bool:
-    try:
-        airflow.trigger(f"retrain__{model}", form)
-    except RatchetError:
-        return False
-    return True
 
 
 def _until(what: str, look: Any, seconds: float = CHAMPION_SECONDS) -> None:
@@ -124,7 +120,7 @@ def _until(what: str, look: Any, seconds: float = CHAMPION_SECONDS) -> None:
     while not look():
         if time.monotonic() > end:
             raise SystemExit(f"chaos: not within {seconds:.0f} s: {what}")
-        time.sleep(0.5)
+        time.sleep(1.0)
 
 
 def rage(system: System, havoc: Havoc, publisher: Publisher, events: int, seconds: float) -> None:
@@ -159,13 +155,15 @@ def rage(system: System, havoc: Havoc, publisher: Publisher, events: int, second
 
 def settle(system: System, havoc: Havoc, patience: float) -> None:
     """Wait until nothing moves any more; what is not settled when patience ends is for the books to tell."""
-    end, last, moved = time.monotonic() + SETTLE_SECONDS, "", time.monotonic()
+    end, last, moved, calm = time.monotonic() + SETTLE_SECONDS, "", time.monotonic(), 0
     while True:
         try:
             left = _unsettled(system, havoc)
         except AWAY as error:
             left = f"not to be asked: {error}"
-        if not left:
+        # Between two looks the next decision may be on its way: three in a row see none.
+        calm = 0 if left else calm + 1
+        if calm == 3:
             say("settled")
             return
         if left != last:
@@ -194,13 +192,10 @@ def _unsettled(system: System, havoc: Havoc) -> str:
         "held records": _count(system, t.record, t.record.c.status == "held"),
         "leases": _count(system, t.lease, t.lease.c.attempt_id.is_not(None)),
         "attempts": _count(system, t.attempt, a.state.in_((*books.LIVE, "judged"))),
-        "marked models": _count(system, t.model, t.model.c.marked),
         "untold": _count(system, t.outbox, t.outbox.c.done_at.is_(None)),
         "running tasks": len(system.running_tasks("retrain__%") + system.running_tasks("promote__%")),
         "recovering": len(havoc.unrecovered()),
-        "services away": sum(
-            row["phase"] not in {Phase.READY, Phase.DONE} for name, row in api.status().items() if name != "topics"
-        ),
+        "services away": sum(row["phase"] not in {Phase.READY, Phase.DONE} for row in api.status().values()),
     }
     return ", ".join(f"{count} {name}" for name, count in counts.items() if count)
 

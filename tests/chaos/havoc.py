@@ -147,14 +147,6 @@ class System:
         return next(iter(self.rows(sa.select(t.lease.c.attempt_id).where(t.lease.c.model == model))))[0]
 
 
-def _attempted(look: Callable[[], bool]) -> bool:
-    """False also where nobody can be asked."""
-    try:
-        return look()
-    except AWAY:
-        return False
-
-
 class Havoc:
     """Kills by a seeded agenda: services and tasks at random moments, processes waiting at their failpoints."""
 
@@ -199,7 +191,13 @@ class Havoc:
         return any(not each.resumed for each in self.stale)
 
     def step(self) -> Kill | None:
-        """Do what is due; the kill, if there was one."""
+        """Do what is due; the kill, if there was one. Who cannot be asked now is asked at the next step."""
+        try:
+            return self._step()
+        except AWAY:
+            return None
+
+    def _step(self) -> Kill | None:
         elapsed = time.monotonic() - self.began
         in_triggerer, in_tasks = self.lanes
         wanted = bool(self.stale_at) and elapsed >= self.stale_at[0] and not self.pending()
@@ -329,7 +327,7 @@ class Havoc:
     def _resume(self, stale: Stale, identity: Identity) -> None:
         end = time.monotonic() + STALE_SECONDS
         while time.monotonic() < end and processes.is_alive(identity):
-            if _attempted(partial(self._given_up, stale.attempt)):
+            if _or_none(partial(self._given_up, stale.attempt)):
                 stale.given_up = True
                 break
             time.sleep(0.5)
@@ -351,7 +349,7 @@ class Havoc:
         """Time every recovery, until ``stop``: for a thread of its own."""
         while not stop.wait(0.5):
             for kill in [each for each in self.kills if each.recovery_seconds is None]:
-                if _attempted(kill.recovered):
+                if _or_none(kill.recovered):
                     kill.recovery_seconds = time.monotonic() - kill.at
 
     def unrecovered(self) -> list[Kill]:
@@ -459,6 +457,7 @@ def _both(first: Callable[[], bool], second: Callable[[], bool]) -> Callable[[],
 
 
 def _or_none(ask: Callable[[], Any]) -> Any:
+    """None also where nobody can be asked."""
     try:
         return ask()
     except AWAY:

@@ -43,8 +43,7 @@ def check(fault: str, report: Path) -> int:
 
 
 if __name__ == "__main__":
-    if sys.argv[1] == "break":
-        if sys.argv[2] == "unique":
-            drop_the_keys()
+    if sys.argv[1] == "drop-keys":
+        drop_the_keys()
     else:
         sys.exit(check(sys.argv[2], Path(sys.argv[3])))

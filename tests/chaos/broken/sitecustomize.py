@@ -1,4 +1,4 @@
-"""Builds that are broken on purpose, for ``make chaos-proof``: a guard is taken out of every process of the stack.
+"""A build that is broken on purpose, for ``make chaos-proof``: no process of the stack checks the epoch of a lease.
 
 Python imports this file by its name when its folder is on ``PYTHONPATH``; the product knows nothing of it.
 """
@@ -7,24 +7,11 @@ from __future__ import annotations
 
 import importlib.abc
 import importlib.machinery
-import os
 import sys
 from datetime import timedelta
 from typing import Any
 
 LEDGER = "ratchet.adapters.ledger.sql"
-
-
-def without_the_unique_key(ledger: Any) -> None:
-    """Insert records and events as if no key told what is known (the constraints are dropped by the script)."""
-    from sqlalchemy.dialects import postgresql  # noqa: PLC0415 - every Python process loads this file
-
-    careful = postgresql.Insert.on_conflict_do_nothing
-
-    def careless(self: Any, *args: Any, **options: Any) -> Any:
-        return self if self.table.name in {"record", "event"} else careful(self, *args, **options)
-
-    postgresql.Insert.on_conflict_do_nothing = careless  # type: ignore[method-assign]
 
 
 def without_the_epoch_check(ledger: Any) -> None:
@@ -44,9 +31,6 @@ def without_the_epoch_check(ledger: Any) -> None:
     ledger.SqlTx.renew_lease = renew_lease
 
 
-FAULTS = {"unique": without_the_unique_key, "epoch": without_the_epoch_check}
-
-
 class Breaker(importlib.abc.MetaPathFinder):
     """Breaks the ledger as soon as it has been imported."""
 
@@ -60,11 +44,10 @@ class Breaker(importlib.abc.MetaPathFinder):
 
         def exec_module(module: Any) -> None:
             whole(module)
-            FAULTS[os.environ["CHAOS_FAULT"]](module)
+            without_the_epoch_check(module)
 
         spec.loader.exec_module = exec_module  # type: ignore[method-assign]
         return spec
 
 
-if os.environ.get("CHAOS_FAULT"):
-    sys.meta_path.insert(0, Breaker())
+sys.meta_path.insert(0, Breaker())
