@@ -29,6 +29,7 @@ from queue import SimpleQueue
 from typing import Any
 
 from kafka import ConsumerRebalanceListener, KafkaConsumer, TopicPartition
+from kafka.coordinator.assignors.cooperative_sticky import CooperativeStickyAssignor
 from kafka.errors import CommitFailedError, KafkaError
 from kafka.structs import OffsetAndMetadata
 
@@ -221,6 +222,7 @@ class IntakeLoop:
             session_timeout_ms=SESSION_TIMEOUT_MS,
             max_poll_interval_ms=MAX_POLL_INTERVAL_MS,
             max_poll_records=MAX_BATCH,
+            partition_assignment_strategy=[CooperativeStickyAssignor],
         )
         try:
             revoked = _Revoked()
@@ -312,6 +314,7 @@ class _Reading:
         self._incarnations: dict[TopicPartition, int] = {}
         self._topic_ids: dict[str, str | None] = {}
         self._expected: dict[TopicPartition, int] = {}
+        self._ends: dict[TopicPartition, int] = {}
         self._held: list[RawRecord] = []
         self._held_bytes = 0
         self._storing: tuple[Future[Any], list[RawRecord]] | None = None
@@ -354,10 +357,8 @@ class _Reading:
         lag = {}
         for spot in sorted(self.spots - self._unsettled):
             with suppress(KafkaError):
-                end = self._consumer.highwater(spot)
-                next_offset = self._expected.get(spot)
-                if end is not None and next_offset is not None:
-                    lag[f"{spot.topic}/{spot.partition}"] = max(end - next_offset, 0)
+                end = self._consumer.highwater(spot) or self._ends[spot]
+                lag[f"{spot.topic}/{spot.partition}"] = max(end - self._expected[spot], 0)
         for record in (*self._held, *(self._storing[1] if self._storing else ())):
             name = f"{record.topic}/{record.partition}"
             lag[name] = lag.get(name, 0) + 1
@@ -417,10 +418,14 @@ class _Reading:
             if position.alarm:
                 self.alarm = f"{spot.topic}/{spot.partition}: {position.alarm}"
                 log.error("intake: %s", self.alarm)
+            self._ends[spot] = ends[spot]
             if position.offset is not None:
                 self._consumer.seek(spot, position.offset)
                 self._expected[spot] = position.offset
                 moved.add(spot)
+            elif reached[spot] is None:
+                stands = seen[spot].committed
+                self._expected[spot] = starts[spot] if stands is None else stands
             self._unsettled.discard(spot)
         return moved
 
@@ -436,11 +441,11 @@ class _Reading:
         return None if found is None else str(found)
 
     def _take_in(self, spot: TopicPartition, messages: Sequence[Any]) -> None:
-        first, expected = messages[0].offset, self._expected.get(spot)
+        first = messages[0].offset
         if spot in self._unsettled:
             self._consumer.seek(spot, first)
             return
-        if expected is not None and first != expected and self._broken(spot, first, expected):
+        if first != self._expected[spot] and self._broken(spot, first, self._expected[spot]):
             return
         self._expected[spot] = messages[-1].offset + 1
         cluster = incarnated(self._cluster, self._incarnations[spot])

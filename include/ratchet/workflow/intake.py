@@ -200,7 +200,10 @@ class Intake:
         self._accept(tx, found)
 
     def _known_routes(self, tx: Tx) -> Routes:
-        """The routes of the registry as it is now; made again only when a spec or a retirement changed."""
+        """The routes of the registry as it is now; made again only when a spec or a retirement changed.
+
+        A spec that this code cannot read raises, so that the batch waits in Kafka: which data concern it is not known.
+        """
         rows = tuple(tx.registered())
         if rows != self._routes.rows:
             by_dataset: dict[str, tuple[str, ...]] = {}
