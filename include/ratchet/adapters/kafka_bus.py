@@ -15,6 +15,7 @@ from typing import Any, Self
 from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer, TopicPartition
 from kafka.errors import KafkaError, TopicAlreadyExistsError
 from kafka.producer.future import FutureRecordMetadata
+from kafka.record.default_records import DefaultRecordBatch
 
 from ratchet.adapters.connections import ConnectionInfo, kafka_config
 from ratchet.errors import Unavailable
@@ -25,6 +26,8 @@ PARTITIONS = 3
 _DAY_MS = 86_400_000
 RETENTION_DAYS = dict.fromkeys(INBOUND_TOPICS, 30) | {DEAD_LETTER: 90, DECISIONS: 365}
 """Days a topic keeps its records: inbound ones outlive any outage of the intake, decisions outlive a year."""
+MAX_REQUEST_BYTES = 2 * 1024 * 1024
+"""A dead letter is the record as it came and its reason: larger than the largest record a broker takes elsewhere."""
 PROBE_TIMEOUT_SECONDS = 2.0
 CLIENT = {"bootstrap_timeout_ms": 10_000, "reconnect_backoff_max_ms": 2_000}
 """For every client: without the second, a client notices a returned broker up to 30 s late (measured: 48 s)."""
@@ -44,8 +47,38 @@ def probe(config: dict[str, Any], timeout_seconds: float = PROBE_TIMEOUT_SECONDS
     raise Unavailable(f"no Kafka broker answers ({'; '.join(failures)}). Is it running? ratchet status")
 
 
+class _AnyNames(bytearray):
+    """A batch's bytes whose parts decode whatever they hold; header names are the only text in a batch."""
+
+    def __getitem__(self, at: Any) -> Any:
+        found = super().__getitem__(at)
+        return _AnyNames(found) if isinstance(at, slice) else found
+
+    def decode(self, *_: Any) -> str:
+        """The text, bytes that are not UTF-8 spelled out."""
+        return bytes(self).decode("utf-8", "backslashreplace")
+
+
+_read_strictly = DefaultRecordBatch._read_msg  # noqa: SLF001
+
+
+def _read_any_names(batch: Any) -> Any:
+    """Read one record. kafka-python raises for a header name that is not UTF-8, and then for ever: nobody passes it."""
+    try:
+        return _read_strictly(batch)
+    except UnicodeDecodeError:
+        batch._buffer = _AnyNames(batch._buffer)  # noqa: SLF001
+        return _read_strictly(batch)
+
+
+DefaultRecordBatch._read_msg = _read_any_names  # noqa: SLF001
+
+
 def raw_record(cluster: str, message: Any) -> RawRecord:
-    """One ``ConsumerRecord`` as ours; headers that Kafka delivers without a value become empty bytes."""
+    """One ``ConsumerRecord`` as ours; headers that Kafka delivers without a value become empty bytes.
+
+    A NUL in a header's name is spelled out, for no database keeps it in text.
+    """
     return RawRecord(
         cluster=cluster,
         topic=message.topic,
@@ -53,7 +86,7 @@ def raw_record(cluster: str, message: Any) -> RawRecord:
         offset=message.offset,
         key=message.key,
         value=message.value,
-        headers=tuple((name, value or b"") for name, value in message.headers or ()),
+        headers=tuple((name.replace("\0", "\\x00"), value or b"") for name, value in message.headers or ()),
     )
 
 
@@ -78,13 +111,17 @@ class KafkaBus:
 
     def publish(self, topic: str, key: bytes | None, value: bytes | None, headers: Headers = ()) -> None:
         """Hand one record to the producer (acks from all replicas, no reordering); durable after ``flush``."""
+        if key is None and value is None:
+            key = b""  # Kafka takes a record with neither, as a dead letter may be one; kafka-python sends none
         with self._lock:
             try:
                 if self._producer is None:
                     self._producer = _producer(self._config)
                 sent = self._producer.send(topic, key=key, value=value, headers=list(headers))
             except KafkaError as error:
-                raise Unavailable(f"{topic}: Kafka took no record: {error!r}") from error
+                raise Unavailable(
+                    f"{topic}: Kafka took no record: {error!r}. Is the topic there? ratchet topics ensure"
+                ) from error
             self._sent.append((topic, sent))
 
     def flush(self, timeout_seconds: float = 30.0) -> None:
@@ -200,7 +237,9 @@ def _admin(config: dict[str, Any]) -> Any:
 
 def _producer(config: dict[str, Any]) -> Any:
     probe(config)
-    return KafkaProducer(**config, acks="all", linger_ms=5, max_block_ms=15_000, **CLIENT)
+    return KafkaProducer(
+        **config, acks="all", linger_ms=5, max_block_ms=15_000, max_request_size=MAX_REQUEST_BYTES, **CLIENT
+    )
 
 
 def _consumer(config: dict[str, Any], group_id: str | None = None) -> Any:
@@ -226,5 +265,7 @@ def _partitions(consumer: Any, topics: tuple[str, ...]) -> list[TopicPartition]:
 
 
 def _topic(name: str) -> dict[str, Any]:
-    retention_ms = RETENTION_DAYS[name] * _DAY_MS
-    return {"num_partitions": PARTITIONS, "configs": {"retention.ms": str(retention_ms)}}
+    configs = {"retention.ms": str(RETENTION_DAYS[name] * _DAY_MS)}
+    if name == DEAD_LETTER:
+        configs["max.message.bytes"] = str(MAX_REQUEST_BYTES)
+    return {"num_partitions": PARTITIONS, "configs": configs}

@@ -112,7 +112,7 @@ event = sa.Table(
     metadata,
     _column("id", BigId, primary_key=True, autoincrement=True),
     _column("source", sa.String(500)),
-    _column("event_id", sa.String(200)),
+    _column("event_id", sa.String(255)),
     _column("model", sa.String(100)),
     _column("type", sa.String(100)),
     _column("time", UtcDateTime),
