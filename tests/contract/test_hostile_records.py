@@ -17,9 +17,10 @@ from typing import Any
 import psutil
 import pytest
 import sqlalchemy as sa
-from hostile_records import Hostile, hostile_records, storm, valid
+from hostile_records import Hostile, NotText, hostile_records, storm, valid
 from hypothesis import given, settings
 from kafka import KafkaAdminClient, KafkaProducer
+from kafka.record.memory_records import MemoryRecords, MemoryRecordsBuilder
 
 from ratchet.adapters.connections import MappingResolver, parse_uri
 from ratchet.adapters.kafka_bus import KafkaBus, raw_record
@@ -86,10 +87,28 @@ def test_a_header_without_a_value_and_one_with_nul_in_its_name_become_storable()
     assert raw_record("c", message).headers == (("a\\x00", b""),)
 
 
+def test_header_names_that_are_not_utf8_are_read_with_their_bytes_spelled_out_and_the_rest_of_the_batch_too() -> None:
+    names = ["ce_id", NotText("a"), "é", NotText("b")]
+    builder = MemoryRecordsBuilder(magic=2, compression_type=0, batch_size=10_000)
+    for name in names:
+        assert builder.append(1, b"key", b"value", [(name, b"x"), ("after", b"y")])
+    builder.close()
+    records = [record for batch in batches(MemoryRecords(builder.buffer())) for record in batch]
+    assert [record.headers[0][0] for record in records] == ["ce_id", "ce_\\xffa", "é", "ce_\\xffb"]
+    assert {(record.key, record.value, record.headers[1]) for record in records} == {
+        (b"key", b"value", ("after", b"y"))
+    }
+
+
+def batches(records: MemoryRecords) -> Iterator[Any]:
+    while records.has_next():
+        yield records.next_batch()
+
+
 # -- the whole way -----------------------------------------------------------------------------------------------------
 
 
-def until(condition: Callable[[], bool], seconds: float = 500.0) -> None:
+def until(condition: Callable[[], bool], seconds: float = 1_200.0) -> None:
     deadline = time.monotonic() + seconds
     pause = threading.Event()
     while not condition():
@@ -185,6 +204,7 @@ def memory() -> int:
 
 
 @pytest.mark.stack
+@pytest.mark.timeout(1_800)
 def test_the_pump_outlives_ten_thousand_hostile_records_and_each_has_its_end(pumped: Pumped) -> None:
     records = storm(seed=2, count=COUNT)
     pumped.publish(records)
