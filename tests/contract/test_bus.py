@@ -95,15 +95,6 @@ def test_a_tombstone_comes_as_no_value(bus: Bus, key: bytes) -> None:
     assert record.value is None
 
 
-def test_a_record_with_neither_key_nor_value_can_be_told(bus: Bus, key: bytes) -> None:
-    with bus.follow(DRIFT, from_beginning=False) as reader:
-        bus.publish(DRIFT, None, None, [("mark", key)])
-        bus.flush()
-        found: list[RawRecord] = []
-        until(lambda: bool(found.extend(r for r in reader.poll(0.5) if ("mark", key) in r.headers) or found))
-    assert (found[0].key or None, found[0].value) == (None, None)
-
-
 def test_several_topics_are_followed_at_once(bus: Bus, key: bytes) -> None:
     with bus.follow(*INBOUND_TOPICS, from_beginning=False) as reader:
         for topic in INBOUND_TOPICS:

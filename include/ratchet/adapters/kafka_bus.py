@@ -26,8 +26,6 @@ PARTITIONS = 3
 _DAY_MS = 86_400_000
 RETENTION_DAYS = dict.fromkeys(INBOUND_TOPICS, 30) | {DEAD_LETTER: 90, DECISIONS: 365}
 """Days a topic keeps its records: inbound ones outlive any outage of the intake, decisions outlive a year."""
-MAX_REQUEST_BYTES = 2 * 1024 * 1024
-"""A dead letter is the record as it came and its reason: larger than the largest record a broker takes elsewhere."""
 PROBE_TIMEOUT_SECONDS = 2.0
 CLIENT = {"bootstrap_timeout_ms": 10_000, "reconnect_backoff_max_ms": 2_000}
 """For every client: without the second, a client notices a returned broker up to 30 s late (measured: 48 s)."""
@@ -111,8 +109,6 @@ class KafkaBus:
 
     def publish(self, topic: str, key: bytes | None, value: bytes | None, headers: Headers = ()) -> None:
         """Hand one record to the producer (acks from all replicas, no reordering); durable after ``flush``."""
-        if key is None and value is None:
-            key = b""  # Kafka takes a record with neither, as a dead letter may be one; kafka-python sends none
         with self._lock:
             try:
                 if self._producer is None:
@@ -237,9 +233,7 @@ def _admin(config: dict[str, Any]) -> Any:
 
 def _producer(config: dict[str, Any]) -> Any:
     probe(config)
-    return KafkaProducer(
-        **config, acks="all", linger_ms=5, max_block_ms=15_000, max_request_size=MAX_REQUEST_BYTES, **CLIENT
-    )
+    return KafkaProducer(**config, acks="all", linger_ms=5, max_block_ms=15_000, **CLIENT)
 
 
 def _consumer(config: dict[str, Any], group_id: str | None = None) -> Any:
@@ -265,7 +259,5 @@ def _partitions(consumer: Any, topics: tuple[str, ...]) -> list[TopicPartition]:
 
 
 def _topic(name: str) -> dict[str, Any]:
-    configs = {"retention.ms": str(RETENTION_DAYS[name] * _DAY_MS)}
-    if name == DEAD_LETTER:
-        configs["max.message.bytes"] = str(MAX_REQUEST_BYTES)
-    return {"num_partitions": PARTITIONS, "configs": configs}
+    retention_ms = RETENTION_DAYS[name] * _DAY_MS
+    return {"num_partitions": PARTITIONS, "configs": {"retention.ms": str(retention_ms)}}
