@@ -16,6 +16,7 @@ from typing import Any, Self
 from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer, TopicPartition
 from kafka.errors import KafkaError, TopicAlreadyExistsError
 from kafka.producer.future import FutureRecordMetadata
+from kafka.record.default_records import DefaultRecordBatch
 
 from ratchet.adapters.connections import ConnectionInfo, kafka_config
 from ratchet.errors import Unavailable
@@ -45,10 +46,37 @@ def probe(config: dict[str, Any], timeout_seconds: float = PROBE_TIMEOUT_SECONDS
     raise Unavailable(f"no Kafka broker answers ({'; '.join(failures)}). Is it running? ratchet status")
 
 
+class _AnyNames(bytearray):
+    """A batch's bytes whose parts decode whatever they hold; header names are the only text in a batch."""
+
+    def __getitem__(self, at: Any) -> Any:
+        found = super().__getitem__(at)
+        return _AnyNames(found) if isinstance(at, slice) else found
+
+    def decode(self, *_: Any) -> str:
+        """The text, bytes that are not UTF-8 spelled out."""
+        return bytes(self).decode("utf-8", "backslashreplace")
+
+
+_read_strictly = DefaultRecordBatch._read_msg  # noqa: SLF001
+
+
+def _read_any_names(batch: Any) -> Any:
+    """Read one record. kafka-python raises for a header name that is not UTF-8, and then for ever: nobody passes it."""
+    try:
+        return _read_strictly(batch)
+    except UnicodeDecodeError:
+        batch._buffer = _AnyNames(batch._buffer)  # noqa: SLF001
+        return _read_strictly(batch)
+
+
+DefaultRecordBatch._read_msg = _read_any_names  # noqa: SLF001
+
+
 def raw_record(cluster: str, message: Any) -> RawRecord:
     """One ``ConsumerRecord`` as ours; headers that Kafka delivers without a value become empty bytes.
 
-    A NUL in a header's name, which no database keeps in text, becomes its symbol.
+    A NUL in a header's name is spelled out, for no database keeps it in text.
     """
     return RawRecord(
         cluster=cluster,
@@ -57,9 +85,7 @@ def raw_record(cluster: str, message: Any) -> RawRecord:
         offset=message.offset,
         key=message.key,
         value=message.value,
-        headers=tuple(
-            (name.replace("\0", "\N{SYMBOL FOR NULL}"), value or b"") for name, value in message.headers or ()
-        ),
+        headers=tuple((name.replace("\0", "\\x00"), value or b"") for name, value in message.headers or ()),
     )
 
 
@@ -90,7 +116,9 @@ class KafkaBus:
                     self._producer = _producer(self._config)
                 sent = self._producer.send(topic, key=key, value=value, headers=list(headers))
             except KafkaError as error:
-                raise Unavailable(f"{topic}: Kafka took no record: {error!r}") from error
+                raise Unavailable(
+                    f"{topic}: Kafka took no record: {error!r}. Is the topic there? ratchet topics ensure"
+                ) from error
             self._sent.append((topic, sent))
 
     def flush(self, timeout_seconds: float = 30.0) -> None:

@@ -1,7 +1,7 @@
 """Intake in bulk, and watched: heartbeats, incarnations of topics, marks that wait for nobody
 
 Revision ID: 0004
-Revises: 0001
+Revises: 0003
 """
 
 import sqlalchemy as sa
@@ -56,8 +56,6 @@ def upgrade() -> None:
         comment="One heartbeat per intake pump; lag is records per assigned partition",
     )
     op.create_index(op.f("ix_pump_beat_at"), "pump", ["beat_at"], unique=False)
-    with op.batch_alter_table("event") as table:
-        table.alter_column("event_id", type_=sa.String(length=255), existing_nullable=False)
     op.drop_index("ix_event_attempt_id", table_name="event")
     op.create_index(
         "ix_event_attempt_id",
@@ -77,8 +75,6 @@ def downgrade() -> None:
     op.execute("INSERT INTO fate (event_pk, fate, reason, at) SELECT id, 'pending', 'received', received_at FROM event")
     op.drop_index("ix_event_attempt_id", table_name="event")
     op.create_index("ix_event_attempt_id", "event", ["attempt_id"], unique=False)
-    with op.batch_alter_table("event") as table:
-        table.alter_column("event_id", type_=sa.String(length=200), existing_nullable=False)
     op.drop_table("pump")
     op.drop_table("intake_partition")
     with op.batch_alter_table("model") as table:

@@ -1,7 +1,7 @@
 """Which terminal fates were told, and which events an operator opened again
 
 Revision ID: 0005
-Revises: 0001
+Revises: 0004
 """
 
 import sqlalchemy as sa
