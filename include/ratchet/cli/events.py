@@ -11,40 +11,23 @@ from datetime import UTC, datetime
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
-from rich.table import Table
 
 from ratchet.bootstrap import wire
+from ratchet.cli.tables import AsJson, print_rows
 from ratchet.domain.spec import parse_duration
 from ratchet.errors import Refused, Unavailable
 from ratchet.ports.ledger import FateEntry, Ledger, RecordRow
 from ratchet.workflow.replaying import Letters, Operator
 
 app = typer.Typer(help="What became of events; replay some of them.", invoke_without_command=True)
-console = Console(soft_wrap=True)
 FOLLOW_SECONDS = 0.5
 MISSING_SECONDS = 60.0
 """How long a number missing in the fate history may still turn up: longer than any transaction lives."""
 AT_ONCE = 1_000
 PROGRESS_SECONDS = 2.0
 
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 Model = Annotated[str | None, typer.Option(help="Only this model's.")]
 Moment = "A time such as 2013-04-01T04:00Z, or how long ago: 90m, 6h, 2d."
-
-
-def print_rows(rows: list[dict[str, Any]], columns: list[str], *, as_json: bool) -> None:
-    """Print rows as a table of these columns, or all of them as JSON."""
-    if as_json:
-        typer.echo(json.dumps(rows, default=str, indent=1))
-        return
-    if not rows:
-        typer.echo("nothing yet")
-        return
-    table = Table(*columns)
-    for row in rows:
-        table.add_row(*("" if row[c] is None else str(row[c]) for c in columns))
-    console.print(table)
 
 
 def instant(text: str) -> datetime:
@@ -95,8 +78,12 @@ def events(
             reason_contains=reason,
             limit=limit,
         )
+        held = [row for row in tx.due_rows() if row.held and model in {None, row.model}]
     columns = ["time", "model", "type", "event_id", "fate", "until", "reason"]
     print_rows([vars(row) for row in rows], columns, as_json=as_json)
+    if not as_json:
+        for due in held:
+            typer.echo(f"{due.model} is due and waits its turn: {due.held}")
 
 
 @app.command()

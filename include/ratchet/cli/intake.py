@@ -4,20 +4,17 @@ from __future__ import annotations
 
 import json
 from datetime import datetime
-from typing import Annotated, Any
+from typing import Any
 
 import typer
-from rich.console import Console
-from rich.table import Table
 
 from ratchet.bootstrap import wire
+from ratchet.cli.tables import AsJson, print_rows
 from ratchet.ports.ledger import PumpRow
 from ratchet.workflow.sweeping import INTAKE_ABSENT_SECONDS
 
-console = Console(soft_wrap=True)
 
-
-def intake(as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False) -> None:
+def intake(as_json: AsJson = False) -> None:
     """Every pump of the last day: when it last beat, what it reads and its lag, its last error, its alarm.
 
     Lag is in records per topic/partition. Ends with 1 when no pump has beaten for five minutes: records then wait in
@@ -29,7 +26,8 @@ def intake(as_json: Annotated[bool, typer.Option("--json", help="Print JSON inst
     if as_json:
         typer.echo(json.dumps({"alive": alive, "pumps": [vars(row) for row in pumps]}, default=str, indent=1))
     elif pumps:
-        console.print(_table(pumps, now))
+        shown = [_shown(row, now) for row in pumps]
+        print_rows(shown, list(shown[0]), as_json=False)
     if not alive:
         typer.secho(
             "no pump has beaten for five minutes. Is a triggerer up? ratchet status", fg=typer.colors.RED, err=True
@@ -41,11 +39,15 @@ def _age(row: PumpRow, now: datetime) -> float:
     return float("inf") if row.beat_at is None else (now - row.beat_at).total_seconds()
 
 
-def _table(pumps: list[PumpRow], now: datetime) -> Table:
-    table = Table("pump", "group", "beat", "lag", "stored", "rejected", "last error", "alarm")
-    for row in pumps:
-        cells: list[Any] = [row.instance, row.group_id, f"{_age(row, now):.0f} s ago", sum(row.lag.values())]
-        table.add_row(*map(str, [*cells, row.stored, row.rejected, row.last_error or "", row.alarm or ""]))
-        for spot, behind in sorted(row.lag.items()):
-            table.add_row("", "", "", f"{spot}: {behind}")
-    return table
+def _shown(row: PumpRow, now: datetime) -> dict[str, Any]:
+    lag = ", ".join(f"{spot} {behind}" for spot, behind in sorted(row.lag.items()))
+    told = [f"{name}: {text}" for name, text in (("alarm", row.alarm), ("last error", row.last_error)) if text]
+    return {
+        "pump": row.instance,
+        "group": row.group_id,
+        "beat": f"{_age(row, now):.0f} s ago",
+        "stored": row.stored,
+        "rejected": row.rejected,
+        "behind": sum(row.lag.values()),
+        "lag, alarm, error": "; ".join([lag, *told]),
+    }

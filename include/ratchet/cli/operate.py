@@ -10,7 +10,8 @@ import typer
 
 from ratchet.bootstrap import Ratchet, wire
 from ratchet.cli import airflow_api
-from ratchet.cli.events import AsJson, instant, print_rows
+from ratchet.cli.events import instant
+from ratchet.cli.tables import AsJson, print_rows
 from ratchet.errors import Refused
 
 ledger_app = typer.Typer(help="Our own database.", no_args_is_help=True)
