@@ -142,6 +142,7 @@ def rage(system: System, havoc: Havoc, publisher: Publisher, events: int, second
             say(
                 f"{len(havoc.kills)}/{havoc.total} {what}; {publisher.acknowledged:,} published; "
                 f"{len(havoc.unrecovered())} recovering; armed: {armed}"
+                + ("; a worker is stopped" if havoc.pending() else "")
             )
         over = now - began > seconds + OVERTIME_SECONDS or (publisher.exhausted and now - began > seconds)
         if over and not havoc.pending():
