@@ -34,6 +34,7 @@ from ratchet.stack.units import Phase
 CHAMPION_SECONDS = 600.0
 FIRST_CHAMPION = {"reason": "the first champion of the chaos suite", "first_champion": True}
 SETTLE_SECONDS = 1200.0
+PROGRESS_SECONDS = 15.0
 OVERTIME_SECONDS = 600.0
 """How long after the burst the kills may go on until all failpoints have had their turns."""
 
@@ -133,7 +134,7 @@ def rage(system: System, havoc: Havoc, publisher: Publisher, events: int, second
     while not (havoc.done and publisher.acknowledged >= events):
         killed = havoc.step()
         now = time.monotonic()
-        if killed is not None or now - told > 15.0:
+        if killed is not None or now - told > PROGRESS_SECONDS:
             told = now
             what = (
                 f"{killed.component} {killed.pid} at {killed.failpoint or 'a random moment'}" if killed else "no kill"
@@ -142,6 +143,7 @@ def rage(system: System, havoc: Havoc, publisher: Publisher, events: int, second
             say(
                 f"{len(havoc.kills)}/{havoc.total} {what}; {publisher.acknowledged:,} published; "
                 f"{len(havoc.unrecovered())} recovering; armed: {armed}"
+                + ("; a worker is stopped" if havoc.pending() else "")
             )
         over = now - began > seconds + OVERTIME_SECONDS or (publisher.exhausted and now - began > seconds)
         if over and not havoc.pending():
@@ -155,7 +157,7 @@ def rage(system: System, havoc: Havoc, publisher: Publisher, events: int, second
 
 def settle(system: System, havoc: Havoc, patience: float) -> None:
     """Wait until nothing moves any more; what is not settled when patience ends is for the books to tell."""
-    end, last, moved, calm = time.monotonic() + SETTLE_SECONDS, "", time.monotonic(), 0
+    end, last, moved, told, calm = time.monotonic() + SETTLE_SECONDS, "", time.monotonic(), 0.0, 0
     while True:
         try:
             left = _unsettled(system, havoc)
@@ -168,6 +170,8 @@ def settle(system: System, havoc: Havoc, patience: float) -> None:
             return
         if left != last:
             last, moved = left, time.monotonic()
+        if left and time.monotonic() - told > PROGRESS_SECONDS:
+            told = time.monotonic()
             say(f"settling: {left}")
         if time.monotonic() > end or time.monotonic() - moved > patience:
             say("patience is over")
