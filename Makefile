@@ -9,12 +9,14 @@ UNTIL ?=
 STAMP := .venv/.installed
 RATCHET := .venv/bin/ratchet
 UV := $(shell command -v uv || echo .tools/uv/bin/uv)
-SOURCES := include tests dags plugins
+BENCH_STAMP := .venv/.bench-installed
+BENCH_ARGS ?=
+SOURCES := include tests dags plugins bench
 
-.PHONY: help setup lock up down status demo lint check test clean
+.PHONY: help setup lock up down status demo bench-setup bench-intake lint check test clean
 
 help: ## List the commands
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: $(STAMP) ## Install the locked environment into .venv (fetches uv when it is missing)
 
@@ -36,6 +38,8 @@ lock: ## Resolve the lock files again (no index address in them)
 	  --no-emit-index-url --no-header -o requirements.txt
 	$(UV) pip compile --quiet pyproject.toml --group dev -c requirements.txt --universal --python-version 3.11 \
 	  --generate-hashes --no-emit-index-url --no-header -o requirements-dev.txt
+	$(UV) pip compile --quiet --group bench -c requirements-dev.txt --universal --python-version 3.11 \
+	  --generate-hashes --no-emit-index-url --no-header -o requirements-bench.txt
 
 up: setup ## Start the local stack in the background and wait until it is ready
 	$(RATCHET) up
@@ -48,6 +52,15 @@ status: setup ## Tell what runs
 
 demo: setup ## Live through the year 2013; UNTIL=2013-05 stops after that month
 	$(RATCHET) demo $(if $(UNTIL),--until $(UNTIL))
+
+bench-setup: $(BENCH_STAMP) ## Install what the benches are measured against, beside the environment
+
+$(BENCH_STAMP): requirements-bench.txt $(STAMP)
+	$(UV) pip install --quiet --compile-bytecode --python .venv/bin/python --require-hashes -r requirements-bench.txt
+	@touch $@
+
+bench-intake: bench-setup ## The intake beside Airflow's Kafka provider; BENCH_ARGS=--quick for a small one
+	.venv/bin/python bench/intake.py $(BENCH_ARGS)
 
 lint: setup ## ruff, mypy strict, import directions
 	.venv/bin/ruff check $(SOURCES)
