@@ -19,6 +19,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from statistics import median
@@ -92,13 +93,13 @@ class Bench:
         self._stack.clear()
         self._broker.fresh_topics(PEER_TOPIC)
         self._stack.deploy(sides, form=form, triggerers=triggerers)
-        groups = {"ours": load_settings().group_id, "peer": PEER_GROUP}
-        for side in sides:
-            if side == "ours" or form != "message_queue":
-                self._stack.wait(
-                    f"{triggerers} consumers of {groups[side]}",
-                    lambda group=groups[side]: self._broker.members(group) == triggerers,
-                )
+        for side, group in (("ours", load_settings().group_id), ("peer", PEER_GROUP)):
+            if side in sides and not (side == "peer" and form == "message_queue"):
+                joined = partial(self._joined, group, triggerers)
+                self._stack.wait(f"{triggerers} consumers of {group}", joined)
+
+    def _joined(self, group: str, consumers: int) -> bool:
+        return self._broker.members(group) == consumers
 
     def _ours(self, source: str) -> dict[str, int]:
         """How far the ledger and Airflow are."""
@@ -135,10 +136,14 @@ class Bench:
         found = {"stored": stored, "carried": carried, "in_reach": reach, "asset_events": rows, "queued": queued}
         return found | self._runs("peer")
 
-    def _lost(self, spots: dict[str, Spot]) -> int:
-        """Events whose offset is committed and that are in no asset event: nobody will ever hear of them."""
-        stored = {name for (name,) in self._stack.query("airflow", f"SELECT name FROM ({TOLD}) told")}
-        committed = self._broker.committed(PEER_GROUP, PEER_TOPIC)
+    def _lost(self, side: str, spots: dict[str, Spot]) -> int:
+        """Events whose offset is committed and that are stored nowhere: nobody will ever hear of them."""
+        database, names, group, topic = {
+            "ours": ("ratchet", "SELECT event_id FROM event", load_settings().group_id, DRIFT_TOPIC),
+            "peer": ("airflow", f"SELECT name FROM ({TOLD}) told", PEER_GROUP, PEER_TOPIC),
+        }[side]
+        stored = {name for (name,) in self._stack.query(database, names)}
+        committed = self._broker.committed(group, topic)
         return sum(offset < committed[part] and name not in stored for name, (part, offset) in spots.items())
 
     def _follow(
@@ -183,7 +188,7 @@ class Bench:
         records = self._records("/bench/storm", count)
         with Meter(self._stack) as meter:
             began = time.time()
-            self._broker.publish(DRIFT_TOPIC, records)
+            spots = self._broker.publish(DRIFT_TOPIC, records)
             published = time.time() - began
             say(f"storm, ours: {count:,} events published in {published:.1f} s")
             seen, changed = self._follow(
@@ -201,7 +206,7 @@ class Bench:
             "events": count,
             "published_seconds": round(published, 1),
             **seen,
-            "lost": count - seen["stored"] if not self._lag() else 0,
+            "lost": self._lost("ours", spots),
             "not_yet": count - seen["stored"],
             "stored_seconds": round(stored_seconds, 1),
             "stored_per_second": round(seen["stored"] / stored_seconds) if stored_seconds > 0 else None,
@@ -210,10 +215,6 @@ class Bench:
             "fates": dict(waiting),
             **meter.result,
         }
-
-    def _lag(self) -> int:
-        """Records of ``ml.drift`` that the pump has not committed."""
-        return self._plan.events - sum(self._broker.committed(load_settings().group_id, DRIFT_TOPIC).values())
 
     def _storm_peer(self, form: str) -> dict[str, Any]:
         count = self._plan.events
@@ -231,7 +232,7 @@ class Bench:
             "published_seconds": round(published, 1),
             **seen,
             "stranded": seen["stored"] - seen["carried"],
-            "lost": self._lost(spots) if form != "message_queue" else None,
+            "lost": self._lost("peer", spots) if form != "message_queue" else None,
             "not_yet": count - seen["stored"],
             "seconds": round(elapsed, 1),
             "last_carried_seconds": last,
@@ -312,13 +313,14 @@ class Bench:
         ours_shares = [share for _, share in self._stack.shares()]
         records = self._records("/bench/pair", count)
         began = time.time()
-        self._broker.publish(DRIFT_TOPIC, records, PAIR_PER_SECOND)
+        spots = self._broker.publish(DRIFT_TOPIC, records, PAIR_PER_SECOND)
         ours, _ = self._follow(
             lambda: self._ours("/bench/pair"),
             lambda now, quiet: now["claimed"] == count or (now["fated"] == count and quiet > 2 * DEBOUNCE_SECONDS),
             began,
             "pair, ours",
         )
+        ours_told = {**ours, "lost": self._lost("ours", spots), "watchers": ours_shares, "events": count}
         rows = []
         for form in [form for form in self._plan.forms if form != "message_queue"]:
             self._deploy("peer", form=form, triggerers=2)
@@ -327,22 +329,8 @@ class Bench:
             began = time.time()
             spots = self._broker.publish(PEER_TOPIC, records, PAIR_PER_SECOND)
             theirs, _ = self._follow(self._peer, lambda now, quiet: settled(now, quiet, count), began, f"pair, {form}")
-            theirs |= {"lost": self._lost(spots), "watchers": shares, "events": count}
-            rows.append(
-                row(
-                    "two triggerers: events that reached their model",
-                    form,
-                    ours["fated"],
-                    theirs["stored"],
-                    "events",
-                    goal=f"all {count:,} of ours",
-                    met=ours["fated"] == count,
-                    details={
-                        "ours": {**ours, "watchers": ours_shares, "lost": count - ours["stored"]},
-                        "theirs": theirs,
-                    },
-                )
-            )
+            theirs_told = {**theirs, "lost": self._lost("peer", spots), "watchers": shares, "events": count}
+            rows += pair_rows(count, form, ours_told, theirs_told)
         return rows
 
 
@@ -393,15 +381,22 @@ def storm_rows(plan: Plan, form: str, ours: dict[str, Any], theirs: dict[str, An
             met=ours["fated"] == n,
             details={"events": n, "models": models, "ours_detail": ours, "theirs_detail": theirs},
         ),
-        row("storm: events in a run or with a fate", form, ours["fated"], theirs["carried"], "events"),
+        row("storm: events answered (with a fate; in a run)", form, ours["fated"], theirs["carried"], "events"),
         row(
-            "storm: events that no run carries",
+            "storm: events stored, and without an answer",
             form,
-            n - ours["fated"],
-            n - theirs["carried"],
+            ours["stored"] - ours["fated"],
+            theirs["stranded"],
+            "events",
+        ),
+        row(
+            "storm: events lost",
+            form,
+            ours["lost"],
+            theirs["lost"],
             "events",
             goal="0 of ours",
-            met=ours["fated"] == n,
+            met=ours["lost"] == 0,
         ),
         row(
             "storm: rows written to Airflow's database",
@@ -438,6 +433,31 @@ def storm_rows(plan: Plan, form: str, ours: dict[str, Any], theirs: dict[str, An
         if form == plan.forms[0]
         else []
     )
+
+
+def pair_rows(count: int, form: str, ours: dict[str, Any], theirs: dict[str, Any]) -> list[dict[str, Any]]:
+    """What two triggerers showed against one form of the peer."""
+    return [
+        row(
+            "two triggerers: events that reached their model",
+            form,
+            ours["fated"],
+            theirs["stored"],
+            "events",
+            goal=f"all {count:,} of ours",
+            met=ours["fated"] == count,
+            details={"ours_detail": ours, "theirs_detail": theirs},
+        ),
+        row(
+            "two triggerers: events lost",
+            form,
+            ours["lost"],
+            theirs["lost"],
+            "events",
+            goal="0 of ours",
+            met=ours["lost"] == 0,
+        ),
+    ]
 
 
 HOPS = (

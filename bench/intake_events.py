@@ -34,12 +34,12 @@ class Record:
     model: str
     key: bytes
     value: bytes
-    headers: list[tuple[str, bytes]]
+    headers: list[tuple[str, str | bytes | None]]
 
 
 def _record(event: cloudevents.Announcement) -> Record:
     key, value, headers = cloudevents.to_record(event)
-    return Record(event.id, event.subject, key, value, headers)
+    return Record(event.id, event.subject, key, value, list(headers))
 
 
 def storm(source: str, models: Sequence[str], count: int, seed: int) -> list[Record]:
@@ -72,15 +72,15 @@ class Broker:
     """The bench's own side of the broker."""
 
     def __init__(self, bootstrap: str) -> None:
-        self._bootstrap = bootstrap
-        self.admin = AdminClient({"bootstrap.servers": bootstrap})
+        # Failures are raised where they matter; the client's own lines would tell of every stop of the broker.
+        client: dict[str, str | int | float | bool] = {"bootstrap.servers": bootstrap, "log_level": 0}
+        self._admin = AdminClient(client)
         self._producer = Producer(
             {
-                "bootstrap.servers": bootstrap,
+                **client,
                 "linger.ms": 2,
                 "queue.buffering.max.messages": 500_000,
                 "enable.idempotence": True,
-                "log_level": 3,
             }
         )
 
@@ -111,20 +111,20 @@ class Broker:
         """The next offset the group would read, by partition."""
         spots = [TopicPartition(topic, number) for number in range(PARTITIONS)]
         asked = ConsumerGroupTopicPartitions(group, spots)
-        told = self.admin.list_consumer_group_offsets([asked])[group].result()
+        told = self._admin.list_consumer_group_offsets([asked])[group].result()
         return {spot.partition: max(0, spot.offset) for spot in told.topic_partitions}
 
     def fresh_topics(self, *others: str) -> None:
         """The inbound topics and these, empty."""
         names = [*INBOUND_TOPICS, *others]
-        for future in self.admin.delete_topics(names).values():
+        for future in self._admin.delete_topics(names).values():
             error = future.exception()
             # One that is not there is as good as empty.
             if error is not None and "UNKNOWN_TOPIC" not in str(error):
                 raise error
         wanted, deadline = set(names), time.monotonic() + 60
         while wanted:
-            made = self.admin.create_topics([NewTopic(name, PARTITIONS) for name in sorted(wanted)])
+            made = self._admin.create_topics([NewTopic(name, PARTITIONS) for name in sorted(wanted)])
             wanted = {name for name, future in made.items() if future.exception() is not None}
             if wanted and time.monotonic() > deadline:
                 raise RuntimeError(f"the broker made no topics {sorted(wanted)} within a minute")
@@ -134,7 +134,7 @@ class Broker:
     def members(self, group: str) -> int:
         """How many consumers of the group hold partitions or wait for some; 0 while the group changes."""
         try:
-            told = self.admin.describe_consumer_groups([group])[group].result()
+            told = self._admin.describe_consumer_groups([group])[group].result()
         except Exception:  # noqa: BLE001 (a group that nobody joined yet)
             return 0
         return len(told.members) if told.state.name == "STABLE" else 0
