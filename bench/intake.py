@@ -14,6 +14,7 @@ import json
 import os
 import platform
 import random
+import signal
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -581,6 +582,7 @@ def main(arguments: Sequence[str]) -> int:
         forms=tuple(asked.peer or FORMS),
         seed=asked.seed,
     )
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     parts = [part for part in PARTS if part in (asked.only or PARTS)]
     stack = Stack(asked.home, asked.port_base, models, say)
     rows: list[dict[str, Any]] = []
@@ -602,8 +604,8 @@ def main(arguments: Sequence[str]) -> int:
     except KeyboardInterrupt:
         say("interrupted; stopping the stack")
         return 130
-    except StackError as error:
-        say(f"the stack did not come up: {error}")
+    except (StackError, RuntimeError) as error:
+        say(f"given up: {error}")
         return 1
     finally:
         stack.down()
