@@ -557,7 +557,7 @@ def read_arguments(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=20130101)
     parser.add_argument("--output", type=Path, default=ROOT / "bench" / "results" / "intake.json")
     parser.add_argument("--home", type=Path, default=ROOT / ".ratchet" / "bench", help="made anew; the stack's files")
-    parser.add_argument("--port-base", type=int, default=int(os.environ.get("RATCHET_PORT_BASE", "28380")))
+    parser.add_argument("--port-base", type=int, default=28_380, help="five ports from there on (default 28380)")
     asked = parser.parse_args(arguments)
     if asked.quick:
         asked.events, asked.models, asked.limit_seconds = 2_000, 12, 120.0
