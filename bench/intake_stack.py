@@ -110,10 +110,12 @@ class Stack:
         """These servers without the steps before them: what those make is in the templates."""
         return [replace(unit, after=()) for unit in plan.build(self.config) if unit.name in names]
 
-    def _apply(self, wanted: Sequence[Unit]) -> None:
-        """Have exactly these units run."""
+    def _apply(self, wanted: Sequence[Unit], *, warm: bool = True) -> None:
+        """Have exactly these units run; without ``warm`` the scheduler does not import what our training needs."""
         self.config.run.mkdir(parents=True, exist_ok=True, mode=0o700)
         variables, began = write_files(self.config), time.time()
+        if not warm:
+            (self.home / "airflow" / "config" / "airflow_local_settings.py").write_text("")
         control.start(self.config.run, tuple(wanted), {**environment(), **variables})
         for name, row in control.progress(self.config.run, tuple(wanted), timeout=READY_SECONDS):
             if row["started_at"] >= began and (row["ready_after"] or 0) > 2:
@@ -149,7 +151,7 @@ class Stack:
         triggerer = next(unit for unit in airflow if unit.name == "triggerer")
         airflow += [replace(triggerer, name=f"triggerer-{number}") for number in range(2, triggerers + 1)]
         airflow = [replace(unit, env={**unit.env, **variables}) for unit in airflow]
-        self._apply([*self._services("postgres", "kafka"), *airflow])
+        self._apply([*self._services("postgres", "kafka"), *airflow], warm="ours" in sides)
         self.wait(f"{watchers} watchers", lambda: self._watched(watchers, triggerers))
 
     def _variables(self, form: str) -> dict[str, str]:
