@@ -9,9 +9,11 @@ UNTIL ?=
 STAMP := .venv/.installed
 RATCHET := .venv/bin/ratchet
 UV := $(shell command -v uv || echo .tools/uv/bin/uv)
+BENCH_STAMP := .venv/.bench-installed
+BENCH_ARGS ?=
 SOURCES := include tests dags plugins bench
 
-.PHONY: help setup lock schemas up down status demo lint check test test-long chaos chaos-proof bench-events clean
+.PHONY: help setup lock schemas up down status demo bench-setup bench-intake lint check test test-long chaos chaos-proof bench-events clean
 
 help: ## List the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -36,6 +38,8 @@ lock: ## Resolve the lock files again (no index address in them)
 	  --no-emit-index-url --no-header -o requirements.txt
 	$(UV) pip compile --quiet pyproject.toml --group dev -c requirements.txt --universal --python-version 3.11 \
 	  --generate-hashes --no-emit-index-url --no-header -o requirements-dev.txt
+	$(UV) pip compile --quiet --group bench -c requirements-dev.txt --universal --python-version 3.11 \
+	  --generate-hashes --no-emit-index-url --no-header -o requirements-bench.txt
 
 schemas: setup ## Write the events' JSON Schemas and AsyncAPI document into docs/events
 	.venv/bin/python scripts/write-event-schemas
@@ -51,6 +55,15 @@ status: setup ## Tell what runs
 
 demo: setup ## Live through the year 2013; UNTIL=2013-05 stops after that month
 	$(RATCHET) demo $(if $(UNTIL),--until $(UNTIL))
+
+bench-setup: $(BENCH_STAMP) ## Install what the benches are measured against, beside the environment
+
+$(BENCH_STAMP): requirements-bench.txt $(STAMP)
+	$(UV) pip install --quiet --compile-bytecode --python .venv/bin/python --require-hashes -r requirements-bench.txt
+	@touch $@
+
+bench-intake: bench-setup ## The intake beside Airflow's Kafka provider; BENCH_ARGS=--quick for a small one
+	.venv/bin/python bench/intake.py $(BENCH_ARGS)
 
 lint: setup ## ruff, mypy strict, import directions
 	.venv/bin/ruff check $(SOURCES)

@@ -120,7 +120,7 @@ def follow(
     model: Model = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object per line.")] = False,
 ) -> None:
-    """Print every change of fate as it happens, until Ctrl-C."""
+    """Print every change of fate as it happens, until Ctrl-C. A new event shows with the first decision on it."""
     try:
         for entry in fate_changes(wire().ledger):
             if model not in {None, entry.model}:
