@@ -168,6 +168,10 @@ _TIMES: Mapping[type[InboundData], tuple[str, ...]] = {
 ModelName = Annotated[str, Meta(description="The model it is about; the subject as well.")]
 
 
+MOST_NAMED = 100
+"""Ids in one announcement: a storm of events in one record would be more than Kafka takes."""
+
+
 class Decided(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """What every verdict says. NaN is written as null."""
 
@@ -184,9 +188,12 @@ class Decided(Struct, frozen=True, kw_only=True, omit_defaults=True):
     upper: Annotated[float | None, Meta(description="One-sided upper bound of the uplift, same unit.")] = None
     unit: Annotated[str | None, Meta(description="Unit of the payoff, such as USD.")] = None
     as_of: Annotated[Instant | None, Meta(description="The business time up to which data was used.")] = None
-    run_id: Annotated[str | None, Meta(description="The MLflow run of the attempt.")] = None
+    run_id: Annotated[str | None, Meta(description="The Airflow run of the attempt.")] = None
     reasons: Annotated[tuple[str, ...], Meta(description="Why, one sentence per check that decided.")] = ()
-    events: Annotated[tuple[str, ...], Meta(description="Ids of the events this answers.")] = ()
+    events: Annotated[
+        tuple[str, ...], Meta(description="Ids of the events this answers, a hundred at most; each is told by itself.")
+    ] = ()
+    event_count: Annotated[int, Meta(ge=0, description="How many events this answers.")] = 0
 
 
 class ModelPromoted(Decided, frozen=True, kw_only=True):

@@ -10,6 +10,7 @@ from datetime import UTC, date, datetime, time
 from typing import Any
 
 from ratchet.domain.admission import Admission
+from ratchet.domain.events import MOST_NAMED
 from ratchet.domain.fleet import shrunk_trials
 from ratchet.domain.holdout import NotEnoughFreshDays
 from ratchet.domain.spec import ModelSpec
@@ -251,7 +252,13 @@ class Claims:
             run.actor or "ratchet",
             "attempt.opened",
             spec.model,
-            {"attempt": attempt.id, "run": run.dag_run_id, "reason": reason, "events": [r.event_id for r in claimed]}
+            {
+                "attempt": attempt.id,
+                "run": run.dag_run_id,
+                "reason": reason,
+                "events": [r.event_id for r in claimed[:MOST_NAMED]],
+                "event_count": len(claimed),
+            }
             | {key: value for key, value in attempt.options.items() if value},
         )
         return {"attempt": attempt.id, "reason": reason}

@@ -6,7 +6,7 @@ import logging
 from collections.abc import Sequence
 from typing import Any
 
-from ratchet.domain.events import decision_event, to_record
+from ratchet.domain.events import MOST_NAMED, decision_event, to_record
 from ratchet.errors import ChampionMoved, Refused
 from ratchet.ports.ledger import AttemptRow, ChampionRow, FateChange, Ledger, Tx
 from ratchet.workflow.telling import Relay, champion_moved, decision
@@ -53,7 +53,8 @@ def conclude(tx: Tx, attempt: AttemptRow, *, champion_after: int | None, note: s
         as_of=attempt.as_of,
         run_id=attempt.dag_run_id,
         reasons=tuple(verdict.get("reasons", ())),
-        events=tuple(row.event_id for row in claimed),
+        events=tuple(row.event_id for row in claimed[:MOST_NAMED]),
+        event_count=len(claimed),
     )
     decision(tx, announcement.id, attempt.model, to_record(announcement))
 

@@ -216,6 +216,17 @@ def test_a_verdict_that_keeps_the_champion_is_told_and_ends_the_attempt(world, v
     assert [told["type"] for told in decisions(world)] == [f"ratchet.model.{kind}.v1"]
 
 
+def test_a_storm_is_announced_with_its_count_and_a_hundred_of_its_ids(world):
+    world.crown()
+    for n in range(110):
+        world.publish(RetrainRequested(reason="r", actor="ann"), world.model, MAY, f"asked {n}")
+    world.arrive(MAY)
+    world.judge(world.claim()["attempt"], "keep_champion")
+    (told,) = decisions(world)
+    assert told["data"]["event_count"] == 112
+    assert len(told["data"]["events"]) == 100
+
+
 def test_a_failed_run_frees_its_events_and_counts_the_try_until_they_fail(world):
     world.crown()
     world.arrive(MAY)
