@@ -342,7 +342,7 @@ class Bench:
 
 def settled(now: dict[str, int], quiet: float, count: int) -> bool:
     """Whether nothing more will come of what was published."""
-    return now["carried"] == count or (quiet > QUIET_SECONDS and not now["open_runs"] and not now["queued"])
+    return not now["open_runs"] and not now["queued"] and (now["carried"] == count or quiet > QUIET_SECONDS)
 
 
 def row(
