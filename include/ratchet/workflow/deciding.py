@@ -32,6 +32,8 @@ MOST_REST_SECONDS = 30.0
 
 logger = logging.getLogger(__name__)
 _SPECS: dict[str, ModelSpec] = {}
+_UNREADABLE: set[str] = set()
+"""Digests that were complained of: a tick comes every second."""
 
 
 def open_event(row: EventRow) -> OpenEvent:
@@ -302,8 +304,10 @@ def _registered(tx: Tx) -> tuple[dict[str, ModelSpec], set[str]]:
     for row in tx.registered():
         try:
             specs[row.model] = spec_of(tx, row.digest)
-        except ValueError:
-            logger.exception("%s is left out: this code cannot read its deployed spec. Run: ratchet deploy", row.model)
+        except ValueError as error:
+            if row.digest not in _UNREADABLE:
+                _UNREADABLE.add(row.digest)
+                logger.error("%s is not decided: its deployed spec is none for this code (%s)", row.model, error)  # noqa: TRY400
         if row.retired:
             retired.add(row.model)
     return specs, retired

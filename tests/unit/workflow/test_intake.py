@@ -10,7 +10,7 @@ from ratchet.adapters.ledger import schema as t
 from ratchet.domain.events import DataArrived, DriftDetected
 from ratchet.errors import Refused
 from ratchet.ports.ledger import PumpRow
-from ratchet.workflow import intake
+from ratchet.workflow import deciding
 from ratchet.workflow.intake import Intake, marks_of
 
 NOON = datetime(2013, 4, 1, 12, tzinfo=UTC)
@@ -46,8 +46,9 @@ def test_the_fewest_marks_leave_what_all_of_them_would(world, steps, known):
 
 def test_a_spec_is_read_once_however_many_batches_come(world, monkeypatch):
     reads = []
-    original = intake.ModelSpec.model_validate
-    monkeypatch.setattr(intake.ModelSpec, "model_validate", lambda document: reads.append(1) or original(document))
+    original = deciding.ModelSpec.model_validate
+    monkeypatch.setattr(deciding.ModelSpec, "model_validate", lambda document: reads.append(1) or original(document))
+    monkeypatch.setattr(deciding, "_SPECS", {})
     for day in range(3):
         world.arrive(NOON + timedelta(days=day))
         world.drift(NOON + timedelta(days=day))
@@ -96,19 +97,22 @@ def test_an_absent_intake_is_logged_each_time_and_audited_once(world, caplog):
         def started_step(self, dag_id, run_id):
             return False
 
+        def startable(self, dag_id):
+            return True
+
     def actions():
         with world.ledger.transaction() as tx:
             return [entry["action"] for entry in tx.audit_log() if entry["action"].startswith("intake.")]
 
-    assert world.sweeper.sweep(NoRuns())["intake_absent"] is False
+    assert world.sweeper.sweep(NoRuns(), {world.model})["intake_absent"] is False
     with world.ledger.transaction() as tx:
         tx.beat(PumpRow("host:1", "g", NOON, {}))
         tx._db.execute(sa.update(t.pump).values(beat_at=tx.wall() - timedelta(minutes=6)))
     with caplog.at_level(logging.ERROR):
-        assert [world.sweeper.sweep(NoRuns())["intake_absent"] for _ in range(2)] == [True, True]
+        assert [world.sweeper.sweep(NoRuns(), {world.model})["intake_absent"] for _ in range(2)] == [True, True]
     assert caplog.text.count("intake absent") == 2
     assert actions() == ["intake.absent"]
     with world.ledger.transaction() as tx:
         tx.beat(PumpRow("host:1", "g", NOON, {}))
-    assert world.sweeper.sweep(NoRuns())["intake_absent"] is False
+    assert world.sweeper.sweep(NoRuns(), {world.model})["intake_absent"] is False
     assert actions() == ["intake.absent", "intake.back"]
