@@ -114,6 +114,8 @@ class Facts:
     owed: Sequence[str] = ()
     decisions: Sequence[str] = ()
     told: frozenset[str] = frozenset()
+    resolved: frozenset[tuple[str, str, str, str]] = frozenset()
+    """Source, id, model and fate of every event that ``ml.decisions`` says has ended."""
 
 
 @dataclass(frozen=True)
@@ -153,6 +155,7 @@ def close(facts: Facts) -> Books:
         account.no_promotion_happens_twice,
         account.the_alias_is_the_ledgers_champion,
         account.every_decision_is_published,
+        account.every_end_of_an_event_is_published,
     ):
         account.write(rule.__name__, rule())
     return Books(account.lost, account.doubled, {name: tuple(cases) for name, cases in account.faults.items()})
@@ -322,3 +325,9 @@ class _Account:
         for decision in self.facts.decisions:
             if decision not in self.facts.told:
                 yield f"{decision} is not on ml.decisions"
+
+    def every_end_of_an_event_is_published(self) -> Iterator[str]:
+        for event in self.facts.events:
+            end = (event.source, event.event_id, event.model, event.fate)
+            if event.fate not in OPEN and end not in self.facts.resolved:
+                yield f"event {event.event_id} for {event.model} is {event.fate}, which is not on ml.decisions"

@@ -197,6 +197,7 @@ def _unsettled(system: System, havoc: Havoc) -> str:
         "leases": _count(system, t.lease, t.lease.c.attempt_id.is_not(None)),
         "attempts": _count(system, t.attempt, a.state.in_((*books.LIVE, "judged"))),
         "untold": _count(system, t.outbox, t.outbox.c.done_at.is_(None)),
+        "untold ends": _count(system, t.event, sa.and_(e.fate.not_in(books.OPEN), e.told_at.is_(None))),
         "running tasks": len(system.running_tasks("retrain__%") + system.running_tasks("promote__%")),
         "recovering": len(havoc.unrecovered()),
         "services away": sum(row["phase"] not in {Phase.READY, Phase.DONE} for row in api.status().values()),
@@ -215,6 +216,7 @@ def collect(system: System, acknowledged: int) -> books.Facts:
         now = tx.clock()[1]
     ends = system.ends()
     decisions = sa.select(o.dedupe).where(o.dedupe.like("decision:%"))
+    told = [json.loads(record.value or b"{}") for record in _read(system, DECISIONS)]
     return books.Facts(
         now=now,
         acknowledged=acknowledged,
@@ -254,7 +256,12 @@ def collect(system: System, acknowledged: int) -> books.Facts:
         aliases={model: system.ratchet.registry.alias_version(model, "champion") for model in system.models},
         owed=[dedupe for (dedupe,) in system.rows(sa.select(o.dedupe).where(o.done_at.is_(None)))],
         decisions=[dedupe.removeprefix("decision:") for (dedupe,) in system.rows(decisions)],
-        told=frozenset(str(json.loads(record.value or b"{}").get("id")) for record in _read(system, DECISIONS)),
+        told=frozenset(str(event["id"]) for event in told),
+        resolved=frozenset(
+            (data["event_source"], data["event_id"], data["model"], data["fate"])
+            for event in told
+            if event["type"] == "ratchet.event.resolved.v1" and (data := event["data"])
+        ),
     )
 
 

@@ -44,6 +44,7 @@ RIGHT = Facts(
     aliases={"m": 7, "n": None},
     decisions=["m.2:promoted"],
     told=frozenset({"m.2:promoted"}),
+    resolved=frozenset({("/s", "e1", "m", "started")}),
 )
 
 
@@ -95,6 +96,7 @@ PLANTED = [
     ),
     ("the_alias_is_the_ledgers_champion", {"aliases": {"m": 6}}, (0, 0)),
     ("every_decision_is_published", {"told": frozenset()}, (0, 0)),
+    ("every_end_of_an_event_is_published", {"resolved": frozenset({("/s", "e1", "m", "merged")})}, (0, 0)),
 ]
 
 
