@@ -486,17 +486,17 @@ def test_the_history_of_fates_is_read_on_from_any_place_with_what_was_missing(le
         assert tx.last_fate() == 0
         with_fate(tx, "a", "deferred")
         with_fate(tx, "b", "expired")
+        with_fate(tx, "c", "suppressed")
         entries = tx.fates_after(0, (), 10)
         assert [(e.event_id, e.fate) for e in entries] == [
-            ("a", "pending"),
             ("a", "deferred"),
-            ("b", "pending"),
             ("b", "expired"),
+            ("c", "suppressed"),
         ]
         pks = [entry.pk for entry in entries]
         assert tx.last_fate() == pks[-1]
-        assert tx.fates_after(pks[2], (), 10) == entries[3:]
-        assert tx.fates_after(pks[2], {pks[0]}, 10) == [entries[0], entries[3]]
+        assert tx.fates_after(pks[1], (), 10) == entries[2:]
+        assert tx.fates_after(pks[1], {pks[0]}, 10) == [entries[0], entries[2]]
         assert tx.fates_after(pks[-1], (), 10) == []
 
 

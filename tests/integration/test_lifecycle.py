@@ -57,7 +57,7 @@ def upset(running: System, first_champion: FirstChampion | None) -> dict[str, Up
     system.fresh_days()
     for model in BESIDE:
         crown(system, model)
-    system.arm_tasks(HERE)
+    system.arm(HERE, 2)
     asked = {model: request(system, model) for model in ("run_failed", "task_cleared")}
     system.arrival_at(HERE, 2)
     asked |= {model: request(system, model) for model in DEEDS if model not in asked}

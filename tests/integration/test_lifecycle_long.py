@@ -36,10 +36,10 @@ def steps(system: System, attempt: AttemptRow) -> dict[str, object]:
         return dict(tx.steps(attempt.id))
 
 
-def test_a_worker_that_was_presumed_dead_wakes_and_its_next_write_is_refused(rested: System) -> None:
-    system, failpoint = rested, "tuning"
+def test_a_worker_that_was_presumed_dead_wakes_and_its_next_write_is_refused(system: System) -> None:
+    failpoint = "tuning"
     system.fresh_days()
-    system.arm_tasks(failpoint)
+    system.arm(failpoint)
     run_id = system.airflow().trigger(RETRAIN, {"reason": "a worker that sleeps", "trials": 1})
     (sleeper,) = system.arrival_at(failpoint)
     first = system.attempt_of(run_id=run_id)
@@ -118,12 +118,12 @@ def test_two_schedulers_make_one_attempt_per_event(system: System) -> None:
 
 
 def test_a_removed_folder_frees_the_model_within_two_minutes_and_its_events_wait_for_the_folder(
-    rested: System,
+    system: System,
 ) -> None:
-    system, model = rested, "task_failed"
+    model = "task_failed"
     system.fresh_days()
     crown(system, model)
-    system.arm_tasks(HERE)
+    system.arm(HERE)
     asked = request(system, model)
     first = claimed(asked)
     folder = system.ratchet.settings.models_dir / model
