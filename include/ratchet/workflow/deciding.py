@@ -124,7 +124,8 @@ def history(tx: Tx, spec: ModelSpec, business: datetime, until: datetime | None)
     mildest = spec.retrain.on.drift.min_severity if spec.retrain.on.drift else None
     return History(
         has_champion=tx.current_champion(spec.model) is not None,
-        last_started_at=max((a.business_at for a in runs), default=None),
+        # A run that ended without a verdict answered nothing: its events must not wait for the cooldown after it.
+        last_started_at=max((a.business_at for a in runs if a.verdict), default=None),
         runs_started_today=sum(day_began <= a.business_at < day_ends for a in runs),
         day_resets_at=day_ends,
         observations=tuple(

@@ -249,3 +249,18 @@ def test_a_limit_must_be_a_whole_number(tmp_path):
     assert load_settings(home | {"RATCHET_FLEET_MAX_ATTEMPTS": "3"}).fleet_max_attempts == 3
     with pytest.raises(Refused, match="RATCHET_FLEET_MAX_ATTEMPTS must be a whole number from 1"):
         load_settings(home | {"RATCHET_FLEET_MAX_ATTEMPTS": "0"})
+
+
+@pytest.mark.parametrize(("verdict", "fate"), [(None, "pending"), ("not_enough_evidence", "deferred")])
+def test_the_cooldown_runs_from_a_verdict_not_from_a_run_that_died(tmp_path, migrated, verdict, fate):
+    world = fleet(tmp_path, migrated)
+    deploy(world, "gates", cooldown="6h")
+    degrade(world, "gates")
+    attempt = claim(world, "gates")["attempt"]
+    if verdict:
+        world.judge(attempt, verdict)
+        world.publish(DEGRADED, "gates", MAY, "later")
+    else:
+        end(world, attempt)
+    world.intake.tick()
+    assert world.events(model="gates")[-1].fate == fate
