@@ -39,14 +39,8 @@ class Upset:
         return next((each for each in self.attempts() if each.id == attempt_id), None)
 
     def until(self, what: str, look: Callable[[], Any]) -> Any:
-        """Await it; whoever waits at a failpoint by now goes on."""
-
-        def unhindered() -> Any:
-            for waiting in self.system.at(HERE):
-                waiting.let_pass()
-            return look()
-
-        return self.system.until(f"{self.model}: {what}", unhindered)
+        """Await it."""
+        return self.system.until(f"{self.model}: {what}", look)
 
     def answered(self) -> AttemptRow:
         """The attempt that answered the event, as soon as it has concluded."""
