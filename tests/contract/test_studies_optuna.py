@@ -13,7 +13,7 @@ import pytest
 from ratchet.adapters.studies_optuna import OptunaStudies
 from ratchet.domain.spec import Dimension
 from ratchet.errors import Refused, StaleAttempt, Unavailable
-from ratchet.ports.studies import InMemoryStudies, Studies, best_of
+from ratchet.ports.studies import InMemoryStudies, Pruned, Studies, best_of
 
 SPACE = {
     "x": Dimension(float=(-1.0, 1.0)),
@@ -55,6 +55,20 @@ def test_the_first_trial_is_the_start(studies: Studies):
 def test_exactly_the_budget_is_spent(studies: Studies):
     assert run(studies, trials=5) == 5
     assert [record.number for record in studies.finished("m.1")] == [0, 1, 2, 3, 4]
+
+
+def test_a_trial_that_was_stopped_early_is_spent_and_never_the_best(studies: Studies):
+    def odd_ones_stop(params) -> tuple[float, dict]:
+        odd_ones_stop.asked += 1
+        if odd_ones_stop.asked % 2 == 0:
+            raise Pruned(-100.0, 0.5)
+        return square(params)
+
+    odd_ones_stop.asked = 0
+    assert run(studies, trials=5, objective=odd_ones_stop) == 5
+    assert [record.number for record in studies.finished("m.1")] == [0, 2, 4]
+    assert best_of(studies.finished("m.1")).value >= 0
+    assert run(studies, trials=5) == 0
 
 
 def test_running_again_spends_nothing(studies: Studies):

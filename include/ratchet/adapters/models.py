@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from ratchet.adapters.storage import CorruptObjectError, MissingObjectError, sha256, sha256_file, write_atomically
 from ratchet.domain.artifact import Floats, ModelArtifact, Platt
 from ratchet.errors import Refused
-from ratchet.ports.learning import Learner
+from ratchet.ports.learning import Learner, Watch
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -36,6 +36,7 @@ CARD_FORMAT = "ratchet.artifact.v1"
 XGBOOST_CLASSIFIER = "xgboost.XGBClassifier"
 SCORE_BATCH_ROWS = 65_536
 DEFAULT_ROUNDS = 100
+WATCHED = (1 / 3, 1 / 2, 2 / 3)
 OWNED = frozenset({"n_jobs", "nthread", "random_state", "seed", "enable_categorical", "early_stopping_rounds"})
 
 
@@ -162,8 +163,12 @@ class XGBoostLearner:
             by_bins={},
         )
 
-    def fit(self, prepared: Any, params: Mapping[str, Any], *, seed: int, threads: int) -> XGBoostScorer:
+    def fit(
+        self, prepared: Any, params: Mapping[str, Any], *, seed: int, threads: int, watch: Watch | None = None
+    ) -> XGBoostScorer:
         """Grow ``n_estimators`` trees with log loss; bit-equal for the same rows in the same order.
+
+        ``watch`` is asked after each of ``WATCHED`` shares of the trees.
 
         Raises:
             Refused: XGBoost does not take the parameters or the values (for instance infinite ones).
@@ -189,7 +194,8 @@ class XGBoostLearner:
                 prepared.by_bins[bins] = xgb.QuantileDMatrix(
                     prepared.frame, prepared.label, enable_categorical=True, max_bin=bins, nthread=threads
                 )
-            booster = xgb.train(settings, prepared.by_bins[bins], num_boost_round=rounds)
+            watched = [_watcher(watch, rounds, prepared)] if watch else None
+            booster = xgb.train(settings, prepared.by_bins[bins], num_boost_round=rounds, callbacks=watched)
         except (xgb.core.XGBoostError, ValueError, TypeError) as error:
             raise Refused(f"train: {XGBOOST_CLASSIFIER} refused {dict(params)}: {_first_line(error)}") from error
         return XGBoostScorer(booster, prepared.features, prepared.categories)
@@ -200,6 +206,22 @@ class XGBoostLearner:
         import xgboost as xgb  # noqa: PLC0415 - seconds that a reader of files need not wait
 
         return {module.__name__: module.__version__ for module in (np, pa, pd, xgb)}
+
+
+def _watcher(watch: Watch, rounds: int, prepared: _PreparedRows) -> Any:
+    """``watch`` as XGBoost asks it; it looks at a copy, so that the booster goes on as if nobody had looked."""
+    import xgboost as xgb  # noqa: PLC0415 - seconds that a reader of files need not wait
+
+    marks = {round(rounds * share) for share in WATCHED} - {0, rounds}
+
+    class Watcher(xgb.callback.TrainingCallback):  # type: ignore[misc]
+        def after_iteration(self, model: xgb.Booster, epoch: int, evals_log: Any) -> bool:  # noqa: ARG002
+            grown = epoch + 1
+            if grown not in marks:
+                return False
+            return watch(grown / rounds, XGBoostScorer(model.copy(), prepared.features, prepared.categories))
+
+    return Watcher()
 
 
 def learner_for(estimator: str) -> Learner:

@@ -23,7 +23,7 @@ from optuna.exceptions import DuplicatedStudyError, OptunaError, StorageInternal
 from optuna.trial import FrozenTrial, TrialState
 
 from ratchet.errors import Refused, StaleAttempt, Unavailable
-from ratchet.ports.studies import Objective, Params, Space, TrialRecord, trial_seed
+from ratchet.ports.studies import Objective, Params, Pruned, Space, TrialRecord, trial_seed
 
 if TYPE_CHECKING:
     from optuna.study import Study
@@ -127,6 +127,10 @@ class OptunaStudies:
                 trial.set_user_attr("reason", str(refusal))
                 opened.tell(trial, state=TrialState.FAIL)
                 return 0
+            except Pruned as stopped:
+                trial.report(stopped.value, step=round(100 * stopped.share))
+                opened.tell(trial, state=TrialState.PRUNED)
+                return 1
             for name, kept in attributes.items():
                 trial.set_user_attr(name, kept)
             if math.isfinite(value):

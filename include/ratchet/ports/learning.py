@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 from ratchet.domain.artifact import Scorer
+
+Watch = Callable[[float, Scorer], bool]
+"""Asked while a scorer grows: (share of its rounds, in (0, 1); the scorer so far) → true to grow it no further."""
 
 
 class Learner(Protocol):
@@ -29,8 +32,13 @@ class Learner(Protocol):
         """The rows in the form ``fit`` takes, made once and used by every trial."""
         ...
 
-    def fit(self, prepared: Any, params: Mapping[str, Any], *, seed: int, threads: int) -> Scorer:
+    def fit(
+        self, prepared: Any, params: Mapping[str, Any], *, seed: int, threads: int, watch: Watch | None = None
+    ) -> Scorer:
         """A scorer; the same rows in the same order, parameters and seed give the same scores to the bit.
+
+        ``watch`` is asked at the same few shares of the rounds whatever the parameters; a scorer it has stopped is
+        returned as it was then, one it has not stopped is the same to the bit as without it.
 
         Raises:
             Refused: the estimator does not take these parameters.

@@ -14,7 +14,19 @@ from ratchet.errors import Refused
 
 Params = Mapping[str, Any]
 Objective = Callable[[Params], tuple[float, Mapping[str, Any]]]
-"""Parameters → (value to minimise, attributes to keep beside it). Refuses parameters by raising ``Refused``."""
+"""Parameters → (value to minimise, attributes to keep beside it).
+
+Refuses parameters by raising ``Refused``, and stops early, where going on cannot pay, by raising ``Pruned``.
+"""
+
+
+class Pruned(Exception):
+    """A trial was stopped early: ``value`` at ``share`` of its way, in (0, 1). It is spent, and never the best."""
+
+    def __init__(self, value: float, share: float) -> None:
+        super().__init__(f"stopped at {share:.0%} of the rounds with {value:.5g}")
+        self.value = value
+        self.share = share
 
 
 class Dimension(Protocol):
@@ -80,7 +92,7 @@ class Studies(Protocol):
         ...
 
     def finished(self, study: str) -> list[TrialRecord]:
-        """The successful trials in order of number; empty for an unknown study."""
+        """The successful trials, run to their end, in order of number; empty for an unknown study."""
         ...
 
 
@@ -114,6 +126,10 @@ class InMemoryStudies:
                 value, attributes = objective(params)
             except Refused:
                 spent.append(None)
+                continue
+            except Pruned:
+                spent.append(None)
+                ran += 1
                 continue
             spent.append(TrialRecord(number, params, value, attributes) if math.isfinite(value) else None)
             ran += 1

@@ -26,11 +26,12 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from ratchet.domain.artifact import ConstantDecision, Floats, ModelArtifact, Platt, Scorer, log_loss
+from ratchet.domain.learning_curve import least_end
 from ratchet.domain.payoff import PayoffMatrix, break_even, payoffs
 from ratchet.domain.spec import ModelSpec
 from ratchet.errors import Refused
 from ratchet.ports.learning import Learner
-from ratchet.ports.studies import Dimension, Params, Space, Studies, TrialRecord, best_of
+from ratchet.ports.studies import Dimension, Params, Pruned, Space, Studies, TrialRecord, best_of
 
 USUAL: Mapping[str, float] = {
     "n_estimators": 200,
@@ -140,7 +141,8 @@ def tune_worker(
     def objective(params: Params) -> tuple[float, Mapping[str, Any]]:
         nonlocal rows
         rows = rows or _Trials.of(spec, train, ranges, columns, learner)
-        return rows.value(params, seed)
+        best = best_of(studies.finished(study_name))
+        return rows.value(params, seed, best.value if best else math.inf)
 
     ran = studies.run(
         study_name, space=space, trials=trials, worker=worker, start=start, seed=seed, objective=objective
@@ -316,11 +318,24 @@ class _Trials:
         matrix = PayoffMatrix.from_spec(spec.business.payoff)
         return cls(learner, prepared, calibrate, spec.train.fixed, threads, matrix, threshold_of(spec))
 
-    def value(self, params: Params, seed: int) -> tuple[float, Mapping[str, Any]]:
+    def value(self, params: Params, seed: int, best: float) -> tuple[float, Mapping[str, Any]]:
+        """Value the parameters, or raise ``Pruned`` as soon as they can no longer come below ``best``."""
         began = time.monotonic()
-        scorer = self.learner.fit(self.prepared, dict(self.fixed) | dict(params), seed=seed, threads=self.threads)
-        raw: Floats = scorer.raw(self.calibrate.rows)
         label = self.calibrate.label
+        curve: list[tuple[float, float]] = []
+
+        def beyond_hope(share: float, scorer: Scorer) -> bool:
+            raw = scorer.raw(self.calibrate.rows)
+            curve.append((share, log_loss(Platt.fit(raw, label)(raw), label)))
+            return least_end(curve) > best
+
+        scorer = self.learner.fit(
+            self.prepared, dict(self.fixed) | dict(params), seed=seed, threads=self.threads, watch=beyond_hope
+        )
+        if least_end(curve) > best:
+            share, loss = curve[-1]
+            raise Pruned(loss, share)
+        raw: Floats = scorer.raw(self.calibrate.rows)
         calibrator = Platt.fit(raw, label)
         probability = calibrator(raw)
         payoff = payoffs(self.matrix, label, probability >= self.threshold).mean()

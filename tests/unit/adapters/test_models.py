@@ -134,3 +134,33 @@ def test_an_estimator_without_a_learner_is_not_yet_supported():
     assert isinstance(learner_for("xgboost.XGBClassifier"), XGBoostLearner)
     with pytest.raises(Refused, match="not yet supported"):
         learner_for("sklearn.linear_model.LogisticRegression")
+
+
+def grown(watch=None, rounds: int = 12):
+    table = rows()
+    label = (np.nan_to_num(table["wind"].to_numpy()) > 0.3).astype(np.int8)
+    prepared = LEARNER.prepare(table, label, features=("wind",), categories={}, threads=1)
+    params = {"n_estimators": rounds, "max_depth": 3, "subsample": 0.7}
+    return LEARNER.fit(prepared, params, seed=1, threads=1, watch=watch)
+
+
+def test_a_scorer_that_was_watched_and_not_stopped_is_the_same_to_the_bit():
+    seen = []
+
+    def look(share, scorer):
+        seen.append(share)
+        scorer.raw(rows())
+        return False
+
+    assert grown(look).native_bytes() == grown().native_bytes()
+    assert seen == pytest.approx([1 / 3, 1 / 2, 2 / 3])
+
+
+def test_a_scorer_that_was_stopped_is_as_it_was_then():
+    stopped = grown(lambda share, _: share >= 0.5)
+    assert stopped.booster.num_boosted_rounds() == 6
+
+
+@pytest.mark.parametrize("rounds", [1, 2])
+def test_a_scorer_of_very_few_trees_grows_to_its_end(rounds):
+    assert grown(lambda *_: False, rounds).booster.num_boosted_rounds() == rounds

@@ -70,6 +70,24 @@ def test_without_a_champion_the_first_trial_lies_inside_the_space():
     assert start_params(space) == {"gamma": 2.0, "max_leaves": 16, "grow_policy": "lossguide"}
 
 
+def test_a_trial_that_cannot_come_below_the_best_is_stopped_early_and_the_best_is_the_same():
+    table = rows(per_day=200)
+    whole, watched = InMemoryStudies(), InMemoryStudies()
+    learner = XGBoostLearner()
+
+    class Blind(XGBoostLearner):
+        def fit(self, prepared, params, *, seed, threads, watch=None):
+            return learner.fit(prepared, params, seed=seed, threads=threads)
+
+    given = {"spec": spec(fixed={"tree_method": "hist", "n_estimators": 60}), "train": table, "ranges": RANGES}
+    given |= {"columns": COLUMNS, "study_name": "m.1", "worker": 0, "trials": 8, "seed": 7}
+    tune_worker(**given, studies=whole, learner=Blind())
+    tune_worker(**given, studies=watched, learner=learner)
+    assert len(watched.finished("m.1")) < len(whole.finished("m.1")) == 8
+    assert best_trial(watched, "m.1").number == best_trial(whole, "m.1").number
+    assert best_trial(watched, "m.1").value == best_trial(whole, "m.1").value
+
+
 def test_the_study_spends_its_trials_and_a_repeated_turn_spends_none(tmp_path: Path):
     studies = InMemoryStudies()
     first = tune(studies, rows())
