@@ -16,6 +16,8 @@ Pausing this DAG does not stop the intake while any model's watcher is alive. Re
 
 from __future__ import annotations
 
+from datetime import timedelta
+
 import pendulum
 from airflow.sdk import DAG, Asset, AssetWatcher, task
 
@@ -40,7 +42,7 @@ with DAG(
     doc_md=__doc__,
 ):
 
-    @task(retries=1)
+    @task(retries=1, retry_delay=timedelta(seconds=10))
     def report_lag() -> dict[str, int]:
         """Records per topic that the intake has not stored yet."""
         return ratchet_airflow.intake_lag()
