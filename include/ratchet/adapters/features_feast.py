@@ -19,6 +19,7 @@ import importlib.util
 import json
 import shutil
 import tempfile
+import warnings
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, time, timedelta
 from functools import cached_property
@@ -251,7 +252,8 @@ class FeastFeatures:
         return Path(self._config["registry"]["path"])
 
     def _open(self, registry: Path) -> Any:
-        from feast import FeatureStore, RepoConfig  # noqa: PLC0415 - six CPU seconds, only where a join is made
+        with warnings.catch_warnings():  # Feast turns warnings on for the whole process when it is imported
+            from feast import FeatureStore, RepoConfig  # noqa: PLC0415 - six CPU seconds, only where a join is made
 
         config = self._config | {"registry": self._config["registry"] | {"path": str(registry)}}
         return FeatureStore(config=RepoConfig(**config, repo_path=self.repo_dir))

@@ -6,7 +6,6 @@ import fcntl
 import shutil
 import sys
 import time
-import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -206,8 +205,6 @@ def _set_up(place: settings.Settings, watch: Watch, teller: Teller) -> StackConf
     ratchet = wire()
     with watch.phase("features"), teller.during("feature repository"):
         ratchet.features.apply()
-        # Feast turns these on for the whole process; what they say is not for who runs a demo.
-        warnings.simplefilter("ignore", DeprecationWarning)
     with watch.phase("DAGs"), teller.during("Airflow reads the DAGs") as tell:
         _await_dags(airflow_api.connect(ratchet.settings), tell)
     return config
