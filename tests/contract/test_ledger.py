@@ -9,8 +9,8 @@ import pytest
 import sqlalchemy as sa
 
 from ratchet.adapters.ledger import SqlLedger
+from ratchet.adapters.ledger.audit import GENESIS, audit_hash
 from ratchet.adapters.ledger.schema import metadata
-from ratchet.adapters.ledger.sql import GENESIS, audit_hash
 from ratchet.domain.positions import Known
 from ratchet.errors import ChampionMoved, Refused, StaleAttempt
 from ratchet.ports.ledger import (

@@ -23,7 +23,9 @@ def without_the_epoch_check(ledger: Any) -> None:
         return attempt
 
     def renew_lease(self: Any, attempt_id: str, ttl_seconds: float) -> None:
-        lease = ledger.t.lease
+        from ratchet.adapters.ledger import schema  # noqa: PLC0415 - this file is imported before the product
+
+        lease = schema.lease
         until = self.wall() + timedelta(seconds=ttl_seconds)
         self._db.execute(lease.update().where(lease.c.attempt_id == attempt_id).values(expires_at=until))
 
