@@ -116,17 +116,3 @@ def component_pid(name: str) -> int:
     if identity is None or not processes.is_alive(identity):
         raise StackError(f"{name} does not run: see `ratchet status`")
     return identity.pid
-
-
-def restart(name: str, extra_env: Mapping[str, str] | None = None, *, timeout: float = 120.0) -> int:
-    """Stop one component, start it again, wait until it is ready; returns its new process id.
-
-    ``extra_env`` holds for this start alone: when the component dies and the supervisor starts it
-    again, it is the ordinary one.
-    """
-    run = _run_folder()
-    if control.request(run, op="restart", name=name, env=dict(extra_env or {})) is None:
-        raise StackError("the stack does not run: `ratchet up`")
-    for _ in control.progress(run, (Unit(name, ()),), timeout=timeout):
-        pass
-    return component_pid(name)

@@ -19,7 +19,7 @@ import socket
 import subprocess
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
@@ -44,7 +44,6 @@ class Record:
     exits: int = 0
     not_before: float = 0.0
     detail: str = ""
-    extra_env: Mapping[str, str] = field(default_factory=dict)
     probed_at: float = 0.0
     been_ready: bool = False
 
@@ -177,12 +176,10 @@ class Supervisor:
         environment = {
             **settings.environment(),
             **unit.env,
-            **record.extra_env,
             **processes.MARK_KEEPING,
             processes.HOME_MARK: str(self.home),
             processes.UNIT_MARK: unit.name,
         }
-        record.extra_env = {}
         record.started_at = time.time()
         record.ready_after = None
         record.detail = ""
@@ -268,18 +265,6 @@ class Supervisor:
 
     # Requests -------------------------------------------------------------------------------------------------------
 
-    def restart(self, name: str, extra_env: Mapping[str, str]) -> None:
-        """Stop one service and start it again; ``extra_env`` holds for this start alone, not for later ones."""
-        unit = self.plan.get(name)
-        if unit is None or unit.kind != "service":
-            known = ", ".join(sorted(each for each, unit in self.plan.items() if unit.kind == "service"))
-            raise ValueError(f"restart: component must be one of {known}, but got {name!r}")
-        processes.stop(self.home, [self._target(name, self.records[name].identity)])
-        self.children.pop(name, None)
-        self.records[name] = Record(extra_env=dict(extra_env))
-        self._start(unit, self.records[name])
-        self._save()
-
     def stop_all(self) -> None:
         """Stop every unit, those that need others first."""
         for wave in reversed(units.in_order(list(self.plan.values()))):
@@ -294,7 +279,6 @@ class Supervisor:
         operations: dict[str, Callable[[], None]] = {
             "status": lambda: None,
             "apply": self.apply,
-            "restart": lambda: self.restart(request["name"], request.get("env") or {}),
             "stop": lambda: setattr(self, "stopping", True),
         }
         try:

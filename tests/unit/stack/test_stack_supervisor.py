@@ -145,22 +145,6 @@ def test_a_service_that_was_ready_once_is_not_given_up_while_what_it_needs_is_aw
     until(lambda: (control.request(run, op="status") or {})["server"]["phase"] == units.Phase.READY)
 
 
-def test_the_variables_of_a_restart_hold_for_that_start_alone(run: Path, tmp_path: Path) -> None:
-    seen = tmp_path / "seen"
-    start(run, shell("shown", f'echo "level=$RATCHET_LEVEL" >> {seen}; exec sleep 600'))
-    rows = control.request(run, op="restart", name="shown", env={"RATCHET_LEVEL": "high"}) or {}
-    until(lambda: len(seen.read_text().splitlines()) == 2)
-    os.kill(rows["shown"]["pid"], signal.SIGKILL)
-    until(lambda: len(seen.read_text().splitlines()) == 3)
-    assert seen.read_text().splitlines() == ["level=", "level=high", "level="]
-
-
-def test_an_unknown_component_is_refused_with_the_known_ones(run: Path) -> None:
-    start(run, SLEEP)
-    with pytest.raises(StackError, match="component must be one of sleeper, but got 'sleeepr'"):
-        control.request(run, op="restart", name="sleeepr")
-
-
 def test_a_recycled_process_id_is_not_the_process() -> None:
     own = processes.identify(os.getpid())
     assert own is not None
