@@ -19,9 +19,11 @@ from ratchet.ports.intake import IntakeSink
 from ratchet.records import RunContext
 from ratchet.settings import Settings, load_settings
 from ratchet.workflow.attempting import Attempts, Models, Parts
+from ratchet.workflow.auditing import AuditLog
 from ratchet.workflow.claiming import Claims
 from ratchet.workflow.intake import Intake
 from ratchet.workflow.promotion import Promotions
+from ratchet.workflow.reconciling import Reconciler
 from ratchet.workflow.replaying import Replays
 from ratchet.workflow.retiring import retire
 from ratchet.workflow.sweeping import RunStates, Sweeper
@@ -139,6 +141,11 @@ class Ratchet:
         return Relay(self.ledger, lambda: self.bus, lambda: self.registry)
 
     @cached_property
+    def audit_log(self) -> AuditLog:
+        """Checks the audit log and keeps its end in storage."""
+        return AuditLog(self.ledger, lambda: self.store)
+
+    @cached_property
     def _attempts(self) -> Attempts:
         return Attempts(
             Parts(
@@ -181,15 +188,16 @@ class Ratchet:
         if revive is not None and revive not in specs:
             raise Refused(f"there is no spec of {revive!r} in {self.settings.models_dir}: put its folder back first")
         with self.ledger.transaction() as tx:
-            retired = {row.model for row in tx.specs() if row.retired}
+            before = {row.model: row for row in tx.specs()}
             changed = [
                 name
                 for name, spec in specs.items()
                 if tx.publish_spec(name, spec.digest, spec.model_dump(mode="json"), revive=name == revive)
             ]
             for name in changed:
-                action = "model.revived" if name in retired else "spec.deployed"
-                tx.audit(actor, action, name, {"digest": specs[name].digest})
+                old = before.get(name)
+                action = "model.revived" if old and old.retired else "spec.deployed"
+                tx.audit(actor, action, name, {"digest": specs[name].digest, "before": old.digest if old else None})
         return changed
 
     def retire(self, model: str, actor: str, reason: str) -> dict[str, Any]:
@@ -244,11 +252,13 @@ class Ratchet:
         """Put right what was left undone."""
         self._deploy_if_changed()
         folders = {file.parent.name for file in spec_files(self.settings.models_dir)}
-        return Sweeper(self.ledger, self._intake, self.relay, self.settings).sweep(runs, folders)
+        reconciler = Reconciler(self.ledger, lambda: self.registry)
+        sweeper = Sweeper(self.ledger, self._intake, self.relay, self.settings, reconciler, self.audit_log)
+        return sweeper.sweep(runs, folders)
 
     def _deploy_if_changed(self) -> None:
         try:
-            self.deploy()
+            self.deploy(actor="sweep")
         except Refused as refusal:
             # A broken spec must not stop the sweep of the others' models; the DAG list shows it as well.
             logger.warning("specs were not deployed: %s", refusal)

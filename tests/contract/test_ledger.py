@@ -7,10 +7,13 @@ from datetime import UTC, date, datetime, timedelta
 
 import pytest
 import sqlalchemy as sa
+from alembic import command
+from alembic.config import Config
 
 from ratchet.adapters.ledger import SqlLedger
-from ratchet.adapters.ledger.audit import GENESIS, audit_hash
 from ratchet.adapters.ledger.schema import metadata
+from ratchet.adapters.ledger.sql import MIGRATIONS
+from ratchet.domain.audit import audit_problems
 from ratchet.domain.positions import Known
 from ratchet.errors import ChampionMoved, Refused, StaleAttempt
 from ratchet.ports.ledger import (
@@ -545,18 +548,108 @@ def test_a_retired_model_is_left_alone_by_deployments_until_it_is_revived(ledger
         assert not tx.specs()[0].retired
 
 
-def test_the_audit_log_is_a_chain(ledger):
+def test_the_audit_log_is_a_chain_whatever_its_details_hold(ledger):
+    hostile = {
+        "tuple": (1, 2.0),
+        3: "ü\u2028",
+        "large": 1e20,
+        "tiny": 1e-300,
+        "none": None,
+        "nested": {"z": 1, "a": []},
+    }
     with ledger.transaction() as tx:
         tx.audit("ann", "clock.set", None, {"mode": "replay"})
-        tx.audit("bob", "champion.rolledback", "m", {"to": 1})
-        previous = GENESIS
-        for entry in tx.audit_log():
-            told = {k: entry[k] for k in ("seq", "actor", "action", "model", "detail")} | {
-                "at": entry["at"].isoformat()
-            }
-            assert entry["previous_hash"] == previous
-            assert entry["hash"] == audit_hash(previous, told)
-            previous = entry["hash"]
+        tx.audit("bob", "champion.rolledback", "m", hostile)
+    with ledger.transaction() as tx:
+        assert audit_problems(tx.audit_chain(), [tx.audit_head(), tx.audit_count()]) == []
+        assert [entry.seq for entry in tx.audit_chain()] == [1, 2]
+        assert tx.audit_hash(2) == tx.audit_head().hash == tx.audit_count().hash
+
+
+def test_the_audit_log_is_found_by_each_filter(ledger):
+    with ledger.transaction() as tx:
+        tx.audit("ann", "champion.promoted", "m", {})
+        tx.audit("bob", "champion.rolledback", "n", {})
+        tx.audit("bob", "championship", None, {})
+        now = tx.wall()
+
+        def found(**filters):
+            return [entry["seq"] for entry in tx.audit_log(**filters)]
+
+        assert found(model="m") == [1]
+        assert found(actor="bob") == found(limit=2) == [2, 3]
+        assert found(action="champion") == [1, 2]
+        assert found(action="champion.promoted") == [1]
+        assert found(since=now) == []
+        assert found(since=now - timedelta(minutes=5)) == [1, 2, 3]
+
+
+@pytest.mark.parametrize("act", ["UPDATE {} SET model = 'x'", "DELETE FROM {}", "TRUNCATE {}"])
+@pytest.mark.parametrize("table", ["audit", "champion"])
+def test_the_database_refuses_to_change_what_is_append_only(ledger, table, act):
+    if ledger.engine.dialect.name == "sqlite" and act.startswith("TRUNCATE"):
+        pytest.skip("SQLite knows no TRUNCATE")
+    with ledger.transaction() as tx:
+        tx.audit("ann", "clock.set", "m", {})
+        tx.insert_champion(champion(1, 1))
+    with pytest.raises(sa.exc.DBAPIError, match="append-only"), ledger.engine.begin() as db:
+        db.execute(sa.text(act.format(table)))
+    with ledger.transaction() as tx:
+        assert (tx.current_champion("m").version, tx.audit_log()[0]["model"]) == (1, "m")
+
+
+@pytest.mark.parametrize("act", ["UPDATE audit_head SET seq = 1", "DELETE FROM audit_head"])
+def test_the_count_of_the_audit_log_does_not_go_back(ledger, act):
+    with ledger.transaction() as tx:
+        tx.audit("ann", "a", None, {})
+        tx.audit("ann", "b", None, {})
+    with pytest.raises(sa.exc.DBAPIError, match=r"forward|append-only"), ledger.engine.begin() as db:
+        db.execute(sa.text(act))
+
+
+def unguard(ledger, *tables):
+    """Take the triggers away, as somebody with the rights of the owner can."""
+    with ledger.engine.begin() as db:
+        if ledger.engine.dialect.name == "postgresql":
+            for table in tables:
+                db.execute(sa.text(f"ALTER TABLE {table} DISABLE TRIGGER ALL"))
+            return
+        names = db.execute(sa.text("SELECT name, tbl_name FROM sqlite_master WHERE type = 'trigger'")).all()
+        for name, table in names:
+            if table in tables:
+                db.execute(sa.text(f"DROP TRIGGER {name}"))
+
+
+def test_what_was_cut_off_the_end_of_the_audit_log_stays_a_gap(ledger):
+    with ledger.transaction() as tx:
+        for number in range(3):
+            tx.audit("ann", f"act{number}", None, {})
+    unguard(ledger, "audit")
+    with ledger.engine.begin() as db:
+        db.execute(sa.text("DELETE FROM audit WHERE seq = 3"))
+    with ledger.transaction() as tx:
+        (cut,) = audit_problems(tx.audit_chain(), [tx.audit_count()])
+        assert "audit entry 3, which the ledger's count names, is missing" in cut
+        tx.audit("ann", "later", None, {})
+        assert audit_problems(tx.audit_chain(), [tx.audit_count()]) == ["audit entry 3 was removed"]
+
+
+def test_a_migration_counts_a_log_that_is_there_already(ledger):
+    if ledger.engine.dialect.name != "sqlite":
+        pytest.skip("one database is enough")
+    with ledger.transaction() as tx:
+        tx.audit("ann", "a", None, {})
+        tx.audit("ann", "b", None, {})
+        head = tx.audit_head()
+    unguard(ledger, "audit_head")
+    with ledger.engine.begin() as db:
+        config = Config()
+        config.set_main_option("script_location", str(MIGRATIONS))
+        config.attributes["connection"] = db
+        command.downgrade(config, "0005")
+        command.upgrade(config, "head")
+    with ledger.transaction() as tx:
+        assert (tx.audit_count().seq, tx.audit_count().hash) == (head.seq, head.hash)
 
 
 def test_a_bell_that_was_forgotten_may_ring_at_once_and_the_model_stays_due(ledger):

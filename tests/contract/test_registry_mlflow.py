@@ -1,6 +1,10 @@
 """The rules of ``Registry`` on the fake and on MLflow, and what MLflow's own users see."""
 
+import base64
+import json
 import socket
+import threading
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import mlflow
@@ -185,6 +189,52 @@ def test_a_server_that_does_not_answer_is_told_within_seconds():
         with pytest.raises(Unavailable, match="MLflow does not answer") as caught:
             registry.alias_version("flight_delay", "champion")
     assert caught.value.retry_helps
+
+
+@pytest.fixture
+def server():
+    """An MLflow of four answers, and what it was asked."""
+    known = {
+        "none": (404, {"error_code": "RESOURCE_DOES_NOT_EXIST"}),
+        "bare": (200, {"registered_model": {"name": "bare"}}),
+        "named": (200, {"registered_model": {"aliases": [{"alias": "champion", "version": "12"}]}}),
+        "proxy": (404, {"detail": "no such page"}),
+        "broken": (500, {}),
+    }
+    asked: list[str] = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            asked.append(f"{self.path} {self.headers.get('Authorization')}")
+            status, body = known[self.path.partition("name=")[2]]
+            self.send_response(status)
+            self.end_headers()
+            self.wfile.write(json.dumps(body).encode())
+
+        def log_message(self, *args: object) -> None:
+            pass
+
+    with HTTPServer(("127.0.0.1", 0), Handler) as made:
+        threading.Thread(target=made.serve_forever, daemon=True).start()
+        yield f"127.0.0.1:{made.server_port}", asked
+        made.shutdown()
+
+
+@pytest.mark.parametrize(("model", "version"), [("none", None), ("bare", None), ("named", 12)])
+def test_a_servers_alias_is_read_by_plain_http_with_the_login(server, model: str, version: int | None):
+    address, asked = server
+    registry = MlflowRegistry(f"http://ann:secret@{address}/prefix", lock_file=LOCK_FILE)
+    assert registry.alias_version(model, "champion") == version
+    login = base64.b64encode(b"ann:secret").decode()
+    assert asked == [f"/prefix/api/2.0/mlflow/registered-models/get?name={model} Basic {login}"]
+    assert "_client" not in vars(registry)
+
+
+@pytest.mark.parametrize("model", ["proxy", "broken"])
+def test_an_answer_that_is_not_mlflows_is_no_missing_alias(server, model: str):
+    registry = MlflowRegistry(f"http://{server[0]}", lock_file=LOCK_FILE)
+    with pytest.raises(Unavailable, match="MLflow answered"):
+        registry.alias_version(model, "champion")
 
 
 def test_requirements_come_from_the_lock_file_or_not_at_all(tmp_path: Path):

@@ -97,6 +97,11 @@ class MlflowRegistry:
 
     def alias_version(self, model: str, alias: str) -> int | None:
         """See ``ratchet.ports.registry.Registry.alias_version``."""
+        if self._uri.startswith(("http://", "https://")):
+            answer = self._asked(model)
+            if answer is not None:
+                found = {entry["alias"]: entry["version"] for entry in answer.get("aliases", ())}.get(alias)
+                return None if found is None else int(found)
         from mlflow.exceptions import MlflowException  # noqa: PLC0415 - mlflow costs seconds
 
         with self._translated(f"read alias {model}@{alias}"):
@@ -122,6 +127,29 @@ class MlflowRegistry:
             for name in (MODEL_FILE, CARD_FILE):
                 write_atomically(target / name, fetched / name)
         return target
+
+    def _asked(self, model: str) -> dict[str, Any] | None:
+        """The registered model by plain HTTP, empty where unknown: importing MLflow would cost each sweep seconds.
+
+        None where the server wants a login that only MLflow's own client knows.
+        """
+        import httpx  # noqa: PLC0415 - needed by this question only
+
+        path = f"{self._uri.rstrip('/')}/api/2.0/mlflow/registered-models/get"
+        try:
+            answer = httpx.get(path, params={"name": model}, timeout=PROBE_SECONDS)
+            known = answer.json() if answer.status_code in {200, 404} else {}
+        except (httpx.HTTPError, ValueError) as error:
+            raise Unavailable(
+                f"{self._where}: MLflow does not answer ({error}). Is the server up? ratchet status"
+            ) from error
+        if answer.status_code in {401, 403}:
+            return None
+        if answer.status_code == 200:
+            return dict(known["registered_model"])
+        if known.get("error_code") == "RESOURCE_DOES_NOT_EXIST":
+            return {}
+        raise Unavailable(f"{self._where}: MLflow answered {answer.status_code} when asked for {model}.")
 
     @cached_property
     def _client(self) -> MlflowClient:

@@ -6,7 +6,7 @@ import sys
 
 import typer
 
-from ratchet.cli import demo, events, intake, operate, publish
+from ratchet.cli import audit, demo, events, intake, operate, publish
 from ratchet.errors import RatchetError
 from ratchet.stack import commands as stack_commands
 
@@ -20,6 +20,7 @@ stack_commands.register(app)
 operate.register(app)
 app.command("intake")(intake.intake)
 app.add_typer(events.app, name="events")
+app.add_typer(audit.app, name="audit")
 app.add_typer(publish.app, name="publish")
 app.command("demo")(demo.demo)
 

@@ -27,7 +27,7 @@ AT_ONCE = 1_000
 PROGRESS_SECONDS = 2.0
 
 Model = Annotated[str | None, typer.Option(help="Only this model's.")]
-Moment = "A time such as 2013-04-01T04:00Z, or how long ago: 90m, 6h, 2d."
+MOMENT = "A time such as 2013-04-01T04:00Z, or how long ago: 90m, 6h, 2d."
 
 
 def instant(text: str) -> datetime:
@@ -41,7 +41,7 @@ def instant(text: str) -> datetime:
     return moment.astimezone(UTC)
 
 
-def _before(now: datetime, text: str | None) -> datetime | None:
+def before(now: datetime, text: str | None) -> datetime | None:
     """A time, or how long before ``now``."""
     if text is None:
         return None
@@ -56,7 +56,7 @@ def events(
     kind: Annotated[str | None, typer.Option("--type", help="Only of this type.")] = None,
     source: Annotated[str | None, typer.Option(help="Only from this source.")] = None,
     event_id: Annotated[str | None, typer.Option("--id", help="Only with this id.")] = None,
-    since: Annotated[str | None, typer.Option(help=f"Of this business time or later. {Moment}")] = None,
+    since: Annotated[str | None, typer.Option(help=f"Of this business time or later. {MOMENT}")] = None,
     until: Annotated[str | None, typer.Option(help="Of a business time before this.")] = None,
     reason: Annotated[str | None, typer.Option(help="The reason contains this, such as a rule: cooldown.")] = None,
     limit: Annotated[int, typer.Option(help="The newest so many.")] = 50,
@@ -73,8 +73,8 @@ def events(
             types=[kind] if kind else None,
             source=source,
             event_id=event_id,
-            since=_before(now, since),
-            until=_before(now, until),
+            since=before(now, since),
+            until=before(now, until),
             reason_contains=reason,
             limit=limit,
         )
@@ -188,7 +188,7 @@ def replay(
     reason: Annotated[str, typer.Option(help="Why; kept with the events and in the audit log.")],
     since: Annotated[
         str | None,
-        typer.Option(help=f"Reopen what ended, and store what Kafka has and the ledger lacks, since. {Moment}"),
+        typer.Option(help=f"Reopen what ended, and store what Kafka has and the ledger lacks, since. {MOMENT}"),
     ] = None,
     dead_letter: Annotated[
         str | None, typer.Option(help="all, or topic:partition:offset: read these dead letters again.")
@@ -216,7 +216,7 @@ def replay(
     replays, operator, tell = wire().replays, Operator(getpass.getuser(), reason), _progress()
     would = "would be " if dry_run else ""
     if since is not None:
-        moment = _before(datetime.now(UTC), since)
+        moment = before(datetime.now(UTC), since)
         assert moment is not None  # noqa: S101 - for the type checker: since is given
         got = replays.since(
             moment, operator, fates=fate or ("failed", "expired"), models=model or (), dry_run=dry_run, progress=tell

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from datetime import date, datetime
 from typing import Any, Protocol
 
+from ratchet.domain.audit import AuditEntry, Head
 from ratchet.domain.positions import Known
 from ratchet.records import RawRecord
 
@@ -235,6 +236,7 @@ class AttemptRow:
     created_at: datetime
     judged_at: datetime | None
     concluded_at: datetime | None
+    model_digest: str | None = None
 
     @property
     def dry_run(self) -> bool:
@@ -256,6 +258,7 @@ class ChampionRow:
     reason: str
     evidence_digest: str | None
     promoted_at: datetime
+    model_digest: str | None = None
 
 
 @dataclass(frozen=True)
@@ -393,6 +396,7 @@ class Tx(Protocol):
     # champions
     def current_champion(self, model: str) -> ChampionRow | None: ...
     def champions(self, model: str) -> list[ChampionRow]: ...
+    def settled_champions(self, model: str | None = None) -> list[ChampionRow]: ...
     def insert_champion(self, champion: ChampionRow) -> None: ...
 
     # outbox and audit
@@ -405,7 +409,19 @@ class Tx(Protocol):
     def finish_resolutions(self, pks: Sequence[int]) -> None: ...
     def audit(self, actor: str, action: str, model: str | None, detail: dict[str, Any]) -> None: ...
     def last_audited(self, actions: Collection[str]) -> str | None: ...
-    def audit_log(self, model: str | None = None) -> list[dict[str, Any]]: ...
+    def audit_log(
+        self,
+        model: str | None = None,
+        *,
+        actor: str | None = None,
+        action: str | None = None,
+        since: datetime | None = None,
+        limit: int | None = None,
+    ) -> list[dict[str, Any]]: ...
+    def audit_chain(self) -> Iterator[AuditEntry]: ...
+    def audit_hash(self, seq: int) -> str | None: ...
+    def audit_head(self) -> Head | None: ...
+    def audit_count(self) -> Head | None: ...
 
 
 class Ledger(Protocol):

@@ -13,6 +13,10 @@ class Store(Protocol):
         """The address another process opens the object by."""
         ...
 
+    def exists(self, key: str) -> bool:
+        """Whether an object is stored under the key."""
+        ...
+
     def put_bytes(self, key: str, data: bytes) -> str:
         """Store; returns the SHA-256."""
         ...

@@ -1,4 +1,4 @@
-"""Once a minute, whatever died: reap, decide, expire, relay, and ring what nobody rang."""
+"""Once a minute, whatever died: reap, decide, expire, relay, reconcile, and ring what nobody rang."""
 
 from __future__ import annotations
 
@@ -6,10 +6,13 @@ import logging
 from collections.abc import Collection
 from typing import Any, Protocol
 
+from ratchet.errors import RatchetError
 from ratchet.ports.ledger import LIVE_STATES, AttemptRow, Ledger
 from ratchet.settings import Settings
+from ratchet.workflow.auditing import AuditLog
 from ratchet.workflow.intake import Intake
 from ratchet.workflow.promotion import release
+from ratchet.workflow.reconciling import Reconciler
 from ratchet.workflow.telling import Relay
 
 logger = logging.getLogger(__name__)
@@ -39,11 +42,21 @@ class RunStates(Protocol):
 class Sweeper:
     """The sweep's verb."""
 
-    def __init__(self, ledger: Ledger, intake: Intake, relay: Relay, settings: Settings) -> None:
+    def __init__(
+        self,
+        ledger: Ledger,
+        intake: Intake,
+        relay: Relay,
+        settings: Settings,
+        reconciler: Reconciler,
+        audit_log: AuditLog,
+    ) -> None:
         self._ledger = ledger
         self._intake = intake
         self._relay = relay
         self._settings = settings
+        self._reconciler = reconciler
+        self._audit_log = audit_log
         self._backoff = (settings.ring_backoff_seconds, settings.ring_backoff_max_seconds)
 
     def sweep(self, runs: RunStates, folders: Collection[str]) -> dict[str, Any]:
@@ -56,18 +69,24 @@ class Sweeper:
         Returns:
             ``{"due": models whose retrain nobody started, "judged": models with a promotion nobody made,
             "champion": models with another champion that nobody announced, "reaped": attempts given up,
-            "told": outbox rows relayed, "intake_absent": no pump beats}``
+            "told": outbox rows relayed, "moved": models whose alias somebody moved by hand,
+            "intake_absent": no pump beats}``
         """
         absent = self._watch_intake()
         reaped = [attempt_id for attempt_id in self._held() if self._reap(attempt_id, runs, folders)]
         self._intake.tick()
         told = self._relay.run()
+        moved = self._reconciler.run()
+        if moved:
+            told += self._relay.run()
+        self._keep_audit_head()
         return {
             "due": self._due(runs, folders),
             "judged": [m for m in self._judged() if m in folders and runs.startable(f"promote__{m}")],
             "champion": self._announced(),
             "reaped": reaped,
             "told": told,
+            "moved": moved,
             "intake_absent": absent,
         }
 
@@ -82,6 +101,13 @@ class Sweeper:
             if absent != known:
                 tx.audit("sweep", "intake.absent" if absent else "intake.back", None, {"last_beat": str(seen)})
         return absent
+
+    def _keep_audit_head(self) -> None:
+        """Keep the end of the audit log outside the ledger; a storage that is away must not stop the sweep."""
+        try:
+            self._audit_log.keep_head()
+        except RatchetError as error:
+            logger.warning("the end of the audit log was not kept: %s", error)
 
     def _held(self) -> list[str]:
         """Attempts that hold their model."""

@@ -71,6 +71,11 @@ def champion_moved(tx: Tx, model: str, seq: int) -> None:
     tx.enqueue(CHAMPION, f"champion:{model}:{seq}", {"seq": seq}, model)
 
 
+def alias_moved(tx: Tx, model: str, seq: int) -> None:
+    """Have the registry's alias set to the ledger's champion again; each incident is an outbox row of its own."""
+    tx.enqueue(ALIAS, f"alias:{model}:{seq}:repair:{tx.wall():%Y%m%dT%H%M%S.%f}", {"alias": CHAMPION}, model)
+
+
 def challenger_alias(tx: Tx, attempt: AttemptRow) -> None:
     """Let the registry's alias name the version that was judged last."""
     tx.enqueue(ALIAS, f"challenger:{attempt.id}", {"alias": CHALLENGER}, attempt.model)

@@ -9,15 +9,18 @@ import pytest
 
 from ratchet.adapters.ledger import SqlLedger
 from ratchet.adapters.specs import load_spec
+from ratchet.adapters.storage import ObjectStore
 from ratchet.domain import events as cloudevents
 from ratchet.ports.bus import InMemoryBus
 from ratchet.ports.ledger import ChampionRow
 from ratchet.ports.registry import InMemoryRegistry
 from ratchet.records import RawRecord, RunContext
 from ratchet.settings import load_settings
+from ratchet.workflow.auditing import AuditLog
 from ratchet.workflow.claiming import Claims
 from ratchet.workflow.intake import Intake
 from ratchet.workflow.promotion import Promotions, conclude
+from ratchet.workflow.reconciling import Reconciler
 from ratchet.workflow.sweeping import Sweeper
 from ratchet.workflow.telling import Relay
 
@@ -52,7 +55,10 @@ class World:
         self.intake = Intake(self.ledger, self.settings)
         self.claims = Claims(self.ledger, self.settings, CODE)
         self.promotions = Promotions(self.ledger, self.relay, self.settings.max_event_tries)
-        self.sweeper = Sweeper(self.ledger, self.intake, self.relay, self.settings)
+        self.store = ObjectStore(str(folder / "storage"))
+        self.audit_log = AuditLog(self.ledger, lambda: self.store)
+        self.reconciler = Reconciler(self.ledger, lambda: self.registry)
+        self.sweeper = Sweeper(self.ledger, self.intake, self.relay, self.settings, self.reconciler, self.audit_log)
         self.folder = folder
         self._offset = 0
         with self.ledger.transaction() as tx:
@@ -92,6 +98,16 @@ class World:
             seq = current.seq if current else 0
             tx.insert_champion(ChampionRow(self.model, seq + 1, version, None, "init", now, None, "r", None, now))
             tx.mark([self.model])
+        self.register(version)
+        self.registry.set_alias(self.model, "champion", version)
+
+    def register(self, version: int) -> None:
+        """Have the registry know this version and those before it."""
+        artifact = self.folder / f"artifact{version}"
+        artifact.mkdir(exist_ok=True)
+        (artifact / "ratchet.json").write_text("{}")
+        for number in range(1, version + 1):
+            self.registry.register(f"filler {number}", self.model, artifact, metrics={}, params={}, tags={})
 
     def claim(self, run_id: str = "run1", run_type: str = "asset_triggered", **conf) -> dict:
         return self.claims.claim(self.model, RunContext("retrain__flight_delay", run_id, run_type, "ann", conf))
@@ -106,11 +122,7 @@ class World:
 
     def judge(self, attempt_id: str, decision: str, version: int = 2) -> None:
         """Give the attempt a verdict without training; a version is registered for it."""
-        artifact = self.folder / f"artifact{version}"
-        artifact.mkdir(exist_ok=True)
-        (artifact / "ratchet.json").write_text("{}")
-        for number in range(1, version + 1):
-            self.registry.register(f"filler {number}", self.model, artifact, metrics={}, params={}, tags={})
+        self.register(version)
         with self.ledger.transaction() as tx:
             tx.update_attempt(
                 attempt_id,

@@ -35,6 +35,23 @@ class Promotions(Base):
         query = sa.select(t.champion).where(t.champion.c.model == model).order_by(t.champion.c.seq)
         return [ChampionRow(**r) for r in self._db.execute(query).mappings()]
 
+    def settled_champions(self, model: str | None = None) -> list[ChampionRow]:
+        """Who serves, of every model or of one, where no open outbox row asks for the alias ``champion``."""
+        c, o = t.champion.c, t.outbox.c
+        newest = sa.select(c.model, sa.func.max(c.seq).label("seq")).group_by(c.model).subquery()
+        on_its_way = sa.exists().where(
+            o.kind == "alias", o.done_at.is_(None), o.model == c.model, o.dedupe.startswith("alias:")
+        )
+        query = (
+            sa.select(t.champion)
+            .join(newest, sa.and_(newest.c.model == c.model, newest.c.seq == c.seq))
+            .where(~on_its_way)
+            .order_by(c.model)
+        )
+        if model is not None:
+            query = query.where(c.model == model)
+        return [ChampionRow(**r) for r in self._db.execute(query).mappings()]
+
     def insert_champion(self, champion: ChampionRow) -> None:
         """The compare-and-set: fails when ``seq`` is not the next one.
 

@@ -236,6 +236,7 @@ attempt = sa.Table(
     _column("verdict", sa.String(20), nullable=True),
     _column("verdict_record", Json, nullable=True),
     _column("evidence_digest", sa.String(64), nullable=True),
+    _column("model_digest", sa.String(64), nullable=True),
     _column("dossier_uri", sa.Text, nullable=True),
     _column("failure", sa.Text, nullable=True),
     _column("created_at", UtcDateTime),
@@ -282,6 +283,7 @@ champion = sa.Table(
     _column("actor", sa.String(200), nullable=True),
     _column("reason", sa.Text),
     _column("evidence_digest", sa.String(64), nullable=True),
+    _column("model_digest", sa.String(64), nullable=True),
     _column("promoted_at", UtcDateTime),
     comment="Append-only; the primary key is the compare-and-set: two promotions over one champion cannot both insert",
 )
@@ -312,5 +314,14 @@ audit = sa.Table(
     _column("detail", Json),
     _column("previous_hash", sa.String(64)),
     _column("hash", sa.String(64)),
-    comment="Append-only and hash-chained",
+    comment="Append-only (a trigger refuses the rest) and hash-chained",
+)
+
+audit_head = sa.Table(
+    "audit_head",
+    metadata,
+    _column("id", sa.Integer, primary_key=True),
+    _column("seq", sa.BigInteger),
+    _column("hash", sa.String(64)),
+    comment="One row: the end of the audit log; a trigger lets it move forward only",
 )
