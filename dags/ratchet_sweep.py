@@ -2,6 +2,8 @@
 
 - gives up attempts whose run ended or vanished without a verdict, or whose worker went silent; their events are free;
 - relays what was decided but not told: the MLflow alias, `ml.decisions`;
+- finds an alias `champion` that was moved by hand, tells it and puts it back;
+- keeps the end of the audit log in storage, and says so when an entry it kept is gone (`ratchet audit verify`);
 - expires events beyond their maximum age and decides again what was deferred until now;
 - publishes changed specs to the ledger;
 - rings the doorbells that nobody rang (`ratchet://<model>/due`, `ratchet://<model>/judged`), except of paused DAGs,
