@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import getpass
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -29,10 +30,19 @@ class InProcess(Ratchet):
         self.__dict__["store"] = ObjectStore(str(folder / "storage"))
 
 
+@pytest.fixture(scope="module")
+def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("ledger") / "ledger.db"
+    ledger = SqlLedger(f"sqlite:///{path}")
+    ledger.migrate()
+    ledger.dispose()
+    return path
+
+
 @pytest.fixture
-def ratchet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> InProcess:
+def ratchet(template: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> InProcess:
+    shutil.copy(template, tmp_path / "ledger.db")
     made = InProcess(tmp_path)
-    made.ledger.migrate()
     with made.ledger.transaction() as tx:
         tx.audit("ann", "champion.promoted", "m", {"version": 2})
         tx.audit("bob", "champion.rolledback", "m", {"to": 1, "reason": "bookings fell"})
@@ -78,7 +88,8 @@ def test_a_changed_byte_is_found_by_the_entrys_name_and_ends_with_one(ratchet: I
 
 def test_a_head_that_was_written_down_is_compared(ratchet: InProcess) -> None:
     with ratchet.ledger.transaction() as tx:
-        assert run("verify", "--head", str(tx.audit_head())).exit_code == 0
+        head = str(tx.audit_head())
+    assert run("verify", "--head", head).exit_code == 0
     result = run("verify", "--head", f"4:{'0' * 64}")
     assert result.exit_code == 1
     assert "audit entry 4, which --head names, is missing" in result.output
