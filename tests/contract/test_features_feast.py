@@ -27,6 +27,7 @@ REPO = Path(__file__).parents[2] / "include" / "feature_repo"
 YEAR_KNOWN = datetime(2014, 1, 15, tzinfo=UTC)
 SPEC: Any = SimpleNamespace(
     model="flight_delay",
+    business=SimpleNamespace(payoff=SimpleNamespace(columns=()), decided_by_columns=frozenset()),
     data=SimpleNamespace(
         features="flight_delay_v1",
         spine=Spine(
@@ -118,6 +119,53 @@ def test_a_day_matures_as_a_whole_two_days_after_its_local_end(
     assert max(days) == last_day
     whole = features.count_rows("flights", date.fromisoformat(last_day), date.fromisoformat(last_day) + timedelta(1))
     assert pc.sum(pc.equal(spine["day"], last_day)).as_py() == whole
+
+
+def spec_that_values(*columns: str, decides: bool) -> Any:
+    payoff = SimpleNamespace(columns=columns)
+    read = frozenset(columns) if decides else frozenset()
+    return SimpleNamespace(**vars(SPEC) | {"business": SimpleNamespace(payoff=payoff, decided_by_columns=read)})
+
+
+@pytest.fixture
+def with_outcome(tmp_path: Path) -> FeastFeatures:
+    """A source whose ``minutes_late`` is known with the label only, and not of every flight."""
+    repo, data = tmp_path / "repo", tmp_path / "data"
+    shutil.copytree(REPO, repo)
+    listed = (
+        (repo / "datasets.yaml")
+        .read_text()
+        .replace("[carrier, origin, dest]", "[origin]\n    outcomes: [minutes_late]")
+    )
+    (repo / "datasets.yaml").write_text(listed)
+    data.mkdir()
+    departures = [datetime(2013, 5, 1, hour, tzinfo=UTC) for hour in (12, 13, 14)]
+    table = pa.table(
+        {
+            "flight_id": ["a", "b", "c"],
+            "origin": ["JFK"] * 3,
+            "late": [1, 0, 1],
+            "minutes_late": [45.0, -3.0, None],
+            "scheduled_departure": pa.array(departures, pa.timestamp("us", tz="UTC")),
+            "label_published_at": pa.array([datetime(2013, 5, 3, tzinfo=UTC)] * 3, pa.timestamp("us", tz="UTC")),
+        }
+    )
+    pq.write_table(table, data / "flights.parquet")
+    return FeastFeatures(repo, data)
+
+
+def test_an_outcome_is_carried_where_the_payoff_reads_it_and_may_be_unknown(with_outcome: FeastFeatures) -> None:
+    when = {"as_of": YEAR_KNOWN, "start": date(2013, 5, 1), "end": date(2013, 5, 2)}
+    spine = with_outcome.spine(spec_that_values("minutes_late", "fare", decides=False), **when)
+    assert spine.column_names == ["flight_id", "origin", "decided_at", "day", "label", "minutes_late"]
+    assert spine["minutes_late"].to_pylist() == [45.0, -3.0, None]
+    assert "minutes_late" not in with_outcome.spine(SPEC, **when).column_names
+
+
+def test_a_decision_cannot_read_an_outcome(with_outcome: FeastFeatures) -> None:
+    spec = spec_that_values("minutes_late", decides=True)
+    with pytest.raises(Refused, match="'minutes_late' is known only after the outcome"):
+        with_outcome.spine(spec, as_of=YEAR_KNOWN, start=date(2013, 5, 1), end=date(2013, 5, 2))
 
 
 def test_an_unknown_source_is_refused_with_what_there_is(features: FeastFeatures) -> None:

@@ -57,6 +57,7 @@ class Dataset:
     event: str
     created: str
     join_keys: tuple[str, ...]
+    outcomes: tuple[str, ...]
 
 
 class FeastFeatures:
@@ -86,6 +87,7 @@ class FeastFeatures:
             event=entry["event"],
             created=entry["created"],
             join_keys=tuple(entry.get("join_keys", ())),
+            outcomes=tuple(entry.get("outcomes", ())),
         )
 
     def spine(self, spec: ModelSpec, *, as_of: datetime, start: date, end: date) -> pa.Table:
@@ -96,8 +98,10 @@ class FeastFeatures:
         ``decided_at``, in the spine's time zone.
 
         Returns columns: entity keys, join keys, ``decided_at`` (UTC), ``day`` ('YYYY-MM-DD'), ``label`` (int8), in
-        total order (entity keys, decided_at). No column holds nulls.
-        Raises :class:`Refused` for an unknown source or column, a naive ``as_of``, repeated or missing keys.
+        total order (entity keys, decided_at); none holds nulls. Then the source's outcomes that the payoff reads, null
+        where they are not known.
+        Raises :class:`Refused` for an unknown source or column, a naive ``as_of``, repeated or missing keys, and when a
+        decision would read an outcome.
         """
         if as_of.tzinfo is None:
             msg = f"as_of must be aware of its time zone, but got {as_of.isoformat()}"
@@ -105,7 +109,14 @@ class FeastFeatures:
         spine = spec.data.spine
         source = self.dataset(spine.source)
         keys = [*spine.entity, *(key for key in source.join_keys if key not in spine.entity)]
-        rows = self._read(source, [*keys, spine.label, spine.decided_column, source.event, source.created])
+        outcomes = [name for name in spec.business.payoff.columns if name in source.outcomes]
+        if read := spec.business.decided_by_columns & set(outcomes):
+            msg = (
+                f"business.payoff: {min(read)!r} is known only after the outcome, so that no decision can be "
+                "taken by it. Give business.decision.threshold as a number."
+            )
+            raise Refused(msg)
+        rows = self._read(source, [*keys, *outcomes, spine.label, spine.decided_column, source.event, source.created])
         zone = ZoneInfo(spine.timezone)
         days = _local_days(rows[source.event], zone)
         rows = rows.append_column("day", days).filter(_within(days, start, end))
@@ -123,6 +134,8 @@ class FeastFeatures:
             if table[name].null_count:
                 msg = f"{source.path}: {name} must be known on every row, but {table[name].null_count} rows have none."
                 raise Refused(msg)
+        for name in outcomes:
+            table = table.append_column(name, rows[name])
         table = table.sort_by([(key, "ascending") for key in (*spine.entity, "decided_at")]).combine_chunks()
         distinct = table.group_by([*spine.entity, "decided_at"]).aggregate([]).num_rows
         if distinct != table.num_rows:

@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -22,6 +23,8 @@ from numpy.typing import NDArray
 
 from ratchet.adapters.storage import CorruptObjectError, MissingObjectError, sha256, sha256_file, write_atomically
 from ratchet.domain.artifact import Floats, ModelArtifact, Platt
+from ratchet.domain.expression import Expression
+from ratchet.domain.payoff import CELLS, PayoffMatrix
 from ratchet.errors import Refused
 from ratchet.ports.learning import Learner, Watch
 
@@ -32,6 +35,8 @@ if TYPE_CHECKING:
 MODEL_FILE = "model.ubj"
 CARD_FILE = "ratchet.json"
 CARD_FORMAT = "ratchet.artifact.v1"
+CARD_FORMAT_BY_ROW = "ratchet.artifact.v2"
+"""Of a card whose threshold is a payoff with formulas: a reader of v1 must not take it for a number."""
 
 XGBOOST_CLASSIFIER = "xgboost.XGBClassifier"
 SCORE_BATCH_ROWS = 65_536
@@ -245,13 +250,13 @@ def save(artifact: ModelArtifact, folder: Path) -> str:
         raise Refused(f"only XGBoost scorers have a native form here, but got {type(scorer).__name__}.")
     model = scorer.native_bytes()
     card = {
-        "format": CARD_FORMAT,
+        "format": CARD_FORMAT_BY_ROW if isinstance(artifact.threshold, PayoffMatrix) else CARD_FORMAT,
         "estimator": artifact.estimator,
         "model_sha256": sha256(model),
         "features": list(artifact.features),
         "categories": {name: list(values) for name, values in artifact.categories.items()},
         "calibrator": {"kind": "platt", "slope": artifact.calibrator.slope, "intercept": artifact.calibrator.intercept},
-        "threshold": _number_or_name(artifact.threshold),
+        "threshold": _written_threshold(artifact.threshold),
         "params": dict(artifact.params),
         "provenance": dict(artifact.provenance),
     }
@@ -284,10 +289,11 @@ def load(folder: Path, *, expected: str | None = None) -> ModelArtifact:
             "Fetch the version again from the registry."
         )
     card = json.loads(content)
-    known = (CARD_FORMAT, XGBOOST_CLASSIFIER)
-    if (card.get("format"), card.get("estimator")) != known or card["calibrator"]["kind"] != "platt":
+    known = ((CARD_FORMAT, XGBOOST_CLASSIFIER), (CARD_FORMAT_BY_ROW, XGBOOST_CLASSIFIER))
+    if (card.get("format"), card.get("estimator")) not in known or card["calibrator"]["kind"] != "platt":
         raise Refused(
-            f"{folder / CARD_FILE}: format must be {CARD_FORMAT!r} for {XGBOOST_CLASSIFIER!r}, but got "
+            f"{folder / CARD_FILE}: format must be {CARD_FORMAT!r} or {CARD_FORMAT_BY_ROW!r} for "
+            f"{XGBOOST_CLASSIFIER!r}, but got "
             f"{card.get('format')!r} for {card.get('estimator')!r}. Load it with the version of Ratchet that wrote it."
         )
     model = _present(folder, MODEL_FILE).read_bytes()
@@ -305,15 +311,27 @@ def load(folder: Path, *, expected: str | None = None) -> ModelArtifact:
         features=features,
         categories=categories,
         calibrator=Platt(slope=card["calibrator"]["slope"], intercept=card["calibrator"]["intercept"]),
-        threshold=float(card["threshold"]),
+        threshold=_read_threshold(card["threshold"], folder / CARD_FILE),
         params=card["params"],
         provenance=card["provenance"],
     )
 
 
-def _number_or_name(threshold: float) -> float | str:
-    """JSON has no infinity; a model that never acts has the threshold ``inf``."""
+def _written_threshold(threshold: float | PayoffMatrix) -> Any:
+    """JSON has no infinity; a model that never acts has the threshold ``inf``. A formula is written as its text."""
+    if isinstance(threshold, PayoffMatrix):
+        cells = {name: getattr(threshold, name) for name in CELLS}
+        return {n: v.text if isinstance(v, Expression) else v for n, v in cells.items()} | {"unit": threshold.unit}
     return threshold if np.isfinite(threshold) else str(threshold)
+
+
+def _read_threshold(written: Any, file: Path) -> float | PayoffMatrix:
+    if not isinstance(written, dict):
+        return float(written)
+    try:
+        return PayoffMatrix.from_spec(SimpleNamespace(**written))
+    except (AttributeError, ValueError, TypeError) as error:
+        raise Refused(f"{file}: threshold must be a payoff of numbers and expressions, but: {error}") from None
 
 
 def _column(rows: pa.Table, name: str) -> pa.ChunkedArray:

@@ -5,7 +5,8 @@ Light by design (pydantic and ruamel.yaml): every parse of the DAG files reads t
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -75,16 +76,29 @@ def digest(spec: ModelSpec) -> str:
     return spec.digest
 
 
-def validate_all(models_dir: Path | str) -> list[str]:
+@dataclass(frozen=True)
+class _Dataset:
+    """The columns of a dataset that a spine made of it carries: known at the decision, and with the label only."""
+
+    known: frozenset[str]
+    outcomes: frozenset[str]
+
+
+FeatureNames = Callable[[ModelSpec], Iterable[str]]
+
+
+def validate_all(models_dir: Path | str, feature_names: FeatureNames | None = None) -> list[str]:
     """Every problem of every spec, one line each; empty when all hold.
 
     Where ``feature_repo/datasets.yaml`` stands beside the models folder, the names of datasets, keys and slices are
-    checked against it. Whether the feature service exists is the feature store's to say, not checked here.
+    checked against it. Whether the feature service exists is the feature store's to say, not checked here; it is
+    asked, through ``feature_names``, only when a payoff reads a column that the spine does not carry. Left out, such
+    columns are taken for features.
     """
     folder = Path(models_dir)
     listed = folder.parent / DATASETS_FILE
     problems: list[str] = []
-    datasets: dict[str, frozenset[str]] | None = None
+    datasets: dict[str, _Dataset] | None = None
     if listed.is_file():
         try:
             datasets = _read_datasets(listed)
@@ -97,13 +111,14 @@ def validate_all(models_dir: Path | str) -> list[str]:
             problems.extend(refused.problems)
             continue
         tree = _read(file, spec.model)
-        found = sorted(_unknown_names(spec, datasets or {}), key=lambda problem: _line(tree, problem.path))
         if datasets is not None:
+            named = [*_unknown_names(spec, datasets), *_unknown_columns(spec, datasets, feature_names)]
+            found = sorted(named, key=lambda problem: _line(tree, problem.path))
             problems.extend(_told(file, _line(tree, problem.path), problem, spec.model) for problem in found)
     return problems
 
 
-def _unknown_names(spec: ModelSpec, datasets: Mapping[str, frozenset[str]]) -> Iterator[Problem]:
+def _unknown_names(spec: ModelSpec, datasets: Mapping[str, _Dataset]) -> Iterator[Problem]:
     """Names in the spec that the feature repository does not have: datasets, then columns of the spine's source."""
     spine = spec.data.spine
     named: list[tuple[tuple[str | int, ...], str]] = [(("data", "spine", "source"), spine.source)]
@@ -113,7 +128,7 @@ def _unknown_names(spec: ModelSpec, datasets: Mapping[str, frozenset[str]]) -> I
     for path, name in named:
         if name not in datasets:
             yield Problem(path, f"{name!r} is not a dataset of {DATASETS_FILE}.{did_you_mean(name, tuple(datasets))}")
-    columns = tuple(datasets.get(spine.source, ()))
+    columns = tuple(datasets[spine.source].known) if spine.source in datasets else ()
     keys: list[tuple[tuple[str | int, ...], str]] = [
         (("data", "spine", "entity", index), name) for index, name in enumerate(spine.entity)
     ]
@@ -131,13 +146,49 @@ def _unknown_names(spec: ModelSpec, datasets: Mapping[str, frozenset[str]]) -> I
             )
 
 
-def _read_datasets(file: Path) -> dict[str, frozenset[str]]:
+def _unknown_columns(
+    spec: ModelSpec, datasets: Mapping[str, _Dataset], feature_names: FeatureNames | None
+) -> Iterator[Problem]:
+    """Columns of the payoff that the snapshot will not have, and outcomes that a decision would read."""
+    source = datasets.get(spec.data.spine.source)
+    if source is None:
+        return
+    carried = source.known | source.outcomes
+    features: frozenset[str] | None = None
+    for cell, formula in spec.business.payoff.expressions.items():
+        path = ("business", "payoff", cell)
+        for name in formula.columns:
+            if name in source.outcomes and name in spec.business.decided_by_columns:
+                yield Problem(
+                    path,
+                    f"{name!r} is known only after the outcome ({DATASETS_FILE}), so that no decision can be taken by "
+                    "it. Give business.decision.threshold as a number",
+                )
+            elif name not in carried and feature_names is not None:
+                if features is None:
+                    try:
+                        features = frozenset(feature_names(spec))
+                    except Refused as refused:
+                        yield Problem(("data", "features"), str(refused))
+                        return
+                if name not in features:
+                    yield Problem(
+                        path,
+                        f"{name!r} is neither a column of the spine nor a feature of {spec.data.features!r}."
+                        f"{did_you_mean(name, carried | features)}",
+                    )
+
+
+def _read_datasets(file: Path) -> dict[str, _Dataset]:
     """The datasets of the feature repository, each with the columns that a spine made of it carries."""
     datasets = _read(file, "").get("datasets")
     if not isinstance(datasets, dict) or not all(isinstance(entry, dict) for entry in datasets.values()):
         raise _refused(file, 1, "must hold a mapping 'datasets' of name to location, keys and columns", "")
     return {
-        str(name): frozenset([*(entry.get("keys") or ()), *(entry.get("join_keys") or ())])
+        str(name): _Dataset(
+            known=frozenset([*(entry.get("keys") or ()), *(entry.get("join_keys") or ())]),
+            outcomes=frozenset(entry.get("outcomes") or ()),
+        )
         for name, entry in datasets.items()
     }
 

@@ -92,8 +92,10 @@ def validate(model: Annotated[str | None, typer.Argument(help="One model; all wh
     """Check the specs without Airflow: every problem with file, line, rule, value and remedy."""
     from ratchet.adapters.specs import load_all, validate_all  # noqa: PLC0415 - only here
 
-    models_dir = wire().settings.models_dir
-    problems = [p for p in validate_all(models_dir) if model is None or f"/{model}/" in p]
+    ratchet = wire()
+    models_dir = ratchet.settings.models_dir
+    found = validate_all(models_dir, ratchet.features.feature_names)  # Feast, where it must be asked
+    problems = [p for p in found if model is None or f"/{model}/" in p]
     for problem in problems:
         typer.secho(problem, fg=typer.colors.RED, err=True)
     if problems:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from decimal import Decimal
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ratchet.domain.payoff import PayoffMatrix, expected_gain
 from ratchet.errors import Refused
 
 Floats = NDArray[np.float64]
@@ -27,6 +29,36 @@ class Rows(Protocol):
     def num_rows(self) -> int:
         """How many rows there are."""
         ...
+
+    @property
+    def column_names(self) -> list[str]:
+        """What there is to ask for."""
+        ...
+
+    def column(self, i: Any) -> Any:
+        """One column by its name, which gives its values by ``to_numpy()``: missing ones as NaN or None."""
+        ...
+
+
+def numbers(rows: Rows, names: Iterable[str]) -> dict[str, Floats]:
+    """The named columns as (n_rows,) float64; true is 1, false 0, missing NaN.
+
+    Raises:
+        Refused: a column is absent or does not hold numbers.
+
+    """
+    found: dict[str, Floats] = {}
+    for name in names:
+        if name not in rows.column_names:
+            raise Refused(f"rows must have the column {name!r}, but got {sorted(rows.column_names)}.")
+        values = np.asarray(rows.column(name).to_numpy())
+        of_numbers = values.dtype.kind in "biuf" or (
+            values.dtype.kind == "O" and all(v is None or isinstance(v, bool | int | float | Decimal) for v in values)
+        )
+        if not of_numbers:
+            raise Refused(f"column {name!r} must hold numbers, but holds {values.dtype} such as {values[:1].tolist()}.")
+        found[name] = values.astype(np.float64)
+    return found
 
 
 class Scorer(Protocol):
@@ -122,6 +154,20 @@ def _cross_entropy(odds: Floats, target: Floats) -> float:
     return float(np.sum(np.logaddexp(0.0, odds) - target * odds))
 
 
+def acting(threshold: float | PayoffMatrix, probability: Floats, rows: Rows) -> Bools:
+    """Whether to act on each row, (n_rows,): at or above the threshold, or where acting is expected to pay.
+
+    ``probability`` is (n_rows,) calibrated. NaN, in it or in a formula, is not acted on.
+
+    Raises:
+        Refused: the rows lack a column that a formula of the threshold reads.
+
+    """
+    if isinstance(threshold, PayoffMatrix):
+        return expected_gain(threshold, probability, numbers(rows, threshold.columns)) >= 0
+    return probability >= threshold
+
+
 @dataclass(frozen=True)
 class ModelArtifact:
     """A frozen model: nothing in it is chosen after it has been judged.
@@ -129,6 +175,9 @@ class ModelArtifact:
     ``features`` is the column order of the scorer; ``categories`` are the values of each categorical feature seen on
     the fitted rows (any other value counts as missing); ``params`` are the scorer's own; ``provenance`` is free text
     for the dossier (seed, ranges, row counts, library versions).
+
+    ``threshold`` is the probability from which on the model acts. Where the payoff differs between rows it is the
+    payoff matrix instead, and each row has a break-even of its own: the model acts where that is expected to pay.
     """
 
     scorer: Scorer
@@ -136,7 +185,7 @@ class ModelArtifact:
     features: tuple[str, ...]
     categories: Mapping[str, tuple[str, ...]]
     calibrator: Platt
-    threshold: float
+    threshold: float | PayoffMatrix
     params: Mapping[str, Any]
     provenance: Mapping[str, Any] = field(default_factory=dict)
 
@@ -145,9 +194,16 @@ class ModelArtifact:
         return self.calibrator(self.scorer.raw(rows))
 
     def decide(self, rows: Any) -> tuple[Floats, Bools]:
-        """Calibrated probability (n_rows,) and whether to act (n_rows,): at or above the threshold."""
+        """Calibrated probability (n_rows,) and whether to act (n_rows,): at or above the threshold.
+
+        A row on which the expected gain cannot be computed (a missing value in a formula) is not acted on.
+
+        Raises:
+            Refused: the rows lack a column that a formula of the threshold reads.
+
+        """
         probability = self.probability(rows)
-        return probability, probability >= self.threshold
+        return probability, acting(self.threshold, probability, rows)
 
 
 @dataclass(frozen=True)

@@ -38,6 +38,7 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
+from ratchet.domain.expression import Expression
 from ratchet.domain.quiet import QuietWindow, leaves_time_awake
 
 METRICS = ("expected_calibration_error", "payoff", "latency_p95_ms")
@@ -207,30 +208,55 @@ class Decision(_Closed):
         raise _rule(f"must be payoff or a number between 0 and 1, but got {value!r}")
 
 
+def _to_value(value: object) -> object:
+    if isinstance(value, str):
+        try:
+            return Expression(value).text
+        except ValueError as error:
+            raise _rule(str(error)) from None
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        raise _rule(f"must be a finite number or an expression such as 0.2 * fare, but got {value!r}")
+    return float(value)
+
+
+PayoffValue = Annotated[float | str, BeforeValidator(_to_value)]
+
+
 class Payoff(_Closed):
-    """Value of one decision by outcome, in ``unit`` per decision; gains are positive, losses negative."""
+    """Value of one decision by outcome, in ``unit`` per decision; gains are positive, losses negative.
 
-    tp: Number
-    fp: Number
-    fn: Number = 0.0
-    tn: Number = 0.0
+    Each is a number, or an expression over columns of the row (:mod:`ratchet.domain.expression`).
+    """
+
+    tp: PayoffValue
+    fp: PayoffValue
+    fn: PayoffValue = 0.0
+    tn: PayoffValue = 0.0
     unit: Annotated[str, Field(min_length=1, max_length=16)]
-
-    @field_validator("tp", "fp", "fn", "tn", mode="before")
-    @classmethod
-    def _no_expressions(cls, value: object) -> object:
-        if isinstance(value, str):
-            raise _not_yet(f"payoff expressions such as {value!r}; write a number")
-        return value
 
     @model_validator(mode="after")
     def _acting_can_pay(self) -> Self:
-        if not (self.tp > self.fn and self.tn > self.fp):
+        """A rule for numbers; a row on which acting cannot pay is not acted on."""
+        tp, fp, fn, tn = self.tp, self.fp, self.fn, self.tn
+        if isinstance(tp, str) or isinstance(fp, str) or isinstance(fn, str) or isinstance(tn, str):
+            return self
+        if not (tp > fn and tn > fp):
             raise _rule(
                 "acting must pay on positives (tp > fn) and cost on negatives (tn > fp), or no score is needed; "
-                f"got tp {self.tp:g}, fn {self.fn:g}, tn {self.tn:g}, fp {self.fp:g}"
+                f"got tp {tp:g}, fn {fn:g}, tn {tn:g}, fp {fp:g}"
             )
         return self
+
+    @property
+    def expressions(self) -> Mapping[str, Expression]:
+        """The outcomes that are expressions, by name."""
+        given = {name: getattr(self, name) for name in ("tp", "fp", "fn", "tn")}
+        return {name: Expression(value) for name, value in given.items() if isinstance(value, str)}
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The columns that the expressions read, each once."""
+        return tuple(dict.fromkeys(name for formula in self.expressions.values() for name in formula.columns))
 
 
 class Business(_Closed):
@@ -240,6 +266,11 @@ class Business(_Closed):
     decision: Decision = Decision()
     payoff: Payoff
     review_by: date
+
+    @property
+    def decided_by_columns(self) -> frozenset[str]:
+        """The columns whose values a decision reads, beside the score: they must be known when it is made."""
+        return frozenset(self.payoff.columns) if self.decision.threshold == "payoff" else frozenset()
 
 
 class Spine(_Closed):

@@ -92,6 +92,8 @@ class Attempts:
         import pyarrow.compute as pc  # noqa: PLC0415
         import pyarrow.parquet as pq  # noqa: PLC0415
 
+        from ratchet.workflow.valuing import check_columns  # noqa: PLC0415
+
         features, store = self._parts.features(), self._parts.store()
         features.apply()
         last_day = max(planned.holdout_days)
@@ -99,6 +101,7 @@ class Attempts:
             spec, as_of=attempt.as_of, start=planned.fit_start, end=date.fromordinal(last_day.toordinal() + 1)
         )
         rows = features.historical(spec, spine)
+        check_columns(spec, rows.schema)
         names = features.feature_names(spec)
         day = rows.column("day")
         holdout_days = pa.array([d.isoformat() for d in planned.holdout_days])

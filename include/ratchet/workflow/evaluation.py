@@ -13,9 +13,10 @@ from numpy.typing import NDArray
 
 from ratchet.domain.artifact import Bools, ConstantDecision, Floats, ModelArtifact
 from ratchet.domain.gate import Evidence, ScoredRows
-from ratchet.domain.payoff import PayoffMatrix, payoffs
+from ratchet.domain.payoff import Worth
 from ratchet.domain.spec import ModelSpec
 from ratchet.errors import Refused
+from ratchet.workflow.valuing import worth_of
 
 LATENCY_SAMPLES = 200
 LATENCY_WARMUP = 10
@@ -34,11 +35,14 @@ class Decisions:
     payoff: Floats
 
 
-def decide(spec: ModelSpec, rows: pa.Table, model: Decider) -> Decisions:
-    """The model's decisions on the rows and what each was worth, in the order of the rows."""
+def decide(spec: ModelSpec, rows: pa.Table, model: Decider, worth: Worth | None = None) -> Decisions:
+    """The model's decisions on the rows and what each was worth, in the order of the rows.
+
+    ``worth`` is that of the rows, where it is known already.
+    """
+    worth = worth or worth_of(spec, rows, labels(rows))
     probability, act = model.decide(rows)
-    payoff = payoffs(PayoffMatrix.from_spec(spec.business.payoff), labels(rows), act)
-    return Decisions(probability, act, payoff)
+    return Decisions(probability, act, worth.of(act))
 
 
 def evaluate(
@@ -52,8 +56,9 @@ def evaluate(
     """Score champion and challenger on every row of the holdout.
 
     Args:
-        spec: gives the payoff matrix and which columns the guardrails slice by.
-        holdout: ``day`` ('YYYY-MM-DD', the cluster), ``label`` (0/1), the slice columns, and both models' features.
+        spec: gives the payoff and which columns the guardrails slice by.
+        holdout: ``day`` ('YYYY-MM-DD', the cluster), ``label`` (0/1), the slice columns, what the payoff's formulas
+            read, and both models' features.
         champion: the sitting champion, or the constant decision a first champion must beat. A constant decision has
             no probability, so calibration is not compared with it.
         challenger: the candidate.
@@ -74,7 +79,8 @@ def evaluate(
     if not holdout.num_rows:
         raise Refused("the holdout must hold rows, but is empty. Wait until its days are mature.")
     label = labels(holdout)
-    old, new = decide(spec, holdout, champion), decide(spec, holdout, challenger)
+    worth = worth_of(spec, holdout, label)
+    old, new = (decide(spec, holdout, model, worth) for model in (champion, challenger))
     old_ms, new_ms = _latencies(holdout, (champion, challenger), clock)
     constant = isinstance(champion, ConstantDecision)
     return Evidence(

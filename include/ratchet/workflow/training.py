@@ -25,13 +25,14 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from ratchet.domain.artifact import ConstantDecision, Floats, ModelArtifact, Platt, Scorer, log_loss
+from ratchet.domain.artifact import ConstantDecision, Floats, ModelArtifact, Platt, Scorer, acting, log_loss
 from ratchet.domain.learning_curve import least_end
-from ratchet.domain.payoff import PayoffMatrix, break_even, payoffs
+from ratchet.domain.payoff import PayoffMatrix, Worth, break_even
 from ratchet.domain.spec import ModelSpec
 from ratchet.errors import Refused
 from ratchet.ports.learning import Learner
 from ratchet.ports.studies import Dimension, Params, Pruned, Space, Studies, TrialRecord, best_of
+from ratchet.workflow.valuing import payoff_columns, worth_of
 
 USUAL: Mapping[str, float] = {
     "n_estimators": 200,
@@ -193,8 +194,8 @@ def fit_final(
     left out.
 
     The same rows (in any order, given unique keys), parameters and seed give the same artifact to the bit, for any
-    number of ``threads`` (the spec's when left out). The threshold is the payoff's break-even probability, or the
-    spec's own number.
+    number of ``threads`` (the spec's when left out). The threshold is the payoff's break-even (of each row, where the
+    payoff differs between rows), or the spec's own number.
 
     Raises:
         Refused: a range holds no rows or one label only, a column is missing, or the estimator refuses its parameters.
@@ -244,14 +245,15 @@ def calibration_of(trial: TrialRecord) -> Platt:
 
 
 def best_constant(spec: ModelSpec, train: pa.Table | str, ranges: Ranges) -> ConstantDecision:
-    """The better of *always act* and *never act* on all training rows (A and B); *never* if both are worth the same."""
+    """The better of *always act* and *never act* on all training rows (A and B); *never* if both are worth the same.
+
+    Rows whose worth is unknown (NaN) have no say.
+    """
     rows = read_rows(train, spec, Columns(()))
     fit, calibrate = _split(_ordered(spec, rows), ranges)
     label = np.concatenate([fit.label, calibrate.label])
-    matrix = PayoffMatrix.from_spec(spec.business.payoff)
-    always = payoffs(matrix, label, np.ones(label.shape, dtype=bool)).mean()
-    never = payoffs(matrix, label, np.zeros(label.shape, dtype=bool)).mean()
-    return ConstantDecision(act=bool(always > never), probability=float(label.mean()))
+    gain = np.concatenate([worth_of(spec, part.rows, part.label).gain for part in (fit, calibrate)])
+    return ConstantDecision(act=bool(np.nansum(gain) > 0), probability=float(label.mean()))
 
 
 def start_params(space: Space, champion_params: Params | None = None) -> dict[str, Any]:
@@ -263,11 +265,15 @@ def start_params(space: Space, champion_params: Params | None = None) -> dict[st
     }
 
 
-def threshold_of(spec: ModelSpec) -> float:
-    """The calibrated probability from which the model acts, in [0, 1] (outside of it: one constant decision)."""
+def threshold_of(spec: ModelSpec) -> float | PayoffMatrix:
+    """The calibrated probability from which the model acts, in [0, 1] (outside of it: one constant decision).
+
+    Break-even with formulas is the payoff itself: each row has a threshold of its own.
+    """
     threshold = spec.business.decision.threshold
     if threshold == "payoff":
-        return break_even(PayoffMatrix.from_spec(spec.business.payoff))
+        matrix = PayoffMatrix.from_spec(spec.business.payoff)
+        return matrix if matrix.by_row else break_even(matrix)
     return float(threshold)
 
 
@@ -278,7 +284,8 @@ def read_rows(train: pa.Table | str, spec: ModelSpec, columns: Columns) -> pa.Ta
         Refused: a column is missing.
 
     """
-    wanted = list(dict.fromkeys([*spec.data.spine.entity, "decided_at", "day", "label", *columns.features]))
+    named = [*spec.data.spine.entity, "decided_at", "day", "label", *columns.features, *payoff_columns(spec)]
+    wanted = list(dict.fromkeys(named))
     if isinstance(train, str):
         import fsspec  # noqa: PLC0415 - only for a table that is elsewhere
 
@@ -304,8 +311,8 @@ class _Trials:
     calibrate: _Split
     fixed: Mapping[str, Any]
     threads: int
-    matrix: PayoffMatrix
-    threshold: float
+    worth: Worth
+    threshold: float | PayoffMatrix
 
     @classmethod
     def of(cls, spec: ModelSpec, train: pa.Table | str, ranges: Ranges, columns: Columns, learner: Learner) -> _Trials:
@@ -315,8 +322,8 @@ class _Trials:
         prepared = learner.prepare(
             fit.rows, fit.label, features=columns.features, categories=categories, threads=threads
         )
-        matrix = PayoffMatrix.from_spec(spec.business.payoff)
-        return cls(learner, prepared, calibrate, spec.train.fixed, threads, matrix, threshold_of(spec))
+        worth = worth_of(spec, calibrate.rows, calibrate.label)
+        return cls(learner, prepared, calibrate, spec.train.fixed, threads, worth, threshold_of(spec))
 
     def value(self, params: Params, seed: int, best: float) -> tuple[float, Mapping[str, Any]]:
         """Value the parameters, or raise ``Pruned`` as soon as they can no longer come below ``best``."""
@@ -338,10 +345,10 @@ class _Trials:
         raw: Floats = scorer.raw(self.calibrate.rows)
         calibrator = Platt.fit(raw, label)
         probability = calibrator(raw)
-        payoff = payoffs(self.matrix, label, probability >= self.threshold).mean()
+        payoff = self.worth.of(acting(self.threshold, probability, self.calibrate.rows)).mean()
         return log_loss(probability, label), {
             "raw_log_loss": log_loss(raw, label),
-            "payoff_per_decision": float(payoff),
+            "payoff_per_decision": None if np.isnan(payoff) else float(payoff),
             CALIBRATION: [calibrator.slope, calibrator.intercept],
             "seconds": round(time.monotonic() - began, 3),
         }

@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,8 @@ import xgboost as xgb
 from ratchet.adapters.models import XGBoostLearner, digest, encode_frame, learner_for, load, save
 from ratchet.adapters.storage import CorruptObjectError, MissingObjectError
 from ratchet.domain.artifact import ModelArtifact, Platt
+from ratchet.domain.expression import Expression
+from ratchet.domain.payoff import PayoffMatrix
 from ratchet.errors import Refused
 
 FEATURES = ("wind", "carrier")
@@ -47,6 +50,57 @@ def test_a_loaded_artifact_decides_as_before_to_the_bit(tmp_path: Path):
     for old, new in zip(before.decide(rows()), after.decide(rows()), strict=True):
         np.testing.assert_array_equal(old, new)
     assert save(after, tmp_path / "again") == expected == digest(tmp_path)
+
+
+def test_the_card_of_a_plain_threshold_is_as_ever(tmp_path: Path):
+    save(artifact(), tmp_path)
+    card = json.loads((tmp_path / "ratchet.json").read_text())
+    assert (card["format"], card["threshold"]) == ("ratchet.artifact.v1", 0.25)
+    assert set(card) == {
+        *("format", "estimator", "model_sha256", "features", "categories"),
+        *("calibrator", "threshold", "params", "provenance"),
+    }
+
+
+BY_ROW = PayoffMatrix(tp=Expression("3 * coalesce(wind, 0.1)"), fp=-1.0, fn=0.0, tn=0.0, unit="EUR")
+
+
+def test_a_threshold_by_row_is_kept_as_its_formulas_and_decides_as_before(tmp_path: Path):
+    before = replace(artifact(), threshold=BY_ROW)
+    after = load(tmp_path, expected=save(before, tmp_path))
+    assert after.threshold == BY_ROW
+    assert json.loads((tmp_path / "ratchet.json").read_text())["threshold"]["tp"] == "3 * coalesce(wind, 0.1)"
+    probability, act = after.decide(rows())
+    np.testing.assert_array_equal(act, before.decide(rows())[1])
+    np.testing.assert_array_equal(act, probability * 3 * rows()["wind"].to_numpy() - (1 - probability) >= 0)
+    assert 0 < act.sum() < len(act)
+
+
+def test_a_threshold_by_row_is_not_for_a_reader_of_numbers(tmp_path: Path):
+    save(replace(artifact(), threshold=BY_ROW), tmp_path)
+    assert json.loads((tmp_path / "ratchet.json").read_text())["format"] == "ratchet.artifact.v2"
+
+
+@pytest.mark.parametrize("formula", ["__import__('os')", "wind ** 9", "wind.real"])
+def test_a_card_cannot_smuggle_code_into_a_threshold(tmp_path: Path, formula: str):
+    save(replace(artifact(), threshold=BY_ROW), tmp_path)
+    card = json.loads((tmp_path / "ratchet.json").read_text())
+    card["threshold"]["tp"] = formula
+    (tmp_path / "ratchet.json").write_text(json.dumps(card))
+    with pytest.raises(Refused, match=r"ratchet\.json: threshold must be a payoff of numbers and expressions"):
+        load(tmp_path)
+
+
+def test_a_row_whose_gain_is_unknown_is_not_acted_on():
+    by_row = replace(artifact(), threshold=PayoffMatrix(Expression("1000 + wind"), -1.0, 0.0, 0.0))
+    one = pa.table({"wind": pa.array([None, 0.5], pa.float64()), "carrier": ["UA", "UA"]})
+    assert by_row.decide(one)[1].tolist() == [False, True]
+
+
+def test_a_threshold_by_row_names_the_column_it_lacks():
+    by_row = replace(artifact(), threshold=PayoffMatrix(Expression("fare"), -1.0, 0.0, 0.0))
+    with pytest.raises(Refused, match="must have the column 'fare'"):
+        by_row.decide(rows())
 
 
 def test_nothing_on_disk_is_a_pickle(tmp_path: Path):
@@ -102,7 +156,7 @@ def test_a_missing_file_is_named(tmp_path: Path):
 
 def test_a_card_of_another_format_is_refused(tmp_path: Path):
     save(artifact(), tmp_path)
-    card = json.loads((tmp_path / "ratchet.json").read_text()) | {"format": "ratchet.artifact.v2"}
+    card = json.loads((tmp_path / "ratchet.json").read_text()) | {"format": "ratchet.artifact.v9"}
     (tmp_path / "ratchet.json").write_text(json.dumps(card))
     with pytest.raises(Refused, match=r"ratchet\.artifact\.v1"):
         load(tmp_path)

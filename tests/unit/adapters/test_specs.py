@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from ratchet.adapters import specs
+from ratchet.errors import Refused
 from ratchet.settings import load_settings
 
 MODELS = load_settings().models_dir
@@ -133,3 +134,67 @@ def test_a_name_the_feature_repository_does_not_have_is_told(tmp_path: Path, old
     listed.write_text("datasets: [flights]\n")
     (problem,) = specs.validate_all(tmp_path / "models")
     assert problem.startswith(str(listed))
+
+
+LISTED = """datasets:
+  flights: {keys: [flight_id], join_keys: [carrier, fare], outcomes: [minutes_late]}
+  weather: {keys: [origin]}
+"""
+
+
+def with_payoff(folder: Path, payoff: str, threshold: str = "payoff") -> Path:
+    """The shipped spec with another payoff, beside a repository whose source carries a fare and an outcome."""
+    text = SHIPPED.read_text().replace("tp: 180, fp: -60, fn: 0, tn: 0", payoff)
+    listed = folder / "feature_repo" / "datasets.yaml"
+    listed.parent.mkdir()
+    listed.write_text(LISTED)
+    return written(folder, text.replace("threshold: payoff", f"threshold: {threshold}"))
+
+
+def features(_: object) -> tuple[str, ...]:
+    return ("distance_miles", "weekday")
+
+
+def test_a_payoff_may_read_the_spine_and_the_features(tmp_path: Path) -> None:
+    with_payoff(tmp_path, 'tp: "0.2 * fare", fp: -60, fn: "-distance_miles / 10"')
+    assert specs.validate_all(tmp_path / "models", features) == []
+
+
+def test_an_unknown_column_of_a_payoff_is_told_with_file_line_and_nearest_name(tmp_path: Path) -> None:
+    file = with_payoff(tmp_path, 'tp: "0.2 * fair", fp: -60')
+    (problem,) = specs.validate_all(tmp_path / "models", features)
+    assert f"{file}:{line_of(file, 'fair')}: business.payoff.tp: 'fair' is neither a column of the spine nor" in problem
+    assert "Did you mean 'fare'? Run: ratchet validate flight_delay" in problem
+
+
+def test_a_broken_expression_is_told_with_file_and_line(tmp_path: Path) -> None:
+    file = with_payoff(tmp_path, 'tp: "fare ** 2", fp: -60')
+    (problem,) = refusal(file)
+    assert f"{file}:{line_of(file, 'fare ** 2')}: business.payoff.tp: ** is not allowed in an expression" in problem
+
+
+def test_no_decision_reads_an_outcome_but_a_fixed_threshold_may_be_valued_by_one(tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    (tmp_path / "b").mkdir()
+    with_payoff(tmp_path / "a", 'tp: 10, fp: -60, fn: "-minutes_late"')
+    (problem,) = specs.validate_all(tmp_path / "a" / "models", features)
+    assert "business.payoff.fn: 'minutes_late' is known only after the outcome" in problem
+    with_payoff(tmp_path / "b", 'tp: 10, fp: -60, fn: "-minutes_late"', threshold="0.3")
+    assert specs.validate_all(tmp_path / "b" / "models", features) == []
+
+
+def test_the_feature_store_is_asked_only_when_the_spine_does_not_have_the_column(tmp_path: Path) -> None:
+    def never(_: object) -> tuple[str, ...]:
+        raise AssertionError("asked")
+
+    with_payoff(tmp_path, 'tp: "0.2 * fare", fp: -60')
+    assert specs.validate_all(tmp_path / "models", never) == []
+
+
+def test_an_unknown_feature_service_is_told_where_it_is_named(tmp_path: Path) -> None:
+    def unknown(_: object) -> tuple[str, ...]:
+        raise Refused("'flight_delay_v1' is not a feature service")
+
+    file = with_payoff(tmp_path, 'tp: "0.2 * miles", fp: -60')
+    (problem,) = specs.validate_all(tmp_path / "models", unknown)
+    assert f":{line_of(file, 'features: flight_delay_v1')}: data.features: 'flight_delay_v1' is not a" in problem

@@ -163,7 +163,10 @@ def test_what_is_no_duration_is_refused(text: str) -> None:
         ("data.spine.decided_at", "scheduled_departure + 6h", "must be a column"),
         ("data.spine.entity", ["flight_id", "flight_id"], "names a key twice"),
         ("business.payoff.tp", -1, "acting must pay on positives"),
-        ("business.payoff.fp", float("inf"), "business.payoff.fp: "),
+        ("business.payoff.fp", float("inf"), "business.payoff.fp: must be a finite number or an expression"),
+        ("business.payoff.fp", True, "business.payoff.fp: must be a finite number or an expression"),
+        ("business.payoff.tp", "fare ** 2", "business.payoff.tp: ** is not allowed in an expression"),
+        ("business.payoff.tp", "fare.real", "business.payoff.tp: a dot after a name is not allowed"),
         ("business.decision.threshold", "half", "must be payoff or a number between 0 and 1, but got 'half'"),
         ("business.decision.threshold", 1.5, "business.decision.threshold: "),
         ("business.review_by", ABSENT, "business.review_by: is required and missing"),
@@ -191,7 +194,6 @@ def test_a_broken_rule_names_its_place_and_what_to_write(path: str, value: Any, 
         ("runtime.environment", None),
         ("gate.deploy", "refit"),
         ("gate.approval", {"when": {"lower_bound_below": 0.2}}),
-        ("business.payoff.tp", "0.2 * fare"),
         ("business.decision.threshold", "tuned"),
         ("train.estimator", "lightgbm.LGBMClassifier"),
     ],
@@ -199,6 +201,20 @@ def test_a_broken_rule_names_its_place_and_what_to_write(path: str, value: Any, 
 def test_a_key_that_nothing_obeys_yet_is_refused_rather_than_ignored(path: str, value: Any) -> None:
     (problem,) = problems_of(spec_with(path, value))
     assert problem.startswith(f"{path}: not yet supported: ")
+
+
+def test_a_payoff_may_be_an_expression_and_reads_back() -> None:
+    spec = ModelSpec.model_validate(spec_with("business.payoff", {"tp": "0.2 * fare", "fp": "-5 - tax", "unit": "EUR"}))
+    assert spec.business.payoff.columns == ("fare", "tax")
+    assert spec.business.decided_by_columns == {"fare", "tax"}
+    again = ModelSpec.model_validate(json.loads(spec.canonical_json()))
+    assert (again, again.digest) == (spec, spec.digest)
+
+
+def test_a_fixed_threshold_reads_no_column() -> None:
+    tree = spec_with("business.payoff.tp", "0.2 * fare")
+    tree["business"]["decision"] = {"threshold": 0.3}
+    assert ModelSpec.model_validate(tree).business.decided_by_columns == frozenset()
 
 
 def test_quiet_hours_read_back_as_they_were_written() -> None:
