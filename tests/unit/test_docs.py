@@ -26,7 +26,8 @@ from ratchet.domain.admission import (
 )
 from ratchet.domain.events import DriftDetected, InboundEvent, parse, to_record
 from ratchet.domain.holdout import HoldoutPlan, plan_holdout
-from ratchet.domain.spec import METRICS, NOT_YET_SUPPORTED, Dimension, ModelSpec
+from ratchet.domain.metrics import METRICS
+from ratchet.domain.spec import NOT_YET_SUPPORTED, Dimension, ModelSpec
 from ratchet.failpoints import NAMES as FAILPOINTS
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -90,8 +90,8 @@ FeatureNames = Callable[[ModelSpec], Iterable[str]]
 def validate_all(models_dir: Path | str, feature_names: FeatureNames | None = None) -> list[str]:
     """Every problem of every spec, one line each; empty when all hold.
 
-    Where ``feature_repo/datasets.yaml`` stands beside the models folder, the names of datasets, keys and slices are
-    checked against it. Whether the feature service exists is the feature store's to say, not checked here; it is
+    Where ``feature_repo/datasets.yaml`` stands beside the models folder, the names of datasets, keys, slices and groups
+    are checked against it. Whether the feature service exists is the feature store's to say, not checked here; it is
     asked, through ``feature_names``, only when a payoff reads a column that the spine does not carry. Left out, such
     columns are taken for features.
     """
@@ -133,9 +133,9 @@ def _unknown_names(spec: ModelSpec, datasets: Mapping[str, _Dataset]) -> Iterato
         (("data", "spine", "entity", index), name) for index, name in enumerate(spine.entity)
     ]
     keys += [
-        (("gate", "guardrails", index, "slice"), guardrail.slice_column)
+        (("gate", "guardrails", index, "by" if guardrail.slice is None else "slice"), guardrail.column)
         for index, guardrail in enumerate(spec.gate.guardrails)
-        if guardrail.slice_column is not None
+        if guardrail.column is not None
     ]
     for path, name in keys if columns else ():
         if name not in columns:

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy import stats
 
-from ratchet.domain.guardrails import Check, Finding, Guardrail, ScoredRows, find
+from ratchet.domain.guardrails import Check, Finding, Guardrail, Scene, ScoredRows, find
 from ratchet.domain.inference import Clusters, Floats, RatioInference, cosine_terms, group, ratio_inference
 
 __all__ = ["Check", "Evidence", "GatePolicy", "ScoredRows", "Verdict", "decide_promotion", "judge"]
@@ -84,7 +84,8 @@ class Evidence:
     """Both models on the same fresh rows.
 
     ``uplift``: (n_rows,) payoff(challenger) - payoff(champion), in payoff units per decision; ``clusters``: (n_rows,)
-    labels that sort in time; ``label``: (n_rows,) 0/1; ``slices``: column name -> (n_rows,) values, for guardrails.
+    labels that sort in time; ``label``: (n_rows,) 0/1; ``slices``: column name -> (n_rows,) values, for the slices and
+    the groups of guardrails.
     """
 
     uplift: npt.ArrayLike
@@ -254,20 +255,17 @@ def decide_promotion(evidence: Evidence, policy: GatePolicy) -> Verdict:
         return verdict
     _same_rows(evidence, verdict.n_rows)
     findings = _scores_are_numbers(evidence)
-    days = group(evidence.clusters)
-    uplift = np.asarray(evidence.uplift, dtype=np.float64)
-    for guardrail in policy.guardrails:
-        findings += find(
-            guardrail,
-            uplift=uplift,
-            days=days,
-            label=np.asarray(evidence.label, dtype=np.float64),
-            champion=evidence.champion,
-            challenger=evidence.challenger,
-            slices=evidence.slices,
-            confidence=policy.confidence,
-            ordered=policy.ordered,
-        )
+    scene = Scene(
+        uplift=np.asarray(evidence.uplift, dtype=np.float64),
+        days=group(evidence.clusters),
+        label=np.asarray(evidence.label, dtype=np.float64),
+        champion=evidence.champion,
+        challenger=evidence.challenger,
+        slices=evidence.slices,
+        confidence=policy.confidence,
+        ordered=policy.ordered,
+    )
+    findings += find(policy.guardrails, scene)
     decision = verdict.decision
     if any(finding.outcome == "broken" for finding in findings):
         decision = "keep_champion"
@@ -366,7 +364,7 @@ def _planned_dof(counts: npt.NDArray[np.int_], *, ordered: bool) -> Floats:
 def _same_rows(evidence: Evidence, n_rows: int) -> None:
     arrays: dict[str, npt.ArrayLike | None] = {"label": evidence.label, **evidence.slices}
     for name, model in (("champion", evidence.champion), ("challenger", evidence.challenger)):
-        arrays |= {f"{name}.payoff": model.payoff, f"{name}.probability": model.probability}
+        arrays |= {f"{name}.payoff": model.payoff, f"{name}.probability": model.probability, f"{name}.act": model.act}
     for name, values in arrays.items():
         if values is not None and len(np.asarray(values)) != n_rows:
             raise ValueError(

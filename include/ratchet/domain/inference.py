@@ -8,6 +8,8 @@ The estimand is ``sum of values / number of rows``. Its variance is that of the 
 - *unordered* clusters: the jackknife (CR3) with Satterthwaite degrees of freedom. Bell and McCaffrey (2002), Survey
   Methodology 28(2); Hansen (2025), *Jackknife standard errors for clustered regression*.
 
+What is not a ratio enters through its jackknife pseudo-values by cluster, see `jackknife_totals`.
+
 The measured levels and powers are in ``docs/decisions/0003-gate-interval.md``.
 """
 
@@ -167,6 +169,22 @@ def ratio_inference(totals: npt.ArrayLike, rows: npt.ArrayLike, *, ordered: bool
     residual = total / all_rows - weight * estimate
     variance, dof = (_ewc if ordered else _cr3)(residual, weight)
     return RatioInference(estimate, float(np.sqrt(variance)), dof)
+
+
+def jackknife_totals(value: float, left_out: npt.ArrayLike, rows: npt.ArrayLike) -> Floats:
+    """What each cluster contributes to a statistic: (n_clusters,) totals for `ratio_inference`, about ``value``.
+
+    ``value`` is the statistic on all rows, ``left_out`` (n_clusters,) without each cluster, ``rows`` (n_clusters,)
+    above 0. These are the pseudo-values of the delete-m(j) jackknife times the rows of their cluster, less its bias:
+    for a mean they are the clusters' sums, and unordered they give the jackknife's variance. Busing, Meijer and van der
+    Leeden (1999), *Delete-m jackknife for unequal m*, Statistics and Computing 9. The statistic must be smooth in the
+    clusters' weights; NaN passes through.
+    """
+    count, without = np.asarray(rows, dtype=np.float64), np.asarray(left_out, dtype=np.float64)
+    all_rows = float(count.sum())
+    totals = all_rows * value - (all_rows - count) * without
+    centred: Floats = totals - count * (totals.sum() / all_rows - value)
+    return centred
 
 
 @lru_cache(maxsize=64)

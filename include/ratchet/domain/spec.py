@@ -39,9 +39,9 @@ from pydantic import (
 from pydantic_core import PydanticCustomError
 
 from ratchet.domain.expression import Expression
+from ratchet.domain.metrics import METRICS, misfit
 from ratchet.domain.quiet import QuietWindow, leaves_time_awake
 
-METRICS = ("expected_calibration_error", "payoff", "latency_p95_ms")
 ESTIMATORS = ("xgboost.XGBClassifier",)
 
 # What XGBClassifier takes and a spec may set. Its constructor swallows any other keyword with a warning in a log, so a
@@ -595,18 +595,26 @@ class Train(_Closed):
 
 
 class Guardrail(_Closed):
-    """What must hold beside the uplift.
+    """What must hold beside the uplift. Which limits a metric takes: :data:`ratchet.domain.metrics.METRICS`.
 
     - ``expected_calibration_error``: ``max_regression`` over the champion's, and/or an absolute ``max``; in [0, 1].
+    - scikit-learn's scorers by name (``roc_auc``, ``neg_log_loss``, ``f1``, …), of which greater is better: at most
+      ``max_regression`` below the champion's, and/or at least ``min``.
+    - Fairlearn's differences between the groups of column ``by``, in [0, 1]: ``max_regression`` over the champion's,
+      and/or ``max``; groups of fewer than ``min_rows`` rows are not compared.
     - ``payoff`` with a ``slice`` (a column, or ``column=value``): no slice of at least ``min_rows`` rows may lose more
       than ``max_regression`` payoff units per decision; ``required: true`` insists that it is there and judged.
+    - ``decisions_flipped``: ``max`` share of decisions that differ from the champion's.
     - ``latency_p95_ms``: ``max`` milliseconds of processor time per decision.
+    - ``model_size_mb``: ``max`` millions of bytes of the model's files.
     """
 
     metric: str
     slice: Annotated[str, Field(pattern=r"^[A-Za-z_]\w*(=.+)?$", max_length=200)] | None = None
+    by: Name | None = None
     max_regression: Annotated[float, Field(strict=True, ge=0)] | None = None
     max: Annotated[float, Field(strict=True, gt=0)] | None = None
+    min: Number | None = None
     min_rows: PositiveCount | None = None
     required: Annotated[bool, Field(strict=True)] = False
 
@@ -619,28 +627,16 @@ class Guardrail(_Closed):
 
     @model_validator(mode="after")
     def _means_something(self) -> Self:
-        needs = {
-            "expected_calibration_error": self.max_regression is not None or self.max is not None,
-            "payoff": self.slice is not None and self.max_regression is not None and self.max is None,
-            "latency_p95_ms": self.max is not None and self.max_regression is None,
-        }
-        wants = {
-            "expected_calibration_error": "max_regression or max",
-            "payoff": "slice and max_regression (and optionally min_rows)",
-            "latency_p95_ms": "max",
-        }
-        if not needs[self.metric]:
-            raise _rule(f"a guardrail on {self.metric} needs {wants[self.metric]}")
         if self.metric != "payoff" and self.slice is not None:
             raise _not_yet(f"slices of {self.metric}; only payoff is judged by slice")
-        if self.slice is None and (self.min_rows is not None or self.required):
-            raise _rule("min_rows and required apply to slices; name the slice")
+        if problem := misfit(self.metric, self.model_dump()):
+            raise _rule(problem)
         return self
 
     @property
-    def slice_column(self) -> str | None:
-        """The column whose values are the slices; None without one."""
-        return self.slice.partition("=")[0] if self.slice is not None else None
+    def column(self) -> str | None:
+        """The column whose values are the slices or the groups; None without one."""
+        return self.by if self.slice is None else self.slice.partition("=")[0]
 
 
 class Gate(_Closed):
@@ -674,9 +670,9 @@ class Gate(_Closed):
     @field_validator("guardrails")
     @classmethod
     def _named_once(cls, value: tuple[Guardrail, ...]) -> tuple[Guardrail, ...]:
-        named = [(guardrail.metric, guardrail.slice) for guardrail in value]
+        named = [(guardrail.metric, guardrail.slice, guardrail.by) for guardrail in value]
         if len(set(named)) < len(named):
-            raise _rule("a metric (and slice) may be named once")
+            raise _rule("a metric (and slice or by) may be named once")
         return value
 
 

@@ -245,17 +245,15 @@ class Attempts:
             calibrator=calibration_of(best),
         )
         holdout = self._table(manifest, "holdout")
-        champion = (
-            best_constant(spec, taken["train_uri"], ranges)
-            if attempt.champion_version is None
-            else models.load(self._parts.registry().download(attempt.model, attempt.champion_version))
-        )
-        evidence = evaluate(spec, holdout, champion, challenger)
-        verdict = decide_promotion(evidence, GatePolicy.from_spec(spec.gate))
-        record = _plain(asdict(verdict)) | {"unit": spec.business.payoff.unit}
+        served = self._champion_folder(attempt)
+        champion = best_constant(spec, taken["train_uri"], ranges) if served is None else models.load(served)
         with tempfile.TemporaryDirectory() as scratch:
             folder = Path(scratch) / "model"
             model_digest = models.save(challenger, folder)
+            sizes = (None if served is None else _megabytes(served), _megabytes(folder))
+            evidence = evaluate(spec, holdout, champion, challenger, sizes_mb=sizes)
+            verdict = decide_promotion(evidence, GatePolicy.from_spec(spec.gate))
+            record = _plain(asdict(verdict)) | {"unit": spec.business.payoff.unit}
             version = self._parts.registry().register(
                 attempt.id,
                 attempt.model,
@@ -374,6 +372,12 @@ class Attempts:
         file = manifest["files"][name]
         return pq.read_table(io.BytesIO(self._parts.store().get_bytes(file["key"], digest=file["sha256"])))
 
+    def _champion_folder(self, attempt: AttemptRow) -> Path | None:
+        """The files of the champion the attempt is judged against; None when it is to make the first one."""
+        if attempt.champion_version is None:
+            return None
+        return self._parts.registry().download(attempt.model, attempt.champion_version)
+
     def _champion_params(self, attempt: AttemptRow) -> dict[str, Any] | None:
         """The parameters of the champion, from the dossier of the attempt that made it."""
         with self._parts.ledger.transaction() as tx:
@@ -401,6 +405,11 @@ def _days(table: Any, start: str, end: str) -> dict[str, int]:
     """Rows per local day of ``[start, end)``."""
     counts = table.group_by("day").aggregate([("day", "count")])
     return {row["day"]: row["day_count"] for row in counts.to_pylist() if start <= row["day"] < end}
+
+
+def _megabytes(folder: Path) -> float:
+    """Millions of bytes of the files in a folder."""
+    return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file()) / 1e6
 
 
 def _table_digest(table: Any) -> str:

@@ -51,17 +51,19 @@ def evaluate(
     champion: Decider,
     challenger: ModelArtifact,
     *,
+    sizes_mb: tuple[float | None, float | None] = (None, None),
     clock: Callable[[], float] = time.thread_time,
 ) -> Evidence:
     """Score champion and challenger on every row of the holdout.
 
     Args:
-        spec: gives the payoff and which columns the guardrails slice by.
-        holdout: ``day`` ('YYYY-MM-DD', the cluster), ``label`` (0/1), the slice columns, what the payoff's formulas
-            read, and both models' features.
+        spec: gives the payoff and which columns the guardrails slice and group by.
+        holdout: ``day`` ('YYYY-MM-DD', the cluster), ``label`` (0/1), these columns, what the payoff's formulas read,
+            and both models' features.
         champion: the sitting champion, or the constant decision a first champion must beat. A constant decision has
-            no probability, so calibration is not compared with it.
+            no probability and is no model, so nothing but payoff is compared with it.
         challenger: the candidate.
+        sizes_mb: millions of bytes of the champion's and the challenger's files; None where not known.
         clock: seconds; read around each timed call. The thread's own processor time unless given, because a
             neighbour on the same machine must not decide who serves.
 
@@ -72,8 +74,8 @@ def evaluate(
     Raises:
         Refused: the holdout is empty, a column is missing, or a label is missing.
     """
-    sliced = [guardrail.slice for guardrail in spec.gate.guardrails if guardrail.slice is not None]
-    slices = list(dict.fromkeys(name.partition("=")[0] for name in sliced))
+    columns = [guardrail.column for guardrail in spec.gate.guardrails if guardrail.column is not None]
+    slices = list(dict.fromkeys(columns))
     if missing := [name for name in ("day", "label", *slices) if name not in holdout.column_names]:
         raise Refused(f"holdout rows must have the columns {missing}, but got {holdout.column_names}.")
     if not holdout.num_rows:
@@ -91,8 +93,12 @@ def evaluate(
             probability=None if constant else old.probability,
             payoff=old.payoff,
             latency_ms=None if constant else old_ms,
+            act=old.act,
+            size_mb=sizes_mb[0],
         ),
-        challenger=ScoredRows(probability=new.probability, payoff=new.payoff, latency_ms=new_ms),
+        challenger=ScoredRows(
+            probability=new.probability, payoff=new.payoff, latency_ms=new_ms, act=new.act, size_mb=sizes_mb[1]
+        ),
         slices={name: _values(holdout, name) for name in slices},
         unit=spec.business.payoff.unit,
     )

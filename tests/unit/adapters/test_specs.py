@@ -120,6 +120,11 @@ def test_all_models_are_read_and_all_their_problems_told(tmp_path: Path) -> None
         ("source: flights", "source: flight", "data.spine.source: 'flight' is not a dataset"),
         ("datasets: [flights, weather]", "datasets: [flights, wether]", "Did you mean 'weather'?"),
         ("slice: carrier", "slice: carier", "gate.guardrails[1].slice: 'carier' is neither a key nor a join key"),
+        (
+            "{metric: latency_p95_ms, max: 20}",
+            "{metric: equal_opportunity_difference, by: carier, max: 0.5}",
+            "gate.guardrails[2].by: 'carier' is neither a key nor a join key",
+        ),
         ("entity: [flight_id]", "entity: [flight]", "data.spine.entity[0]: 'flight' is neither a key nor a join key"),
     ],
 )

@@ -172,7 +172,14 @@ def test_what_is_no_duration_is_refused(text: str) -> None:
         ("business.review_by", ABSENT, "business.review_by: is required and missing"),
         ("gate.confidence", 0.5, "gate.confidence: "),
         ("gate.guardrails.0.max", ABSENT, "a guardrail on latency_p95_ms needs max"),
-        ("gate.guardrails.0.required", True, "min_rows and required apply to slices"),
+        ("gate.guardrails.0.required", True, "required applies to slices of payoff"),
+        ("gate.guardrails.0.min_rows", 5, "min_rows applies to slices and groups"),
+        ("gate.guardrails.0.by", "carrier", "not of latency_p95_ms"),
+        ("gate.guardrails.0.min", 0.5, "takes max, not min"),
+        ("gate.guardrails.0.metric", "roc_au", "Did you mean 'roc_auc'?"),
+        ("gate.guardrails.0.metric", "log_loss", "Did you mean 'neg_log_loss'?"),
+        ("gate.guardrails.0.metric", "roc_auc", "needs max_regression or min"),
+        ("gate.guardrails.0.metric", "equalized_odds_difference", "needs by and max_regression or max"),
         ("model", "Flight Delay", "model: "),
         ("owner.email", "nobody", "owner.email: "),
     ],
@@ -246,7 +253,7 @@ def test_what_is_not_yet_supported_is_no_known_key() -> None:
 def test_a_guardrail_may_insist_on_one_slice() -> None:
     insisting = {"metric": "payoff", "slice": "carrier=UA", "max_regression": 0.5, "required": True}
     (guardrail,) = ModelSpec.model_validate(spec_with("gate.guardrails", [insisting])).gate.guardrails
-    assert guardrail.slice_column == "carrier"
+    assert guardrail.column == "carrier"
 
 
 def test_a_problem_is_placed_as_a_person_writes_it() -> None:
