@@ -403,6 +403,34 @@ def test_days_that_made_or_judged_the_champion_are_used_and_others_are_not(ledge
         assert tx.used_days("m", 7) == {date(2013, 1, 1), date(2013, 2, 1), date(2013, 4, 1)}
 
 
+@pytest.mark.parametrize("role", ["fit", "calibrate", "threshold", "holdout"])
+def test_days_of_every_role_that_made_the_champion_are_used(ledger, role):
+    with ledger.transaction() as tx:
+        tx.start_attempt(attempt(1), 45)
+        tx.save_used_days(attempt(1), 7, [UsedDays(role, {date(2013, 1, 1): 10})])
+        assert tx.used_days("m", 7) == {date(2013, 1, 1)}
+
+
+@pytest.mark.parametrize("role", ["holdout", "probation"])
+def test_days_that_compared_a_champion_with_another_model_are_used_for_both(ledger, role):
+    with ledger.transaction() as tx:
+        tried = attempt(1, champion_version=7)
+        tx.start_attempt(tried, 45)
+        tx.save_used_days(tried, 8, [UsedDays(role, {date(2013, 4, 1): 10})])
+        assert tx.used_days("m", 7) == tx.used_days("m", 8) == {date(2013, 4, 1)}
+        assert tx.used_days("m", 9) == set()
+
+
+def test_days_on_which_a_first_champion_failed_are_used_for_the_next_try(ledger):
+    with ledger.transaction() as tx:
+        first = attempt(1, champion_version=None)
+        tx.start_attempt(first, 45)
+        tx.save_used_days(
+            first, 1, [UsedDays("fit", {date(2013, 1, 1): 10}), UsedDays("holdout", {date(2013, 4, 1): 10})]
+        )
+        assert tx.used_days("m", None) == {date(2013, 4, 1)}
+
+
 def test_two_promotions_over_one_champion_cannot_both_win(ledger):
     with ledger.transaction() as tx:
         tx.insert_champion(champion(1, 1))

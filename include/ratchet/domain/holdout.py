@@ -64,8 +64,8 @@ def plan_holdout(
     ``as_of``: aware; ``label_delay``: from a day's local end until its labels are known; ``window``: days before the
     holdout that training may reach back; ``last``: most holdout days; ``min_clusters``: fewest; ``used_days``: local
     days (dates or ISO strings) that may not judge: those which fitted, tuned or calibrated the champion, promoted it,
-    or were in any earlier verdict against it. ``train_floor``: the first day of data, when known. Training may use any
-    day before the holdout less the gap, used in a verdict or not. Reads no data.
+    or were in any earlier verdict against it (dry runs and shadow too). ``train_floor``: the first day of data, when
+    known. Training may use any day before the holdout less the gap, used in a verdict or not. Reads no data.
 
     Raises ``ValueError`` on a naive ``as_of`` and on lengths that leave no room for training.
     """

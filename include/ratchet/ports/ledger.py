@@ -263,7 +263,11 @@ class ChampionRow:
 
 @dataclass(frozen=True)
 class UsedDays:
-    """The whole local days an attempt used in one role, with the rows of each."""
+    """The whole local days an attempt used in one role, with the rows of each.
+
+    Role ``holdout`` are the days of a verdict and ``probation`` those on which a probation reverted: neither judges the
+    attempt's champion again. Every other role (``fit``, ``calibrate``, …) is of days that made its challenger.
+    """
 
     role: str
     rows_by_day: Mapping[date, int]
@@ -391,7 +395,7 @@ class Tx(Protocol):
     def step_hours(self, model: str, since: datetime) -> list[tuple[str, float]]: ...
     def steps(self, attempt_id: str) -> dict[str, dict[str, Any]]: ...
     def save_used_days(self, attempt: AttemptRow, challenger_version: int | None, used: Sequence[UsedDays]) -> None: ...
-    def used_days(self, model: str, champion_version: int) -> set[date]: ...
+    def used_days(self, model: str, champion_version: int | None) -> set[date]: ...
 
     # champions
     def current_champion(self, model: str) -> ChampionRow | None: ...

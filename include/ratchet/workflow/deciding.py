@@ -75,7 +75,7 @@ def as_of(tx: Tx, spec: ModelSpec, window_end: datetime | None = None) -> dateti
 def plan(tx: Tx, spec: ModelSpec, until: datetime) -> HoldoutPlan | NotEnoughFreshDays:
     """Which days would be fitted, calibrated and judged on if a run started with this ``as_of``."""
     champion = tx.current_champion(spec.model)
-    used = tx.used_days(spec.model, champion.version) if champion else set()
+    used = tx.used_days(spec.model, champion.version if champion else None)
     return plan_holdout(
         as_of=until,
         timezone=spec.data.spine.timezone,

@@ -18,6 +18,9 @@ from ratchet.ports.ledger import (
     UsedDays,
 )
 
+JUDGED_ON = ("holdout", "probation")
+"""Roles of days on which a champion was compared with another model; all others are of days that made a challenger."""
+
 
 class Attempts(Base):
     """Leases, attempts, steps, used days."""
@@ -155,17 +158,14 @@ class Attempts(Base):
         if rows:
             self._db.execute(self._insert(t.used_day).values(rows).on_conflict_do_nothing())
 
-    def used_days(self, model: str, champion_version: int) -> set[date]:
-        """Days that are not fresh for judging against this champion.
+    def used_days(self, model: str, champion_version: int | None) -> set[date]:
+        """Days that are not fresh for judging against this champion; None: the constant decision a first one must beat.
 
-        All days that made it (fit, calibrate, the holdout that promoted it), and the holdouts of its later verdicts.
+        All days that made it (fit, calibrate, the verdict that promoted it), those of every verdict against it, dry
+        runs and shadow too, and those of a probation that reverted to it.
         """
         c = t.used_day.c
-        query = sa.select(c.day).where(
-            c.model == model,
-            sa.or_(
-                sa.and_(c.champion_version == champion_version, c.role == "holdout"),
-                c.challenger_version == champion_version,
-            ),
-        )
+        judged = sa.and_(c.champion_version.is_not_distinct_from(champion_version), c.role.in_(JUDGED_ON))
+        made = c.challenger_version == champion_version if champion_version is not None else sa.false()
+        query = sa.select(c.day).where(c.model == model, sa.or_(judged, made))
         return set(self._db.execute(query.distinct()).scalars())
