@@ -13,6 +13,7 @@ from typing import IO, Any
 import fsspec
 
 from ratchet.errors import RatchetError, Refused, Unavailable
+from ratchet.ports.store import AlreadyStored
 
 CHUNK_BYTES = 1 << 20
 
@@ -68,6 +69,28 @@ class ObjectStore:
                 write_atomically(Path(self._path(key)), data)
             else:
                 self._fs.pipe_file(self._path(key), data)
+        return sha256(data)
+
+    def put_once(self, key: str, data: bytes) -> str:
+        """Store the bytes for good; returns their SHA-256. The same bytes again change nothing.
+
+        Raises:
+            AlreadyStored: other bytes are there. Of two writers at once one is refused.
+
+        """
+        with self._translated(key):
+            try:
+                if self._local:
+                    write_atomically(Path(self._path(key)), data, replace=False)
+                else:
+                    self._fs.pipe_file(self._path(key), data, mode="create")
+            except FileExistsError as error:
+                kept = sha256(self._fs.cat_file(self._path(key)))
+                if kept != sha256(data):
+                    raise AlreadyStored(
+                        f"{self.uri(key)} is immutable and has sha256 {kept}, but was given {sha256(data)}. "
+                        "Leave it as it is, and start a new run."
+                    ) from error
         return sha256(data)
 
     def get_bytes(self, key: str, *, digest: str | None = None) -> bytes:
@@ -139,8 +162,13 @@ class ObjectStore:
             ) from error
 
 
-def write_atomically(path: Path, source: bytes | Path) -> None:
-    """Write bytes, or a copy of a file, whole or not at all; folders are made."""
+def write_atomically(path: Path, source: bytes | Path, *, replace: bool = True) -> None:
+    """Write bytes, or a copy of a file, whole or not at all; folders are made.
+
+    Raises:
+        FileExistsError: the file is there and is not to be replaced.
+
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
     temporary = Path(name)
@@ -155,7 +183,11 @@ def write_atomically(path: Path, source: bytes | Path) -> None:
             stream.flush()
             os.fsync(stream.fileno())
         temporary.chmod(0o644)
-        temporary.replace(path)
+        if replace:
+            temporary.replace(path)
+        else:
+            os.link(temporary, path)  # fails where a name is taken, which a rename does not
+            temporary.unlink()
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise

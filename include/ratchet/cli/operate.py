@@ -13,6 +13,7 @@ from ratchet.cli import airflow_api
 from ratchet.cli.events import instant
 from ratchet.cli.tables import AsJson, print_rows
 from ratchet.errors import Refused
+from ratchet.workflow import dossiers
 
 ledger_app = typer.Typer(help="Our own database.", no_args_is_help=True)
 topics_app = typer.Typer(help="Kafka topics.", no_args_is_help=True)
@@ -179,20 +180,9 @@ def dossier(ratchet: Ratchet, what: str) -> dict[str, Any]:
     Raises:
         Refused: there is no such attempt or version.
     """
-    attempt_id = what
-    if "@" in what:
-        model, _, version = what.partition("@")
-        with ratchet.ledger.transaction() as tx:
-            made = [a.id for a in tx.attempts(model=model) if str(a.challenger_version) == version]
-        if not made:
-            raise Refused(f"no attempt made version {version!r} of {model!r}. See: ratchet attempts --model {model}")
-        attempt_id = made[0]
     with ratchet.ledger.transaction() as tx:
-        attempt = tx.attempt(attempt_id)
-    if attempt is None or attempt.dossier_uri is None:
-        raise Refused(f"there is no dossier of {attempt_id!r}. See: ratchet attempts")
-    found: dict[str, Any] = json.loads(ratchet.store.get_bytes(f"dossiers/{attempt_id}.json"))
-    return found
+        attempt = dossiers.attempt_of(tx, what)
+    return dossiers.read(ratchet.store, attempt)
 
 
 def rollback(

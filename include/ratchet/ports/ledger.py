@@ -237,6 +237,7 @@ class AttemptRow:
     judged_at: datetime | None
     concluded_at: datetime | None
     model_digest: str | None = None
+    dossier_sha256: str | None = None
 
     @property
     def dry_run(self) -> bool:

@@ -5,6 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Protocol
 
+from ratchet.errors import Refused
+
+
+class AlreadyStored(Refused):
+    """Other content is kept for good under that key."""
+
 
 class Store(Protocol):
     """Byte objects under relative keys; a written object is whole or absent."""
@@ -19,6 +25,15 @@ class Store(Protocol):
 
     def put_bytes(self, key: str, data: bytes) -> str:
         """Store; returns the SHA-256."""
+        ...
+
+    def put_once(self, key: str, data: bytes) -> str:
+        """Store for good; returns the SHA-256. The same bytes again change nothing.
+
+        Raises:
+            AlreadyStored: other bytes are there.
+
+        """
         ...
 
     def get_bytes(self, key: str, *, digest: str | None = None) -> bytes:

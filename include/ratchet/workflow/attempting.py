@@ -8,7 +8,7 @@ import json
 import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
-from datetime import date, timedelta
+from datetime import date
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -23,6 +23,7 @@ from ratchet.ports.registry import Registry
 from ratchet.ports.store import Store
 from ratchet.ports.studies import Studies
 from ratchet.settings import Settings
+from ratchet.workflow import dossiers
 from ratchet.workflow.deciding import plan
 from ratchet.workflow.leases import resumable, step
 from ratchet.workflow.promotion import conclude
@@ -120,7 +121,7 @@ class Attempts:
         manifest = {
             "attempt": attempt.id,
             "as_of": attempt.as_of.isoformat(),
-            "plan": _plain(asdict(planned)),
+            "plan": dossiers.plain(asdict(planned)),
             "spine_sha256": _table_digest(spine),
             "features": list(names),
             "categorical": [
@@ -133,7 +134,7 @@ class Attempts:
             "feature_repository": features.describe(),
         }
         key = f"snapshots/{attempt.id}/manifest.json"
-        digest = store.put_bytes(key, _json(manifest))
+        digest = store.put_bytes(key, dossiers.to_json(manifest))
         return {
             "manifest": key,
             "manifest_sha256": digest,
@@ -198,6 +199,7 @@ class Attempts:
                 evidence_digest=answer["evidence_digest"],
                 challenger_version=answer["challenger_version"],
                 dossier_uri=answer["dossier_uri"],
+                dossier_sha256=answer["dossier_sha256"],
                 judged_at=tx.wall(),
             )
             used = [
@@ -209,7 +211,12 @@ class Attempts:
                 attempt.actor or "ratchet",
                 "attempt.judged",
                 attempt.model,
-                {"attempt": attempt_id, "verdict": verdict["decision"], "evidence": answer["evidence_digest"]},
+                {
+                    "attempt": attempt_id,
+                    "verdict": verdict["decision"],
+                    "evidence": answer["evidence_digest"],
+                    "dossier": answer["dossier_sha256"],
+                },
             )
             judged = tx.attempt(attempt_id)
             if judged is None:
@@ -223,6 +230,22 @@ class Attempts:
         return answer
 
     def _evaluate(self, attempt: AttemptRow) -> dict[str, Any]:
+        store = self._parts.store()
+        if store.exists(dossiers.key_of(attempt.id)):
+            dossier, digest = dossiers.standing(store, attempt.id)
+        else:
+            dossier, digest = dossiers.write(store, self._judged(attempt))
+        return {
+            "verdict": dossier["verdict"],
+            "evidence_digest": dossier["evidence_digest"],
+            "challenger_version": dossier["challenger"]["version"],
+            "dossier_uri": store.uri(dossiers.key_of(attempt.id)),
+            "dossier_sha256": digest,
+            "used_days": dossier["used_days"],
+        }
+
+    def _judged(self, attempt: AttemptRow) -> dict[str, Any]:
+        """Fit, score, judge and register; returns the dossier that tells of it."""
         from ratchet.domain.gate import GatePolicy, decide_promotion  # noqa: PLC0415 - scipy
         from ratchet.workflow.evaluation import evaluate  # noqa: PLC0415
         from ratchet.workflow.training import Columns, best_constant, best_trial, calibration_of, fit_final  # noqa: PLC0415
@@ -253,7 +276,7 @@ class Attempts:
             sizes = (None if served is None else _megabytes(served), _megabytes(folder))
             evidence = evaluate(spec, holdout, champion, challenger, sizes_mb=sizes)
             verdict = decide_promotion(evidence, GatePolicy.from_spec(spec.gate))
-            record = _plain(asdict(verdict)) | {"unit": spec.business.payoff.unit}
+            record = dossiers.plain(asdict(verdict)) | {"unit": spec.business.payoff.unit}
             version = self._parts.registry().register(
                 attempt.id,
                 attempt.model,
@@ -268,36 +291,33 @@ class Attempts:
                     "ratchet.model_digest": model_digest,
                 },
             )
-        evidence_digest = hashlib.sha256(
-            _json(
-                {
-                    "attempt": attempt.id,
-                    "champion": attempt.champion_version,
-                    "challenger": version,
-                    "model": model_digest,
-                    "snapshot": taken["manifest_sha256"],
-                    "verdict": record,
-                }
-            )
-        ).hexdigest()
+        train = self._table(manifest, "train")
         dossier = self._dossier(attempt, spec, manifest, record) | {
+            "snapshot_manifest": {"key": taken["manifest"], "sha256": taken["manifest_sha256"]},
             "study": {"name": attempt.id, "best_trial": best.number, "value": best.value, "params": dict(best.params)},
             "seed": seed_of(attempt.id),
             "challenger": {"version": version, "digest": model_digest, "provenance": dict(challenger.provenance)},
-            "evidence_digest": evidence_digest,
+            "evidence": self._keep_evidence(attempt.id, spec, holdout, evidence),
+            "used_days": {
+                "fit": _days(train, ranges.fit_start, ranges.calibrate_end),
+                "calibrate": _days(train, ranges.calibrate_start, ranges.calibrate_end),
+                "holdout": _days(holdout, "", "9999"),
+            },
         }
-        key = f"dossiers/{attempt.id}.json"
-        self._parts.store().put_bytes(key, _json(dossier))
-        used = {"fit": _days(self._table(manifest, "train"), ranges.fit_start, ranges.calibrate_end)}
-        used["calibrate"] = _days(self._table(manifest, "train"), ranges.calibrate_start, ranges.calibrate_end)
-        used["holdout"] = _days(holdout, "", "9999")
-        return {
-            "verdict": record,
-            "evidence_digest": evidence_digest,
-            "challenger_version": version,
-            "dossier_uri": self._parts.store().uri(key),
-            "used_days": used,
-        }
+        return dossier | {"evidence_digest": dossiers.evidence_digest(dossier)}
+
+    def _keep_evidence(self, attempt_id: str, spec: ModelSpec, holdout: Any, evidence: Any) -> dict[str, Any]:
+        """Store the judged rows; returns how the dossier names them, with what was measured beside them."""
+        import pyarrow as pa  # noqa: PLC0415 - only where rows are handled
+        import pyarrow.parquet as pq  # noqa: PLC0415
+
+        from ratchet.workflow.evidence import key_of, measured, to_table  # noqa: PLC0415
+
+        sink = pa.BufferOutputStream()
+        pq.write_table(to_table(spec, holdout, evidence), sink, compression="zstd")
+        key = key_of(attempt_id)
+        digest = self._parts.store().put_once(key, sink.getvalue().to_pybytes())
+        return {"key": key, "sha256": digest, "rows": holdout.num_rows, "beside": measured(evidence)}
 
     def _dossier(
         self, attempt: AttemptRow, spec: ModelSpec, manifest: Mapping[str, Any], verdict: Mapping[str, Any]
@@ -382,10 +402,10 @@ class Attempts:
         """The parameters of the champion, from the dossier of the attempt that made it."""
         with self._parts.ledger.transaction() as tx:
             champion = tx.current_champion(attempt.model)
-        if champion is None or champion.attempt_id is None:
+            maker = tx.attempt(champion.attempt_id) if champion is not None and champion.attempt_id else None
+        if maker is None or maker.dossier_sha256 is None:
             return None
-        dossier = json.loads(self._parts.store().get_bytes(f"dossiers/{champion.attempt_id}.json"))
-        params: dict[str, Any] = dossier["study"]["params"]
+        params: dict[str, Any] = dossiers.read(self._parts.store(), maker)["study"]["params"]
         return params
 
 
@@ -424,22 +444,3 @@ def _table_digest(table: Any) -> str:
 def _metrics(verdict: Mapping[str, Any]) -> dict[str, float]:
     named = {"uplift": "estimate", "uplift_lower": "lower", "uplift_upper": "upper", "holdout_rows": "n_rows"}
     return {name: float(verdict[key]) for name, key in named.items() if verdict.get(key) is not None}
-
-
-def _plain(value: Any) -> Any:
-    """JSON-able: dates as ISO strings, tuples as lists, NumPy scalars as Python's, NaN as null."""
-    if isinstance(value, Mapping):
-        return {str(k): _plain(v) for k, v in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(v) for v in value]
-    if hasattr(value, "isoformat"):
-        return value.isoformat()
-    if isinstance(value, timedelta):
-        return f"{value.total_seconds():g}s"
-    if hasattr(value, "item"):
-        value = value.item()
-    return None if isinstance(value, float) and value != value else value  # noqa: PLR0124 - NaN
-
-
-def _json(value: Any) -> bytes:
-    return json.dumps(_plain(value), sort_keys=True, indent=1).encode()

@@ -8,7 +8,6 @@ and parameters, fitted and calibrated on every row that was mature when it was m
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -28,6 +27,7 @@ from ratchet.ports.learning import Learner
 from ratchet.ports.ledger import AttemptRow, ChampionRow
 from ratchet.ports.registry import Registry
 from ratchet.ports.store import Store
+from ratchet.workflow import dossiers
 from ratchet.workflow.attempting import Models, seed_of
 from ratchet.workflow.evaluation import Decider, decide
 from ratchet.workflow.training import Columns, Ranges, fit_final
@@ -236,7 +236,7 @@ def fresh_ranges(spec: ModelSpec, as_of: datetime) -> Ranges:
 
 
 def _recipe(store: Store, attempt: AttemptRow) -> Recipe:
-    dossier = json.loads(store.get_bytes(f"dossiers/{attempt.id}.json"))
+    dossier = dossiers.read(store, attempt)
     return Recipe(
         attempt_id=attempt.id,
         as_of=attempt.as_of,

@@ -6,6 +6,7 @@ import pytest
 from ratchet.adapters import storage
 from ratchet.adapters.storage import CorruptObjectError, MissingObjectError, ObjectStore
 from ratchet.errors import Refused
+from ratchet.ports.store import AlreadyStored
 
 
 @pytest.fixture(params=["folder", "memory"])
@@ -23,6 +24,22 @@ def test_a_second_write_replaces_the_first(store: ObjectStore):
     store.put_bytes("a", b"old")
     store.put_bytes("a", b"new")
     assert store.get_bytes("a") == b"new"
+
+
+def test_what_is_kept_for_good_is_not_replaced(store: ObjectStore):
+    digest = store.put_once("a/b", b"first")
+    assert store.put_once("a/b", b"first") == digest
+    with pytest.raises(AlreadyStored, match=f"immutable and has sha256 {digest}"):
+        store.put_once("a/b", b"second")
+    assert store.get_bytes("a/b", digest=digest) == b"first"
+
+
+def test_a_refused_write_leaves_no_scraps(tmp_path: Path):
+    store = ObjectStore(str(tmp_path))
+    store.put_once("a", b"first")
+    with pytest.raises(AlreadyStored):
+        store.put_once("a", b"second")
+    assert [path.name for path in tmp_path.iterdir()] == ["a"]
 
 
 def test_bytes_of_another_digest_are_refused(store: ObjectStore):

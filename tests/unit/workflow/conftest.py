@@ -140,6 +140,27 @@ class World:
                 conclude(tx, judged, champion_after=judged.champion_version)
 
 
+@pytest.fixture(scope="session")
+def judged_template(tmp_path_factory, migrated):
+    """A world with a first champion and one attempt to replace it."""
+    from judged_attempts import JudgingWorld  # noqa: PLC0415 - it imports this module
+
+    made = JudgingWorld(tmp_path_factory.mktemp("judged"), migrated)
+    made.first = made.run("2013-03-25", first_champion=True)
+    made.second = made.run("2013-04-20")
+    yield made
+    made.ledger.dispose()
+
+
+@pytest.fixture
+def judging(judged_template, tmp_path):
+    """A copy of it, to be spoilt at will; ``first`` and ``second`` are its attempts."""
+    made = judged_template.copy(tmp_path)
+    made.first, made.second = judged_template.first, judged_template.second
+    yield made
+    made.ledger.dispose()
+
+
 @pytest.fixture
 def world(tmp_path, migrated):
     made = World(tmp_path, migrated)

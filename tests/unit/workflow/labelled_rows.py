@@ -27,10 +27,10 @@ def spec(**train: Any) -> ModelSpec:
     return ModelSpec.model_validate(plain)
 
 
-def rows(per_day: int = 60, *, seed: int = 0) -> pa.Table:
+def rows(per_day: int = 60, *, seed: int = 0, days: int = DAYS) -> pa.Table:
     random = np.random.default_rng(seed)
-    n = DAYS * per_day
-    day = np.repeat(np.arange(DAYS), per_day)
+    n = days * per_day
+    day = np.repeat(np.arange(days), per_day)
     carrier = np.array(["AA", "UA", "WN", None], dtype=object)[random.integers(0, 4, n)]
     wind = random.normal(size=n)
     rate = random.normal(size=n)

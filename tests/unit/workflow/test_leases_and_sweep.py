@@ -327,6 +327,7 @@ def judged(world, claimed: str, decision: str, version: int) -> None:
         "evidence_digest": "e" * 64,
         "challenger_version": version,
         "dossier_uri": "file:///d",
+        "dossier_sha256": "d" * 64,
         "used_days": {},
     }
     step(world.ledger, world.settings, claimed, "evaluate", lambda _: answer)

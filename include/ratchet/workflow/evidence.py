@@ -1,0 +1,89 @@
+"""Evidence at rest: the rows a verdict was given on as one table, and what is not of rows beside it.
+
+The table has, per row of the holdout and in its order: the entity keys, ``decided_at``, ``day`` (the cluster),
+``label``, the slice columns as text, and of each model (``champion_``, ``challenger_``) ``probability`` (null for a
+constant decision, which has none), ``act`` and ``payoff`` (payoff units per decision).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import fields
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from ratchet.domain.gate import Evidence, ScoredRows
+from ratchet.domain.spec import ModelSpec
+
+SIDES = ("champion", "challenger")
+BY_ROW = ("probability", "act", "payoff")
+BESIDE = tuple(part.name for part in fields(ScoredRows) if part.name not in BY_ROW)
+"""What is measured of a model as a whole: numbers, or samples of them."""
+
+
+def key_of(attempt_id: str) -> str:
+    """Where the store keeps the rows an attempt was judged on."""
+    return f"evidence/{attempt_id}.parquet"
+
+
+def to_table(spec: ModelSpec, holdout: pa.Table, evidence: Evidence) -> pa.Table:
+    """What the verdict was given on, row by row."""
+    kept = [*spec.data.spine.entity, "decided_at", "day", "label"]
+    columns: dict[str, Any] = {name: holdout.column(name) for name in kept}
+    columns |= {name: pa.array(values, pa.string()) for name, values in evidence.slices.items() if name not in columns}
+    for side in SIDES:
+        scored: ScoredRows = getattr(evidence, side)
+        columns[f"{side}_probability"] = _floats(scored.probability, holdout.num_rows)
+        columns[f"{side}_act"] = pa.array(np.asarray(scored.act, dtype=np.bool_))
+        columns[f"{side}_payoff"] = _floats(scored.payoff, holdout.num_rows)
+    return pa.table(columns)
+
+
+def measured(evidence: Evidence) -> dict[str, Any]:
+    """What was measured of each model beside its rows, for the dossier."""
+    return {side: {name: _numbers(getattr(getattr(evidence, side), name)) for name in BESIDE} for side in SIDES}
+
+
+def from_table(table: pa.Table, beside: Mapping[str, Any], slices: Sequence[str], unit: str) -> Evidence:
+    """The evidence again, to the bit: ``beside`` is what :func:`measured` gave."""
+
+    def numbers(name: str) -> Any:
+        column = table.column(name)
+        return None if column.null_count == table.num_rows else column.to_numpy()
+
+    def side(name: str) -> ScoredRows:
+        whole: dict[str, Any] = {
+            part: np.asarray(value, dtype=np.float64) if isinstance(value, list) else value
+            for part, value in beside[name].items()
+        }
+        return ScoredRows(
+            probability=numbers(f"{name}_probability"),
+            payoff=numbers(f"{name}_payoff"),
+            act=table.column(f"{name}_act").to_numpy(),
+            **whole,
+        )
+
+    champion, challenger = side("champion"), side("challenger")
+    return Evidence(
+        uplift=np.asarray(challenger.payoff) - np.asarray(champion.payoff),
+        clusters=_texts(table, "day"),
+        label=table.column("label").to_numpy(),
+        champion=champion,
+        challenger=challenger,
+        slices={name: _texts(table, name) for name in slices},
+        unit=unit,
+    )
+
+
+def _floats(values: Any, count: int) -> pa.Array:
+    return pa.nulls(count, pa.float64()) if values is None else pa.array(np.asarray(values, dtype=np.float64))
+
+
+def _numbers(values: Any) -> list[float] | float | None:
+    return None if values is None else np.asarray(values, dtype=np.float64).tolist()
+
+
+def _texts(table: pa.Table, name: str) -> Any:
+    return np.asarray(table.column(name).cast(pa.string()).fill_null("missing").to_numpy(), dtype=np.str_)
