@@ -18,6 +18,7 @@ from ratchet.errors import RatchetError, Refused
 from ratchet.ports.intake import IntakeSink
 from ratchet.records import RunContext
 from ratchet.settings import Settings, load_settings
+from ratchet.workflow.artifacts import Artifacts
 from ratchet.workflow.attempting import Attempts, Models, Parts
 from ratchet.workflow.auditing import AuditLog
 from ratchet.workflow.claiming import Claims
@@ -28,6 +29,7 @@ from ratchet.workflow.replaying import Replays
 from ratchet.workflow.retiring import retire
 from ratchet.workflow.sweeping import RunStates, Sweeper
 from ratchet.workflow.telling import Relay
+from ratchet.workflow.verifying import Verifier
 
 if TYPE_CHECKING:
     from ratchet.ports.bus import Bus
@@ -141,9 +143,19 @@ class Ratchet:
         return Relay(self.ledger, lambda: self.bus, lambda: self.registry)
 
     @cached_property
+    def artifacts(self) -> Artifacts:
+        """Versions, verified at every load."""
+        return Artifacts(self.ledger, lambda: self.registry, lambda: self.models)
+
+    @cached_property
     def audit_log(self) -> AuditLog:
         """Checks the audit log and keeps its end in storage."""
         return AuditLog(self.ledger, lambda: self.store)
+
+    @cached_property
+    def verifier(self) -> Verifier:
+        """Looks at all that the ledger names by a digest."""
+        return Verifier(self.ledger, self.audit_log, self.artifacts, lambda: self.registry, lambda: self.store)
 
     @cached_property
     def _attempts(self) -> Attempts:
@@ -157,13 +169,14 @@ class Ratchet:
                 studies=lambda: self.studies,
                 registry=lambda: self.registry,
                 models=lambda: self.models,
+                artifacts=lambda: self.artifacts,
                 environment=self.environment,
             )
         )
 
     @cached_property
     def _promotions(self) -> Promotions:
-        return Promotions(self.ledger, self.relay, self.settings.max_event_tries)
+        return Promotions(self.ledger, self.relay, self.settings.max_event_tries, self.artifacts)
 
     def intake_sink(self) -> IntakeSink:
         """What the pump hands its records to; its tick also has dead letters and resolutions told."""

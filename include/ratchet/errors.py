@@ -3,10 +3,11 @@
 ::
 
     RatchetError
-    ├── Refused            the request breaks a rule; repeating it cannot help
-    │   ├── StaleAttempt   another attempt holds the model's lease, or this one has ended
-    │   └── ChampionMoved  a compare-and-set lost: the champion is no longer the one that was judged
-    └── Unavailable        something we depend on did not answer; repeating may help
+    ├── Refused             the request breaks a rule; repeating it cannot help
+    │   ├── StaleAttempt    another attempt holds the model's lease, or this one has ended
+    │   └── ChampionMoved   a compare-and-set lost: the champion is no longer the one that was judged
+    ├── CorruptObjectError  stored bytes are not those whose digest was recorded; repeating it cannot help
+    └── Unavailable         something we depend on did not answer; repeating may help
 """
 
 from __future__ import annotations
@@ -28,6 +29,10 @@ class StaleAttempt(Refused):
 
 class ChampionMoved(Refused):
     """The champion changed between the verdict and its promotion: judge again."""
+
+
+class CorruptObjectError(RatchetError):
+    """The bytes stored under a key are not those whose digest was recorded: nothing may be decided on them."""
 
 
 class Unavailable(RatchetError):

@@ -21,11 +21,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from ratchet.adapters.storage import CorruptObjectError, MissingObjectError, sha256, sha256_file, write_atomically
+from ratchet.adapters.storage import MissingObjectError, sha256, sha256_file, write_atomically
 from ratchet.domain.artifact import Floats, ModelArtifact, Platt
 from ratchet.domain.expression import Expression
 from ratchet.domain.payoff import CELLS, PayoffMatrix
-from ratchet.errors import Refused
+from ratchet.errors import CorruptObjectError, Refused
 from ratchet.ports.learning import Learner, Watch
 
 if TYPE_CHECKING:
@@ -288,7 +288,7 @@ def load(folder: Path, *, expected: str | None = None) -> ModelArtifact:
             f"{folder / CARD_FILE}: artifact digest must be {expected}, but got {sha256(content)}. "
             "Fetch the version again from the registry."
         )
-    card = json.loads(content)
+    card = _card(folder, content)
     known = ((CARD_FORMAT, XGBOOST_CLASSIFIER), (CARD_FORMAT_BY_ROW, XGBOOST_CLASSIFIER))
     if (card.get("format"), card.get("estimator")) not in known or card["calibrator"]["kind"] != "platt":
         raise Refused(
@@ -315,6 +315,18 @@ def load(folder: Path, *, expected: str | None = None) -> ModelArtifact:
         params=card["params"],
         provenance=card["provenance"],
     )
+
+
+def _card(folder: Path, content: bytes) -> dict[str, Any]:
+    try:
+        card: dict[str, Any] = json.loads(content)
+        card["calibrator"]["kind"], card["model_sha256"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise CorruptObjectError(
+            f"{folder / CARD_FILE}: must be the card of an artifact, but is none ({error!r}). "
+            "Fetch the version again from the registry."
+        ) from error
+    return card
 
 
 def _written_threshold(threshold: float | PayoffMatrix) -> Any:

@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from ratchet.adapters.models import CARD_FILE, MODEL_FILE, load
-from ratchet.adapters.storage import write_atomically
+from ratchet.adapters.storage import MissingObjectError, write_atomically
 from ratchet.errors import Refused, Unavailable
 
 if TYPE_CHECKING:
@@ -113,20 +113,30 @@ class MlflowRegistry:
                 raise
         return None if version is None else int(version)
 
-    def download(self, model: str, version: int) -> Path:
-        """See ``ratchet.ports.registry.Registry.download``. A version is immutable, so it is fetched once."""
+    def download(self, model: str, version: int, *, fresh: bool = False) -> Path:
+        """See ``ratchet.ports.registry.Registry.download``."""
         from mlflow.artifacts import download_artifacts  # noqa: PLC0415 - mlflow costs seconds
 
         with self._translated(f"download {model} version {version}"), tempfile.TemporaryDirectory() as scratch:
             source = self._client.get_model_version_download_uri(model, str(version))
             # The address holds the run's id: another server's version of the same number is another folder.
             target = self._downloads / model / f"{version}-{hashlib.sha256(source.encode()).hexdigest()[:12]}"
-            if (target / CARD_FILE).is_file():
+            if (target / CARD_FILE).is_file() and not fresh:
                 return target
+            self._expect_files(model, version)
             fetched = Path(download_artifacts(artifact_uri=source, dst_path=scratch, tracking_uri=self._uri))
             for name in (MODEL_FILE, CARD_FILE):
                 write_atomically(target / name, fetched / name)
         return target
+
+    def _expect_files(self, model: str, version: int) -> None:
+        """Refuse a version whose files are gone: fetching them would look like a server that is away."""
+        run_id = self._client.get_model_version(model, str(version)).run_id
+        there = {Path(file.path).name for file in self._client.list_artifacts(run_id, ARTIFACT_PATH)}
+        if missing := [name for name in (MODEL_FILE, CARD_FILE) if name not in there]:
+            raise MissingObjectError(
+                f"{self._where}: version {version} of {model} has no {' and no '.join(missing)}. Restore the artifact."
+            )
 
     def _asked(self, model: str) -> dict[str, Any] | None:
         """The registered model by plain HTTP, empty where unknown: importing MLflow would cost each sweep seconds.

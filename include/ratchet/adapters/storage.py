@@ -12,7 +12,7 @@ from typing import IO, Any
 
 import fsspec
 
-from ratchet.errors import RatchetError, Refused, Unavailable
+from ratchet.errors import CorruptObjectError, Refused, Unavailable
 from ratchet.ports.store import AlreadyStored
 
 CHUNK_BYTES = 1 << 20
@@ -20,10 +20,6 @@ CHUNK_BYTES = 1 << 20
 
 class MissingObjectError(Refused):
     """No object is stored under that key."""
-
-
-class CorruptObjectError(RatchetError):
-    """The bytes stored under a key are not those whose digest was recorded: nothing may be decided on them."""
 
 
 def sha256(data: bytes) -> str:

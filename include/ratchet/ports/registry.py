@@ -43,8 +43,11 @@ class Registry(Protocol):
         """The version the alias names; None where model or alias is unknown."""
         ...
 
-    def download(self, model: str, version: int) -> Path:
-        """A local folder with the version's artifact, to be read only. Refused for an unknown version."""
+    def download(self, model: str, version: int, *, fresh: bool = False) -> Path:
+        """A local folder with the version's artifact, to be read only. Refused for an unknown version.
+
+        A version is immutable, so it is fetched once; ``fresh`` fetches it again, over what was there.
+        """
         ...
 
 
@@ -87,8 +90,9 @@ class InMemoryRegistry:
         """See ``Registry.alias_version``."""
         return self._aliases.get((model, alias))
 
-    def download(self, model: str, version: int) -> Path:
+    def download(self, model: str, version: int, *, fresh: bool = False) -> Path:
         """See ``Registry.download``."""
+        del fresh
         self._known(model, version)
         return self._folder / model / str(version)
 

@@ -24,21 +24,20 @@ from ratchet.ports.store import Store
 from ratchet.ports.studies import Studies
 from ratchet.settings import Settings
 from ratchet.workflow import dossiers
+from ratchet.workflow.artifacts import Artifacts, Loader, UnusableArtifact
 from ratchet.workflow.deciding import plan
 from ratchet.workflow.leases import resumable, step
 from ratchet.workflow.promotion import conclude
 from ratchet.workflow.telling import challenger_alias
 
+MOST_REASONS = 5
 
-class Models(Protocol):
+
+class Models(Loader, Protocol):
     """Artifacts to and from folders, and the learner behind an estimator's name (``ratchet.adapters.models``)."""
 
     def save(self, artifact: Any, folder: Path) -> str:
         """Write; returns the digest."""
-        ...
-
-    def load(self, folder: Path, *, expected: str | None = None) -> Any:
-        """Read, and check the digest when given."""
         ...
 
     def learner_for(self, estimator: str) -> Learner:
@@ -58,6 +57,7 @@ class Parts:
     studies: Callable[[], Studies]
     registry: Callable[[], Registry]
     models: Callable[[], Models]
+    artifacts: Callable[[], Artifacts]
     environment: Callable[[], dict[str, Any]]
 
 
@@ -200,6 +200,7 @@ class Attempts:
                 challenger_version=answer["challenger_version"],
                 dossier_uri=answer["dossier_uri"],
                 dossier_sha256=answer["dossier_sha256"],
+                model_digest=answer["model_digest"],
                 judged_at=tx.wall(),
             )
             used = [
@@ -214,6 +215,7 @@ class Attempts:
                 {
                     "attempt": attempt_id,
                     "verdict": verdict["decision"],
+                    "why": list(verdict.get("reasons", ()))[:MOST_REASONS],
                     "evidence": answer["evidence_digest"],
                     "dossier": answer["dossier_sha256"],
                 },
@@ -234,18 +236,58 @@ class Attempts:
         if store.exists(dossiers.key_of(attempt.id)):
             dossier, digest = dossiers.standing(store, attempt.id)
         else:
-            dossier, digest = dossiers.write(store, self._judged(attempt))
+            dossier, digest = dossiers.write(store, self._judged_if_champion_loads(attempt))
         return {
             "verdict": dossier["verdict"],
             "evidence_digest": dossier["evidence_digest"],
             "challenger_version": dossier["challenger"]["version"],
             "dossier_uri": store.uri(dossiers.key_of(attempt.id)),
             "dossier_sha256": digest,
+            "model_digest": dossier["challenger"]["digest"],
             "used_days": dossier["used_days"],
         }
 
-    def _judged(self, attempt: AttemptRow) -> dict[str, Any]:
-        """Fit, score, judge and register; returns the dossier that tells of it."""
+    def _judged_if_champion_loads(self, attempt: AttemptRow) -> dict[str, Any]:
+        """The dossier of the verdict; a champion that cannot be used is kept, named, and nothing is compared with it.
+
+        No challenger is fitted then and no holdout row is looked at, so the days stay fresh.
+        """
+        if attempt.champion_version is None:
+            return self._judged(attempt, None)
+        try:
+            champion = self._parts.artifacts().load(attempt.model, attempt.champion_version)
+        except UnusableArtifact as unusable:
+            return self._kept_unseen(attempt, unusable)
+        return self._judged(attempt, champion)
+
+    def _kept_unseen(self, attempt: AttemptRow, unusable: UnusableArtifact) -> dict[str, Any]:
+        from ratchet.domain.gate import Verdict  # noqa: PLC0415 - scipy
+
+        spec, taken = self._spec(attempt), self._taken(attempt.id)
+        remedy = f"Restore the artifact, or: ratchet rollback {attempt.model} --reason …"
+        verdict = Verdict(
+            decision="keep_champion",
+            estimate=None,
+            lower=None,
+            upper=None,
+            n_rows=0,
+            n_clusters=0,
+            reasons=(f"nothing was compared: {unusable} {remedy}",),
+        )
+        record = dossiers.plain(asdict(verdict)) | {"unit": spec.business.payoff.unit}
+        dossier = self._dossier(attempt, spec, self._manifest(taken), record) | {
+            "snapshot_manifest": {"key": taken["manifest"], "sha256": taken["manifest_sha256"]},
+            "challenger": {"version": None, "digest": None},
+            "evidence": {"key": None, "sha256": None, "rows": 0},
+            "used_days": {},
+        }
+        return dossier | {"evidence_digest": dossiers.evidence_digest(dossier)}
+
+    def _judged(self, attempt: AttemptRow, champion: Any) -> dict[str, Any]:
+        """Fit, score, judge and register; returns the dossier that tells of it.
+
+        ``champion`` is None where there is none: the challenger then has to beat the best constant decision.
+        """
         from ratchet.domain.gate import GatePolicy, decide_promotion  # noqa: PLC0415 - scipy
         from ratchet.workflow.evaluation import evaluate  # noqa: PLC0415
         from ratchet.workflow.training import Columns, best_constant, best_trial, calibration_of, fit_final  # noqa: PLC0415
@@ -268,13 +310,13 @@ class Attempts:
             calibrator=calibration_of(best),
         )
         holdout = self._table(manifest, "holdout")
+        rival = champion or best_constant(spec, taken["train_uri"], ranges)
         served = self._champion_folder(attempt)
-        champion = best_constant(spec, taken["train_uri"], ranges) if served is None else models.load(served)
         with tempfile.TemporaryDirectory() as scratch:
             folder = Path(scratch) / "model"
             model_digest = models.save(challenger, folder)
             sizes = (None if served is None else _megabytes(served), _megabytes(folder))
-            evidence = evaluate(spec, holdout, champion, challenger, sizes_mb=sizes)
+            evidence = evaluate(spec, holdout, rival, challenger, sizes_mb=sizes)
             verdict = decide_promotion(evidence, GatePolicy.from_spec(spec.gate))
             record = dossiers.plain(asdict(verdict)) | {"unit": spec.business.payoff.unit}
             version = self._parts.registry().register(

@@ -25,9 +25,9 @@ from ratchet.domain.spec import ModelSpec
 from ratchet.ports.features import Features
 from ratchet.ports.learning import Learner
 from ratchet.ports.ledger import AttemptRow, ChampionRow
-from ratchet.ports.registry import Registry
 from ratchet.ports.store import Store
 from ratchet.workflow import dossiers
+from ratchet.workflow.artifacts import Artifacts
 from ratchet.workflow.attempting import Models, seed_of
 from ratchet.workflow.evaluation import Decider, decide
 from ratchet.workflow.training import Columns, Ranges, fit_final
@@ -79,7 +79,7 @@ class World:
     """What the backtest reads: the parts behind the ports."""
 
     features: Features
-    registry: Registry
+    artifacts: Artifacts
     store: Store
     models: Models
 
@@ -116,7 +116,7 @@ def backtest_year(
         return None
     versions = sorted({c.version for c in served} | {cast("int", a.challenger_version) for a in judged})
     tell(f"loading {len(versions)} versions")
-    made = {v: world.models.load(world.registry.download(spec.model, v)) for v in versions}
+    made = {v: world.artifacts.load(spec.model, v) for v in versions}
     learner = world.models.learner_for(spec.train.estimator)
     tell(f"fitting {len(recipes)} challengers again with nothing withheld")
     with ThreadPoolExecutor(FITS_AT_ONCE) as pool:

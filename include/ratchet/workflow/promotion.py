@@ -9,6 +9,7 @@ from typing import Any
 from ratchet.domain.events import MOST_NAMED, decision_event, to_record
 from ratchet.errors import ChampionMoved, Refused
 from ratchet.ports.ledger import AttemptRow, ChampionRow, FateChange, Ledger, Tx
+from ratchet.workflow.artifacts import Artifacts
 from ratchet.workflow.telling import Relay, champion_moved, decision
 
 logger = logging.getLogger(__name__)
@@ -83,10 +84,11 @@ def release(tx: Tx, attempt: AttemptRow, state: str, why: str, most_tries: int) 
 class Promotions:
     """Moves champions, forward by verdict and back by hand."""
 
-    def __init__(self, ledger: Ledger, relay: Relay, most_tries: int) -> None:
+    def __init__(self, ledger: Ledger, relay: Relay, most_tries: int, artifacts: Artifacts) -> None:
         self._ledger = ledger
         self._relay = relay
         self._most_tries = most_tries
+        self._artifacts = artifacts
 
     def promote(self, model: str) -> dict[str, Any]:
         """Promote the newest attempt that waits for it; older ones and those whose champion has moved are superseded.
@@ -130,6 +132,7 @@ class Promotions:
             reason=attempt.reason,
             evidence_digest=attempt.evidence_digest,
             promoted_at=tx.wall(),
+            model_digest=attempt.model_digest,
         )
         tx.insert_champion(entry)
         champion_moved(tx, attempt.model, entry.seq)
@@ -143,12 +146,13 @@ class Promotions:
                 "version": version,
                 "before": attempt.champion_version,
                 "evidence": attempt.evidence_digest,
+                "reason": attempt.reason,
             },
         )
         return attempt.id
 
     def rollback(self, model: str, version: int | None, actor: str, reason: str) -> dict[str, Any]:
-        """Take an earlier champion back, by the same compare-and-set.
+        """Take an earlier champion back, by the same compare-and-set; its artifact is loaded and verified first.
 
         Args:
             model: whose champion.
@@ -158,15 +162,18 @@ class Promotions:
 
         Raises:
             Refused: no reason, no champion, or the version was never champion.
+            UnusableArtifact: the version's artifact does not load, or is not what the ledger recorded.
             ChampionMoved: a promotion came in between.
+            Unavailable: the registry did not answer, so the artifact cannot be verified; nothing was changed.
         """
         if not reason.strip():
             raise Refused("a rollback needs a reason: it is what the audit log will say")
         with self._ledger.transaction() as tx:
-            tx.lock_lease(model)
             champions = tx.champions(model)
-            back = _earlier(model, champions, version)
-            current = champions[-1]
+        back, current = _earlier(model, champions, version), champions[-1]
+        self._artifacts.load(model, back.version)
+        with self._ledger.transaction() as tx:
+            tx.lock_lease(model)
             entry = ChampionRow(
                 model=model,
                 seq=current.seq + 1,
@@ -178,6 +185,7 @@ class Promotions:
                 reason=reason,
                 evidence_digest=back.evidence_digest,
                 promoted_at=tx.wall(),
+                model_digest=back.model_digest,
             )
             tx.insert_champion(entry)
             champion_moved(tx, model, entry.seq)

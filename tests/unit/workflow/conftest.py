@@ -16,6 +16,7 @@ from ratchet.ports.ledger import ChampionRow
 from ratchet.ports.registry import InMemoryRegistry
 from ratchet.records import RawRecord, RunContext
 from ratchet.settings import load_settings
+from ratchet.workflow.artifacts import Artifacts
 from ratchet.workflow.auditing import AuditLog
 from ratchet.workflow.claiming import Claims
 from ratchet.workflow.intake import Intake
@@ -37,6 +38,13 @@ def migrated(tmp_path_factory) -> Path:
     return path
 
 
+class AnyLoader:
+    """Loads whatever is there: the fillers of this world are no models."""
+
+    def load(self, folder: Path, *, expected: str | None = None) -> Path:
+        return folder
+
+
 class World:
     """Events go in, verbs are called, what became of it is read."""
 
@@ -54,7 +62,9 @@ class World:
         self.relay = Relay(self.ledger, lambda: self.bus, lambda: self.registry)
         self.intake = Intake(self.ledger, self.settings)
         self.claims = Claims(self.ledger, self.settings, CODE)
-        self.promotions = Promotions(self.ledger, self.relay, self.settings.max_event_tries)
+        self.loader = AnyLoader()
+        self.artifacts = Artifacts(self.ledger, lambda: self.registry, lambda: self.loader)
+        self.promotions = Promotions(self.ledger, self.relay, self.settings.max_event_tries, self.artifacts)
         self.store = ObjectStore(str(folder / "storage"))
         self.audit_log = AuditLog(self.ledger, lambda: self.store)
         self.reconciler = Reconciler(self.ledger, lambda: self.registry)

@@ -69,6 +69,7 @@ class JudgingWorld(World):
         with self.ledger.transaction() as tx:
             tx.publish_spec(self.model, self.spec.digest, self.spec.model_dump(mode="json"))
         self.store = ObjectStore(str(folder / "store"))
+        self.loader = models
         self.features = TableFeatures()
         self.studies = InMemoryStudies()
         self.parts = Parts(
@@ -80,6 +81,7 @@ class JudgingWorld(World):
             studies=lambda: self.studies,
             registry=lambda: self.registry,
             models=lambda: models,
+            artifacts=lambda: self.artifacts,
             environment=lambda: {"commit": "0" * 40, "lock_sha256": "1" * 64, "libraries": {"xgboost": "3"}},
         )
         self.attempts = Attempts(self.parts)

@@ -56,6 +56,7 @@ def attempts(world, code_digest: str = "c" * 64) -> Attempts:
             studies=none_needed,
             registry=lambda: world.registry,
             models=none_needed,
+            artifacts=none_needed,
             environment=dict,
         )
     )
@@ -328,6 +329,7 @@ def judged(world, claimed: str, decision: str, version: int) -> None:
         "challenger_version": version,
         "dossier_uri": "file:///d",
         "dossier_sha256": "d" * 64,
+        "model_digest": "a" * 64,
         "used_days": {},
     }
     step(world.ledger, world.settings, claimed, "evaluate", lambda _: answer)

@@ -35,6 +35,17 @@ class Promotions(Base):
         query = sa.select(t.champion).where(t.champion.c.model == model).order_by(t.champion.c.seq)
         return [ChampionRow(**r) for r in self._db.execute(query).mappings()]
 
+    def version_digest(self, model: str, version: int) -> str | None:
+        """The digest of the version's artifact as it was made; None where the ledger recorded none."""
+        c, a = t.champion.c, t.attempt.c
+        served = sa.select(c.model_digest).where(c.model == model, c.version == version)
+        judged = sa.select(a.model_digest).where(a.model == model, a.challenger_version == version)
+        for query in (judged, served):
+            found = set(self._db.execute(query).scalars()) - {None}
+            if found:
+                return str(found.pop())
+        return None
+
     def settled_champions(self, model: str | None = None) -> list[ChampionRow]:
         """Who serves, of every model or of one, where no open outbox row asks for the alias ``champion``."""
         c, o = t.champion.c, t.outbox.c
