@@ -2,6 +2,7 @@
 
 import base64
 import json
+import shutil
 import socket
 import threading
 from http.server import BaseHTTPRequestHandler, HTTPServer
@@ -120,6 +121,26 @@ def test_an_alias_cannot_name_an_unknown_version(registry: Registry, tmp_path: P
 def test_an_unknown_version_cannot_be_downloaded(registry: Registry, model: str):
     with pytest.raises(Refused):
         registry.download(model, 1)
+
+
+def test_a_version_is_fetched_again_when_asked_for_fresh(real: MlflowRegistry, tmp_path: Path, model: str):
+    folder = saved(tmp_path / "1")
+    register(real, "a.1", folder, model=model)
+    copy = real.download(model, 1)
+    (copy / "model.ubj").write_bytes(b"changed")
+    assert (real.download(model, 1) / "model.ubj").read_bytes() == b"changed"
+    assert (real.download(model, 1, fresh=True) / "model.ubj").read_bytes() == (folder / "model.ubj").read_bytes()
+
+
+@pytest.mark.parametrize("lost", ["model.ubj", "all"])
+def test_a_version_whose_files_are_gone_is_missing_and_not_a_server_that_is_away(
+    real: MlflowRegistry, tmp_path: Path, model: str, lost: str
+):
+    register(real, "a.1", saved(tmp_path / "1"), model=model)
+    source = Path(real._client.get_model_version_download_uri(model, "1").removeprefix("file://"))
+    shutil.rmtree(source) if lost == "all" else (source / lost).unlink()
+    with pytest.raises(MissingObjectError, match=r"version 1 of .* has no .*model\.ubj"):
+        real.download(model, 1)
 
 
 def test_a_folder_without_an_artifact_registers_nothing(registry: Registry, tmp_path: Path, model: str):

@@ -218,3 +218,11 @@ def test_a_scorer_that_was_stopped_is_as_it_was_then():
 @pytest.mark.parametrize("rounds", [1, 2])
 def test_a_scorer_of_very_few_trees_grows_to_its_end(rounds):
     assert grown(lambda *_: False, rounds).booster.num_boosted_rounds() == rounds
+
+
+@pytest.mark.parametrize("content", [b"\xff{", b"[]", b"{}", b'{"calibrator": 3}'])
+def test_a_card_that_is_none_is_corrupt_and_named(tmp_path: Path, content: bytes):
+    save(artifact(), tmp_path)
+    (tmp_path / "ratchet.json").write_bytes(content)
+    with pytest.raises(CorruptObjectError, match=r"ratchet\.json: must be the card of an artifact"):
+        load(tmp_path)
