@@ -207,7 +207,7 @@ def _fairness(guardrail: Guardrail, scene: Scene) -> list[Finding]:
     """The groups that are large enough are compared; each of the others is reported as unjudged."""
     column = guardrail.by or ""
     if column not in scene.slices:
-        return [_unjudged(guardrail.metric, column, f"the rows have no column {column!r}")]
+        return [_without_column(guardrail, column)]
     try:
         groups = group(scene.slices[column])
     except ValueError:
@@ -429,7 +429,7 @@ def _slices(guardrail: Guardrail, scene: Scene) -> tuple[list[Finding], list[tup
     named, days = guardrail.slice or "", scene.days
     column, _, wanted = named.partition("=")
     if column not in scene.slices:
-        return [_absent(guardrail, named, f"the rows have no column {column!r}")], []
+        return [_without_column(guardrail, column)], []
     try:
         by_value = group(scene.slices[column])
     except ValueError:
@@ -460,6 +460,13 @@ def _p_above(inference: RatioInference, limit: float) -> float:
     if inference.std_error == 0:
         return 0.0 if distance < 0 else 1.0
     return float(stats.t.cdf(distance / inference.std_error, inference.dof))
+
+
+def _without_column(guardrail: Guardrail, column: str) -> Finding:
+    """A guardrail that cannot be looked at is not one that holds, required or not."""
+    detail = f"{guardrail.metric} by {column}: the rows have no column {column!r}"
+    check = Check(guardrail.metric, column, None, None, "rows with this column", passed=False, detail=detail)
+    return Finding(check, "unproven")
 
 
 def _absent(guardrail: Guardrail, name: str, why: str) -> Finding:

@@ -51,7 +51,7 @@ def from_table(table: pa.Table, beside: Mapping[str, Any], slices: Sequence[str]
 
     def numbers(name: str) -> Any:
         column = table.column(name)
-        return None if column.null_count == table.num_rows else column.to_numpy()
+        return None if column.null_count == table.num_rows > 0 else column.to_numpy()
 
     def side(name: str) -> ScoredRows:
         whole: dict[str, Any] = {

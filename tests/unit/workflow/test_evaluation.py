@@ -78,11 +78,6 @@ def test_timing_stops_when_its_budget_is_spent():
     assert len(np.asarray(evidence.challenger.latency_ms)) == 1
 
 
-def test_an_empty_holdout_is_refused():
-    with pytest.raises(Refused, match="holdout must hold rows"):
-        evaluate(spec(), HOLDOUT.slice(0, 0), ConstantDecision(act=False, probability=0.4), model())
-
-
 def test_a_missing_label_is_refused():
     label = pa.array([None, *HOLDOUT["label"].to_pylist()[1:]], type=pa.int8())
     broken = HOLDOUT.set_column(HOLDOUT.schema.get_field_index("label"), "label", label)
