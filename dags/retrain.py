@@ -1,7 +1,8 @@
 """One file for all models: each folder of `include/models/` becomes retrain__, promote__ and rollback__ DAGs.
 
-A model is added by adding a folder; a spec that breaks a rule becomes one DAG that shows the problems, and leaves the
-other models alone. The runbooks are the docstrings of the three functions below; they are shown on the DAGs' pages.
+A model is added by adding a folder, and has probation__ too where its spec says so; a spec that breaks a rule becomes
+one DAG that shows the problems, and leaves the other models alone. The runbooks are the docstrings of the functions
+below; they are shown on the DAGs' pages.
 """
 
 from __future__ import annotations
@@ -226,6 +227,34 @@ def rollback_dag(spec: ModelSpec) -> DAG:
     return dag
 
 
+def probation_dag(spec: ModelSpec) -> DAG:
+    """### Probation of {model}: watch a new champion.
+
+    After a promotion over a sitting champion both are scored on the days that become mature. Starts when the sweep
+    finds such days and rings `ratchet://{model}/probation`. A champion that is worse than its predecessor, or that lost
+    more than the spec's limit, is taken back by the same compare-and-set as a rollback (or the owner is told, where the
+    spec says so); one that is better is confirmed; at the end of its time it is unproven and stays.
+    `ratchet probation {model}` shows the days, the estimate and what it would take.
+
+    A day is scored once; clearing a task is safe. `champion` is skipped when the champion stayed.
+    """
+    model, runtime = spec.model, spec.runtime
+    with _dag(probation_dag, spec, schedule=[ratchet_airflow.bell(model, "probation")], max_active_runs=1) as dag:
+
+        @task(pool=runtime.pool, execution_timeout=runtime.timeout, retries=runtime.retries)
+        def watch() -> dict[str, Any]:
+            """Score both models on the days that became mature, and decide."""
+            return dict(ratchet_airflow.verbs().watch(model))
+
+        @task(outlets=[ratchet_airflow.bell(model, "champion")])
+        def champion() -> None:
+            """Tell the world, if the champion changed and the sweep has not told it."""
+            ratchet_airflow.only_if(ratchet_airflow.verbs().announce(model), "the champion stayed")
+
+        watch() >> champion()  # type: ignore[operator]
+    return dag
+
+
 def refused_dag(model: str, refused: SpecRefused) -> DAG:
     """Stand in for the DAGs of a spec that breaks a rule: its page and its task's log show every problem."""
     problems = "\n".join(refused.problems)
@@ -247,7 +276,7 @@ def refused_dag(model: str, refused: SpecRefused) -> DAG:
 
 
 def _dag(function: Callable[[ModelSpec], DAG], spec: ModelSpec, **options: Any) -> DAG:
-    """What the three DAGs of a model share; the docstring of ``function`` becomes the runbook."""
+    """What the DAGs of a model share; the docstring of ``function`` becomes the runbook."""
     verb = function.__name__.removesuffix("_dag")
     return DAG(
         dag_id=f"{verb}__{spec.model}",
@@ -279,5 +308,5 @@ for file in spec_files(load_settings().models_dir):
     except SpecRefused as error:
         globals()[f"refused__{name}"] = refused_dag(name, error)
     else:
-        for make in (retrain_dag, promote_dag, rollback_dag):
+        for make in (retrain_dag, promote_dag, rollback_dag, *([probation_dag] if read.probation else [])):
             globals()[f"{make.__name__}__{name}"] = make(read)

@@ -16,12 +16,15 @@ if TYPE_CHECKING:
     from ratchet.adapters.connections import ConnectionInfo, MappingResolver
     from ratchet.records import RunContext
 
-Bell = Literal["due", "judged", "champion"]
+Bell = Literal["due", "judged", "probation", "champion"]
 LIVE_STEP_STATES = frozenset({"running", "restarting"})
 
 
 def bell(model: str, name: Bell, **extra: Any) -> Asset:
-    """The asset ``ratchet://<model>/<name>``: ``due`` starts retrain, ``judged`` promote, ``champion`` is news."""
+    """The asset ``ratchet://<model>/<name>``.
+
+    ``due`` starts retrain, ``judged`` promote and ``probation`` probation; ``champion`` is news.
+    """
     uri = f"ratchet://{model}/{name}"
     return Asset(name=uri, uri=uri, group="ratchet", **extra)
 

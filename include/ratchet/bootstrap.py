@@ -30,6 +30,7 @@ from ratchet.workflow.retiring import retire
 from ratchet.workflow.sweeping import RunStates, Sweeper
 from ratchet.workflow.telling import Relay
 from ratchet.workflow.verifying import Verifier
+from ratchet.workflow.watching import Watch
 
 if TYPE_CHECKING:
     from ratchet.ports.bus import Bus
@@ -256,6 +257,15 @@ class Ratchet:
     def announce(self, model: str) -> bool:
         """Take the news that the model has another champion, to update its asset; false when it is out already."""
         return self._promotions.announce(model)
+
+    def watch(self, model: str) -> dict[str, Any]:
+        """Score the new days of the model's probation and decide on it."""
+        return Watch(
+            self.ledger,
+            self.relay,
+            features=lambda: self.features,
+            artifacts=lambda: self.artifacts,
+        ).watch(model)
 
     def rollback(self, model: str, version: int | None, actor: str, reason: str) -> dict[str, Any]:
         """Take an earlier champion back."""

@@ -24,6 +24,8 @@ from ratchet.ports.ledger import (
     FateChange,
     NewEvent,
     NewRecord,
+    ProbationDay,
+    ProbationRow,
     PumpRow,
     SeenWindow,
     UsedDays,
@@ -706,3 +708,73 @@ def test_the_attempt_is_answered_as_it_is_under_its_lease(ledger):
         tx.start_attempt(attempt(1), 45)
         tx.update_attempt("m.1", state="snapshotted")
         assert tx.own_lease("m.1").state == "snapshotted"
+
+
+def watch_over(tx, seq: int = 2, **values) -> ProbationRow:
+    for each in range(1, seq + 1):
+        current = tx.current_champion("m")
+        if (current.seq if current else 0) < each:
+            tx.insert_champion(ChampionRow("m", each, each, None, "promotion", NOW, None, "r", None, NOW))
+    row = ProbationRow(
+        model="m",
+        seq=seq,
+        version=seq,
+        predecessor_seq=seq - 1,
+        predecessor_version=seq - 1,
+        spec_digest="d" * 64,
+        first_day=date(2013, 4, 2),
+        last_day=date(2013, 4, 29),
+        since=NOW,
+        until=NOW + timedelta(days=30),
+        state="watching",
+        reason="r",
+        plan={},
+        record={},
+        opened_at=tx.wall(),
+    )
+    tx.insert_probation(replace(row, **values))
+    return row
+
+
+def test_a_watch_is_open_until_it_ends_and_the_newest_comes_first(ledger):
+    with ledger.transaction() as tx:
+        opened = watch_over(tx)
+        assert tx.open_probation("m") == opened
+        tx.update_probation("m", 2, state="confirmed", record={"estimate": 0.5})
+        assert tx.open_probation("m") is None
+        watch_over(tx, 3)
+        assert [row.seq for row in tx.probations(model="m")] == [3, 2]
+        assert [row.record for row in tx.probations(states=("confirmed",))] == [{"estimate": 0.5}]
+        assert tx.probations(model="other") == []
+
+
+def test_a_day_of_a_watch_is_scored_once_and_a_day_that_is_no_number_is_kept(ledger):
+    with ledger.transaction() as tx:
+        watch_over(tx)
+        first, second = ProbationDay(date(2013, 4, 2), 40, 12.5), ProbationDay(date(2013, 4, 3), 41, None)
+        tx.save_probation_days("m", 2, [second])
+        tx.save_probation_days("m", 2, [replace(second, total=9.0), first])
+        tx.save_probation_days("m", 2, [])
+        assert tx.probation_days("m", 2) == [first, second]
+        assert tx.probation_days("m", 3) == []
+
+
+def test_one_of_many_wins_the_ring_of_a_watch_and_nobody_rings_one_that_has_ended(ledger):
+    with ledger.transaction() as tx:
+        watch_over(tx)
+    won = []
+
+    def ring() -> None:
+        with ledger.transaction() as tx:
+            won.append(tx.ring_probation("m", 2, 600))
+
+    threads = [threading.Thread(target=ring) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(won) == [False] * 7 + [True]
+    with ledger.transaction() as tx:
+        assert tx.ring_probation("m", 2, -1)
+        tx.update_probation("m", 2, state="unproven")
+        assert not tx.ring_probation("m", 2, -1)

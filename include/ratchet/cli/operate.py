@@ -11,6 +11,7 @@ import typer
 from ratchet.bootstrap import Ratchet, wire
 from ratchet.cli import airflow_api
 from ratchet.cli.events import instant
+from ratchet.cli.probation import probation, validate_lines
 from ratchet.cli.tables import AsJson, print_rows
 from ratchet.errors import Refused
 from ratchet.workflow import dossiers
@@ -32,7 +33,7 @@ def register(app: typer.Typer) -> None:
         ("champion", champion_app),
     ):
         app.add_typer(group, name=name)
-    for command in (deploy, validate, retire, attempts, trace, rollback):
+    for command in (deploy, validate, retire, attempts, trace, rollback, probation):
         app.command(command.__name__)(command)
 
 
@@ -101,8 +102,12 @@ def validate(model: Annotated[str | None, typer.Argument(help="One model; all wh
         typer.secho(problem, fg=typer.colors.RED, err=True)
     if problems:
         raise typer.Exit(1)
-    names = [model] if model else sorted(load_all(models_dir))
+    specs = load_all(models_dir)
+    names = [model] if model else sorted(specs)
     typer.echo(f"valid: {', '.join(names)}")
+    for spec in (specs[name] for name in names if name in specs):
+        for line in validate_lines(ratchet, spec):
+            typer.echo(line)
 
 
 @clock_app.command("show")

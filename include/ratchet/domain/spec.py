@@ -87,7 +87,7 @@ OWNED_PARAMETERS: Mapping[str, str] = {
 
 # Keys that DESIGN §6 names and no landed code obeys yet, by the path of their parent.
 NOT_YET_SUPPORTED: Mapping[tuple[str, ...], frozenset[str]] = {
-    (): frozenset({"probation", "retention"}),
+    (): frozenset({"retention"}),
     ("runtime",): frozenset({"queue", "executor", "resources", "image", "environment"}),
 }
 
@@ -685,6 +685,36 @@ class Runtime(_Closed):
     retries: Count = 1
 
 
+class LossLimit(_Closed):
+    """The loss, over all decisions since the promotion, that is reverted at once; ``unit`` is that of the payoff."""
+
+    amount: Annotated[float, Field(strict=True, gt=0, allow_inf_nan=False)]
+    unit: Annotated[str, Field(min_length=1, max_length=16)]
+
+
+class Probation(_Closed):
+    """The watch after a promotion over a sitting champion (:mod:`ratchet.domain.probation`), ``for`` whole local days.
+
+    ``revert`` says what follows when the new champion is worse: its predecessor is taken back (``automatic``), or the
+    owner is told and decides (``alert``); a loss beyond ``loss_limit`` counts as worse at once. ``on_new_promotion``:
+    a challenger that passes meanwhile waits for the end of the watch, or takes over and is watched itself.
+    """
+
+    duration: PositiveDuration = Field(alias="for")
+    revert: Literal["automatic", "alert"] = "automatic"
+    loss_limit: LossLimit | None = None
+    on_new_promotion: Literal["wait", "restart"] = "wait"
+
+    @field_validator("duration")
+    @classmethod
+    def _days_enough(cls, value: timedelta) -> timedelta:
+        if not timedelta(days=7) <= _days_only(value) <= timedelta(days=365):
+            raise _rule(
+                f"must be between 7d and 365d, or the watch could show nothing, but got {format_duration(value)}"
+            )
+        return value
+
+
 class ModelSpec(_Closed):
     """All that one model is (DESIGN §6). Frozen and closed; equal specs have equal digests."""
 
@@ -695,7 +725,15 @@ class ModelSpec(_Closed):
     retrain: Retrain
     train: Train
     gate: Gate
+    probation: Probation | None = None
     runtime: Runtime = Runtime()
+
+    @model_validator(mode="after")
+    def _one_unit(self) -> Self:
+        limit, unit = self.probation.loss_limit if self.probation else None, self.business.payoff.unit
+        if limit is not None and limit.unit != unit:
+            raise _rule(f"probation.loss_limit.unit must be that of business.payoff, {unit!r}, but got {limit.unit!r}")
+        return self
 
     @property
     def datasets(self) -> tuple[str, ...]:

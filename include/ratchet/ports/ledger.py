@@ -263,6 +263,43 @@ class ChampionRow:
 
 
 @dataclass(frozen=True)
+class ProbationRow:
+    """The watch over one promotion: champion ``seq`` against the one it beat, from ``first_day`` to ``last_day``.
+
+    ``state`` is ``watching`` while it is open, then ``reverted``, ``alerted``, ``confirmed``, ``unproven`` or
+    ``superseded``; ``plan`` is what it can see, ``record`` what it has found so far. ``since`` and ``until``, when the
+    last day's labels are known, are business time.
+    """
+
+    model: str
+    seq: int
+    version: int
+    predecessor_seq: int
+    predecessor_version: int
+    spec_digest: str
+    first_day: date
+    last_day: date
+    since: datetime
+    until: datetime
+    state: str
+    reason: str
+    plan: dict[str, Any]
+    record: dict[str, Any]
+    opened_at: datetime
+    rung_at: datetime | None = None
+    ended_at: datetime | None = None
+
+
+@dataclass(frozen=True)
+class ProbationDay:
+    """One scored local day: ``total`` uplift in payoff units over ``rows`` decisions; None where it is not a number."""
+
+    day: date
+    rows: int
+    total: float | None
+
+
+@dataclass(frozen=True)
 class UsedDays:
     """The whole local days an attempt used in one role, with the rows of each.
 
@@ -404,6 +441,15 @@ class Tx(Protocol):
     def version_digest(self, model: str, version: int) -> str | None: ...
     def settled_champions(self, model: str | None = None) -> list[ChampionRow]: ...
     def insert_champion(self, champion: ChampionRow) -> None: ...
+
+    # probation
+    def insert_probation(self, probation: ProbationRow) -> None: ...
+    def open_probation(self, model: str) -> ProbationRow | None: ...
+    def probations(self, *, model: str | None = None, states: Collection[str] | None = None) -> list[ProbationRow]: ...
+    def update_probation(self, model: str, seq: int, **values: Any) -> None: ...
+    def ring_probation(self, model: str, seq: int, overdue_seconds: float) -> bool: ...
+    def save_probation_days(self, model: str, seq: int, days: Sequence[ProbationDay]) -> None: ...
+    def probation_days(self, model: str, seq: int) -> list[ProbationDay]: ...
 
     # outbox and audit
     def enqueue(self, kind: str, dedupe: str, payload: dict[str, Any], model: str | None = None) -> None: ...

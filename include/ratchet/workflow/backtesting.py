@@ -98,7 +98,7 @@ def backtest_year(
     ``champions`` are the model's history, oldest first; ``attempts`` those with a verdict, in any order. Returns None
     when there is no champion or no row. Raises what the parts raise.
     """
-    served = [champion for champion in champions if champion.kind != "rollback"]
+    served = [champion for champion in champions if champion.kind in {"init", "promotion"}]
     if not served:
         return None
     start = served[0].as_of

@@ -10,6 +10,7 @@ from ratchet.domain.events import MOST_NAMED, decision_event, to_record
 from ratchet.errors import ChampionMoved, Refused
 from ratchet.ports.ledger import AttemptRow, ChampionRow, FateChange, Ledger, Tx
 from ratchet.workflow.artifacts import Artifacts
+from ratchet.workflow.probation import begin_probation, holding, supersede_probation
 from ratchet.workflow.telling import Relay, champion_moved, decision
 
 logger = logging.getLogger(__name__)
@@ -121,6 +122,9 @@ class Promotions:
             moved = ChampionMoved(f"judged against champion #{attempt.champion_seq}, another serves now: judge again")
             release(tx, attempt, "superseded", str(moved), self._most_tries)
             return None
+        if (watch := holding(tx, attempt.model)) is not None:
+            logger.info("%s waits for the probation of version %s, until %s", attempt.id, watch.version, watch.until)
+            return None
         entry = ChampionRow(
             model=attempt.model,
             seq=attempt.champion_seq + 1,
@@ -134,7 +138,10 @@ class Promotions:
             promoted_at=tx.wall(),
             model_digest=attempt.model_digest,
         )
+        supersede_probation(tx, attempt.model, f"version {version} was promoted by {attempt.id}")
         tx.insert_champion(entry)
+        if current is not None:
+            begin_probation(tx, attempt, entry, current)
         champion_moved(tx, attempt.model, entry.seq)
         conclude(tx, attempt, champion_after=version)
         tx.audit(
@@ -174,38 +181,47 @@ class Promotions:
         self._artifacts.load(model, back.version)
         with self._ledger.transaction() as tx:
             tx.lock_lease(model)
-            entry = ChampionRow(
-                model=model,
-                seq=current.seq + 1,
-                version=back.version,
-                attempt_id=back.attempt_id,
-                kind="rollback",
-                as_of=back.as_of,
-                actor=actor,
-                reason=reason,
-                evidence_digest=back.evidence_digest,
-                promoted_at=tx.wall(),
-                model_digest=back.model_digest,
-            )
-            tx.insert_champion(entry)
-            champion_moved(tx, model, entry.seq)
-            told = decision_event(
-                "rolledback",
-                key=f"{model}#{entry.seq}",
-                model=model,
-                time=tx.clock()[1],
-                champion_before=current.version,
-                champion_after=back.version,
-                actor=actor,
-                reason=reason,
-            )
-            decision(tx, told.id, model, to_record(told))
-            tx.audit(
-                actor, "champion.rolledback", model, {"from": current.version, "to": back.version, "reason": reason}
-            )
-            tx.mark([model])
+            supersede_probation(tx, model, f"{actor} took version {back.version} back: {reason}", actor)
+            move_back(tx, current, back, kind="rollback", actor=actor, reason=reason)
         self._relay.run()
         return {"model": model, "version": back.version, "before": current.version}
+
+
+def move_back(tx: Tx, current: ChampionRow, back: ChampionRow, *, kind: str, actor: str, reason: str) -> None:
+    """Let an earlier champion serve again, by compare-and-set, with what is told and audited of it.
+
+    Raises:
+        ChampionMoved: ``current`` is not the current champion any more.
+    """
+    model = current.model
+    entry = ChampionRow(
+        model=model,
+        seq=current.seq + 1,
+        version=back.version,
+        attempt_id=back.attempt_id,
+        kind=kind,
+        as_of=back.as_of,
+        actor=actor,
+        reason=reason,
+        evidence_digest=back.evidence_digest,
+        promoted_at=tx.wall(),
+        model_digest=back.model_digest,
+    )
+    tx.insert_champion(entry)
+    champion_moved(tx, model, entry.seq)
+    told = decision_event(
+        "rolledback",
+        key=f"{model}#{entry.seq}",
+        model=model,
+        time=tx.clock()[1],
+        champion_before=current.version,
+        champion_after=back.version,
+        actor=actor,
+        reason=reason,
+    )
+    decision(tx, told.id, model, to_record(told))
+    tx.audit(actor, "champion.rolledback", model, {"from": current.version, "to": back.version, "reason": reason})
+    tx.mark([model])
 
 
 def _earlier(model: str, champions: Sequence[ChampionRow], version: int | None) -> ChampionRow:

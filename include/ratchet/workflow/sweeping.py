@@ -11,6 +11,7 @@ from ratchet.ports.ledger import LIVE_STATES, AttemptRow, Ledger
 from ratchet.settings import Settings
 from ratchet.workflow.auditing import AuditLog
 from ratchet.workflow.intake import Intake
+from ratchet.workflow.probation import days_due, end_probation, holding, readable_spec
 from ratchet.workflow.promotion import release
 from ratchet.workflow.reconciling import Reconciler
 from ratchet.workflow.telling import Relay
@@ -19,6 +20,8 @@ logger = logging.getLogger(__name__)
 OVERDUE_SECONDS = 20.0
 JUDGED_OVERDUE_SECONDS = 60.0
 ANNOUNCEMENT_OVERDUE_SECONDS = 60.0
+PROBATION_AGAIN_SECONDS = 600.0
+"""A run that scores may wait long for a slot in its pool: it is not rung for again meanwhile."""
 OPEN_RUN_STATES = ("queued", "running")
 INTAKE_ABSENT_SECONDS = 300.0
 
@@ -68,6 +71,7 @@ class Sweeper:
 
         Returns:
             ``{"due": models whose retrain nobody started, "judged": models with a promotion nobody made,
+            "probation": models on probation with days to score,
             "champion": models with another champion that nobody announced, "reaped": attempts given up,
             "told": outbox rows relayed, "moved": models whose alias somebody moved by hand,
             "intake_absent": no pump beats}``
@@ -83,6 +87,7 @@ class Sweeper:
         return {
             "due": self._due(runs, folders),
             "judged": [m for m in self._judged() if m in folders and runs.startable(f"promote__{m}")],
+            "probation": self._watched(runs, folders),
             "champion": self._announced(),
             "reaped": reaped,
             "told": told,
@@ -149,15 +154,40 @@ class Sweeper:
             return [model for model in overdue if model not in resting and tx.ring(model, *self._backoff)]
 
     def _judged(self) -> list[str]:
-        """Models with a verdict that was not acted upon in time."""
+        """Models with a verdict that was not acted upon in time; what waits for a probation is not rung for."""
         with self._ledger.transaction() as tx:
             now = tx.wall()
-            return sorted(
-                {
-                    a.model
-                    for a in tx.attempts(states=("judged",))
-                    if a.judged_at is not None and (now - a.judged_at).total_seconds() > JUDGED_OVERDUE_SECONDS
-                }
+            overdue = {
+                a.model
+                for a in tx.attempts(states=("judged",))
+                if a.judged_at is not None and (now - a.judged_at).total_seconds() > JUDGED_OVERDUE_SECONDS
+            }
+            return sorted(model for model in overdue if holding(tx, model) is None)
+
+    def _watched(self, runs: RunStates, folders: Collection[str]) -> list[str]:
+        """Win the rings of watches that have days to score; a watch that nobody can go on with ends here."""
+        with self._ledger.transaction() as tx:
+            models = sorted(probation.model for probation in tx.probations(states=("watching",)))
+        return [model for model in models if self._watch_due(model, runs, folders)]
+
+    def _watch_due(self, model: str, runs: RunStates, folders: Collection[str]) -> bool:
+        startable = model in folders and runs.startable(f"probation__{model}")
+        with self._ledger.transaction() as tx:
+            tx.lock_lease(model)
+            probation = tx.open_probation(model)
+            if probation is None:
+                return False
+            current = next((row for row in tx.registered() if row.model == model), None)
+            retired = current is None or current.retired
+            spec = readable_spec(tx, current.digest) if current else None
+            if retired or (spec is not None and spec.probation is None):
+                why = "the model was retired" if retired else "its spec has no probation now"
+                end_probation(tx, probation, "superseded", f"{why}: the champion stays, unproven")
+                return False
+            return bool(
+                startable
+                and days_due(tx, probation)
+                and tx.ring_probation(model, probation.seq, PROBATION_AGAIN_SECONDS)
             )
 
     def _announced(self) -> list[str]:

@@ -192,7 +192,6 @@ def test_a_broken_rule_names_its_place_and_what_to_write(path: str, value: Any, 
 @pytest.mark.parametrize(
     ("path", "value"),
     [
-        ("probation", {"for": "28d"}),
         ("retention", {"snapshots": 5}),
         ("runtime.queue", None),
         ("runtime.executor", None),
@@ -222,6 +221,35 @@ def test_a_fixed_threshold_reads_no_column() -> None:
     tree = spec_with("business.payoff.tp", "0.2 * fare")
     tree["business"]["decision"] = {"threshold": 0.3}
     assert ModelSpec.model_validate(tree).business.decided_by_columns == frozenset()
+
+
+def test_a_probation_reads_back_and_leaves_the_digest_of_specs_without_one_alone() -> None:
+    section = {"for": "28d", "loss_limit": {"amount": 20000.0, "unit": "USD"}}
+    spec = ModelSpec.model_validate(spec_with("probation", section))
+    assert spec.probation is not None
+    assert (spec.probation.revert, spec.probation.on_new_promotion) == ("automatic", "wait")
+    assert ModelSpec.model_validate(spec.model_dump(mode="json")).digest == spec.digest
+    assert spec.model_dump(mode="json")["probation"]["for"] == "28d"
+    without = ModelSpec.model_validate(spec_with("probation", None))
+    assert "probation" not in without.canonical_json()
+
+
+@pytest.mark.parametrize(
+    ("section", "said"),
+    [
+        ({}, "probation.for: is required and missing"),
+        ({"for": "6d"}, "must be between 7d and 365d"),
+        ({"for": "36h"}, "must be whole days"),
+        ({"for": "28d", "revert": "never"}, "probation.revert: "),
+        ({"for": "28d", "on_new_promotion": "queue"}, "probation.on_new_promotion: "),
+        ({"for": "28d", "loss_limit": {"amount": 0, "unit": "USD"}}, "probation.loss_limit.amount: "),
+        ({"for": "28d", "loss_limit": {"amount": 5.0, "unit": "EUR"}}, "must be that of business.payoff, 'USD'"),
+        ({"for": "28d", "limit": 5}, "'limit' is not a known key"),
+    ],
+)
+def test_a_probation_that_cannot_be_obeyed_is_refused(section: Any, said: str) -> None:
+    problems = problems_of(spec_with("probation", section))
+    assert any(said in problem for problem in problems), problems
 
 
 def test_quiet_hours_read_back_as_they_were_written() -> None:

@@ -289,6 +289,43 @@ champion = sa.Table(
     comment="Append-only; the primary key is the compare-and-set: two promotions over one champion cannot both insert",
 )
 
+probation = sa.Table(
+    "probation",
+    metadata,
+    _column("model", sa.String(100), primary_key=True),
+    _column("seq", sa.Integer, primary_key=True),
+    _column("version", sa.Integer),
+    _column("predecessor_seq", sa.Integer),
+    _column("predecessor_version", sa.Integer),
+    _column("spec_digest", sa.String(64), sa.ForeignKey("spec.digest")),
+    _column("first_day", sa.Date),
+    _column("last_day", sa.Date),
+    _column("since", UtcDateTime),
+    _column("until", UtcDateTime),
+    _column("state", sa.String(12), index=True),
+    _column("reason", sa.Text),
+    _column("plan", Json),
+    _column("record", Json),
+    _column("opened_at", UtcDateTime),
+    _column("rung_at", UtcDateTime, nullable=True),
+    _column("ended_at", UtcDateTime, nullable=True),
+    sa.ForeignKeyConstraint(["model", "seq"], ["champion.model", "champion.seq"]),
+    comment="The watch over one promotion: the champion of this seq against the one it beat",
+)
+
+probation_day = sa.Table(
+    "probation_day",
+    metadata,
+    _column("model", sa.String(100), primary_key=True),
+    _column("seq", sa.Integer, primary_key=True),
+    _column("day", sa.Date, primary_key=True),
+    _column("rows", sa.Integer),
+    _column("total", sa.Float, nullable=True),
+    _column("scored_at", UtcDateTime),
+    sa.ForeignKeyConstraint(["model", "seq"], ["probation.model", "probation.seq"]),
+    comment="Each day is scored once: the uplift of all its rows in payoff units, null when it is not a number",
+)
+
 outbox = sa.Table(
     "outbox",
     metadata,

@@ -16,6 +16,7 @@ from ratchet.adapters.ledger.base import AUDIT_LOCK
 from ratchet.adapters.ledger.doorbells import Doorbells
 from ratchet.adapters.ledger.inbox import Inbox
 from ratchet.adapters.ledger.operators import Operators
+from ratchet.adapters.ledger.probations import Probations
 from ratchet.adapters.ledger.promotions import Promotions
 from ratchet.adapters.ledger.pumps import Pumps
 from ratchet.adapters.ledger.registry import Registry
@@ -25,7 +26,7 @@ from ratchet.ports.ledger import Tx
 MIGRATIONS = Path(__file__).parent / "migrations"
 
 
-class SqlTx(Registry, Inbox, Pumps, Operators, Doorbells, Attempts, Promotions, Audit):
+class SqlTx(Registry, Inbox, Pumps, Operators, Doorbells, Attempts, Promotions, Probations, Audit):
     """One transaction on the ledger; see ``ratchet.ports.ledger.Tx``."""
 
 
