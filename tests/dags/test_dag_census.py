@@ -103,6 +103,22 @@ def test_promote_starts_by_the_verdict_and_tells_the_world(bag: DagBag) -> None:
     assert [asset.uri for asset in dag.get_task("champion").outlets] == ["ratchet://flight_delay/champion"]
 
 
+def test_a_spec_with_a_probation_has_a_dag_that_watches_in_its_pool_and_tells_the_world(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shipped = (root / "include" / "models" / "flight_delay" / "model.yaml").read_text()
+    (tmp_path / "flight_delay").mkdir()
+    (tmp_path / "flight_delay" / "model.yaml").write_text(shipped + "probation: {for: 28d}\n")
+    monkeypatch.setenv("RATCHET_MODELS_DIR", str(tmp_path))
+    dag = DagBag(str(root / "dags" / "retrain.py")).dags["probation__flight_delay"]
+    assert [asset.uri for asset in dag.timetable.asset_condition.objects] == ["ratchet://flight_delay/probation"]
+    assert edges(dag) == {("watch", "champion")}
+    assert dag.get_task("watch").pool == "ratchet_training"
+    assert [asset.uri for asset in dag.get_task("champion").outlets] == ["ratchet://flight_delay/champion"]
+    assert dag.doc_md.startswith("### Probation of flight_delay")
+    assert "{" not in dag.doc_md
+
+
 def test_intake_keeps_the_pump_alive_by_its_own_watcher(bag: DagBag) -> None:
     stored = json.dumps(DagSerialization.to_dict(bag.dags["ratchet__intake"]))
     assert "ratchet_intake_trigger.IntakeTrigger" in stored
