@@ -11,9 +11,10 @@ RATCHET := .venv/bin/ratchet
 UV := $(shell command -v uv || echo .tools/uv/bin/uv)
 BENCH_STAMP := .venv/.bench-installed
 BENCH_ARGS ?=
+CALIBRATE_ARGS ?=
 SOURCES := include tests dags plugins bench
 
-.PHONY: help setup lock schemas up down status demo bench-setup bench-intake lint check test test-long chaos chaos-proof bench-events clean
+.PHONY: help setup lock schemas up down status demo bench-setup bench-intake lint check test test-long chaos chaos-proof bench-events calibrate clean
 
 help: ## List the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -88,6 +89,9 @@ chaos-proof: setup ## Show that the books of make chaos do not balance on builds
 
 bench-events: setup ## Validate one event, side by side with peers; rows in bench/results/events.json
 	.venv/bin/python -m bench.events
+
+calibrate: setup ## What the gate promises, measured (minutes); the table also goes to .ratchet/calibration.json
+	.venv/bin/python -m bench.calibration $(CALIBRATE_ARGS)
 
 clean: down ## Stop the stack and remove its data; the environment stays
 	rm -rf .ratchet

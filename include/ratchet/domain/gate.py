@@ -12,7 +12,7 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
-from scipy import stats
+from scipy import special, stats
 
 from ratchet.domain.guardrails import Check, Finding, Guardrail, Scene, ScoredRows, find
 from ratchet.domain.inference import Clusters, Floats, RatioInference, cosine_terms, group, ratio_inference
@@ -173,7 +173,7 @@ class _Rule:
 def _judge_clusters(totals: Floats, days: Clusters, rule: _Rule, *, identical: bool) -> Verdict:
     n_rows, n_clusters, bar = int(days.rows.sum()), len(days.labels), rule.bar
     inference = ratio_inference(totals, days.rows, ordered=rule.ordered)
-    reach = float(stats.t.ppf(rule.confidence, inference.dof)) * inference.std_error
+    reach = float(special.stdtrit(inference.dof, rule.confidence)) * inference.std_error
     lower, upper = inference.estimate - reach, inference.estimate + reach
     diagnostics = _diagnostics(inference, totals, days, ordered=rule.ordered)
     without_best = diagnostics["estimate_without_best_cluster"]
