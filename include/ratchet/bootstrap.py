@@ -27,6 +27,7 @@ from ratchet.workflow.promotion import Promotions
 from ratchet.workflow.reconciling import Reconciler
 from ratchet.workflow.replaying import Replays
 from ratchet.workflow.retiring import retire
+from ratchet.workflow.self_testing import SelfTests
 from ratchet.workflow.sweeping import RunStates, Sweeper
 from ratchet.workflow.telling import Relay
 from ratchet.workflow.verifying import Verifier
@@ -270,6 +271,11 @@ class Ratchet:
     def rollback(self, model: str, version: int | None, actor: str, reason: str) -> dict[str, Any]:
         """Take an earlier champion back."""
         return self._promotions.rollback(model, version, actor, reason)
+
+    def selftest(self, model: str | None = None, actor: str = "ratchet") -> dict[str, str]:
+        """Test the gate on one model or on all; each model's outcome: ``passed``, ``failed`` or ``not_judged``."""
+        tested = SelfTests(self.ledger, lambda: self.store).run(model, actor=actor)
+        return {name: found.outcome for name, found in tested.items()}
 
     def sweep(self, runs: RunStates) -> dict[str, Any]:
         """Put right what was left undone."""

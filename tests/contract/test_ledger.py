@@ -778,3 +778,21 @@ def test_one_of_many_wins_the_ring_of_a_watch_and_nobody_rings_one_that_has_ende
         assert tx.ring_probation("m", 2, -1)
         tx.update_probation("m", 2, state="unproven")
         assert not tx.ring_probation("m", 2, -1)
+
+
+def test_the_last_self_test_that_was_judged_counts(ledger):
+    with ledger.transaction() as tx:
+        assert tx.failed_self_test("m") is None
+        for passed, why in ((False, "first"), (None, "too few days")):
+            tx.save_self_test("m", {"reasons": [why]}, passed=passed)
+        tx.save_self_test("other", {"reasons": ["fine"]}, passed=True)
+    with ledger.transaction() as tx:
+        failed = tx.failed_self_test("m")
+        assert failed is not None
+        assert "first" in failed.why
+        assert failed.at.tzinfo is not None
+        assert tx.failed_self_test("other") is None
+        assert [(row.model, row.passed) for row in tx.self_tests()] == [("other", True), ("m", None), ("m", False)]
+        assert [row.passed for row in tx.self_tests("m", limit=1)] == [None]
+        tx.save_self_test("m", {"reasons": ["mended"]}, passed=True)
+        assert tx.failed_self_test("m") is None

@@ -23,6 +23,7 @@ HEAVY = ("mlflow", "feast", "kafka", "optuna", "sklearn", "xgboost", "pandas", "
 MODELS = ("flight_delay",)
 CENSUS = {
     "ratchet__intake",
+    "ratchet__selftest",
     "ratchet__sweep",
     *(f"{verb}__{model}" for model in MODELS for verb in ("retrain", "promote", "rollback")),
 }
@@ -127,6 +128,12 @@ def test_intake_keeps_the_pump_alive_by_its_own_watcher(bag: DagBag) -> None:
 def test_sweep_runs_every_minute_and_never_twice_at_once(bag: DagBag) -> None:
     dag = bag.dags["ratchet__sweep"]
     assert dag.timetable.expression == "* * * * *"
+    assert dag.max_active_runs == 1
+
+
+def test_the_gate_tests_itself_every_night_and_never_twice_at_once(bag: DagBag) -> None:
+    dag = bag.dags["ratchet__selftest"]
+    assert dag.timetable.expression == "30 2 * * *"
     assert dag.max_active_runs == 1
 
 

@@ -21,6 +21,7 @@ topics_app = typer.Typer(help="Kafka topics.", no_args_is_help=True)
 data_app = typer.Typer(help="The example's data.", no_args_is_help=True)
 clock_app = typer.Typer(help="Business time: the wall clock, or replayed.", no_args_is_help=True)
 champion_app = typer.Typer(help="Who serves.", no_args_is_help=True)
+gate_app = typer.Typer(help="The gate itself.", no_args_is_help=True)
 
 
 def register(app: typer.Typer) -> None:
@@ -31,6 +32,7 @@ def register(app: typer.Typer) -> None:
         ("data", data_app),
         ("clock", clock_app),
         ("champion", champion_app),
+        ("gate", gate_app),
     ):
         app.add_typer(group, name=name)
     for command in (deploy, validate, retire, attempts, trace, rollback, probation):
@@ -156,7 +158,31 @@ def champion_show(model: str, as_json: AsJson = False) -> None:
     """Print the champion history of a model, oldest first."""
     with wire().ledger.transaction() as tx:
         rows = [vars(row) for row in tx.champions(model)]
+        failed = tx.failed_self_test(model)
     print_rows(rows, ["seq", "version", "kind", "as_of", "attempt_id", "actor", "reason"], as_json=as_json)
+    if failed:
+        typer.secho(f"promotions are held: failed {failed.why}", fg=typer.colors.RED, err=True)
+
+
+@gate_app.command("selftest")
+def gate_selftest(
+    model: Annotated[
+        str | None, typer.Argument(help="One model; every model with judged attempts when left out.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Test the gate on what models were judged on lately. Ends with 1 when it fails: promotions of that model wait."""
+    ratchet = wire()
+    outcomes = ratchet.selftest(model, getpass.getuser())
+    rows = []
+    with ratchet.ledger.transaction() as tx:
+        for name, outcome in outcomes.items():
+            found = tx.self_tests(name, limit=1)[0]
+            rows.append({"model": name, "outcome": outcome, **found.detail, "why": "; ".join(found.detail["reasons"])})
+    columns = ["model", "outcome", "weeks", "known_bad", "promoted", "copies", "p_value", "why"]
+    print_rows(rows, columns, as_json=as_json)
+    if "failed" in outcomes.values():
+        raise typer.Exit(1)
 
 
 def attempts(

@@ -323,6 +323,21 @@ class OutboxRow:
     tries: int
 
 
+@dataclass(frozen=True)
+class SelfTestRow:
+    """What came of one self-test of the gate on a model's own days; ``passed`` is None where nothing was judged."""
+
+    model: str
+    at: datetime
+    passed: bool | None
+    detail: dict[str, Any]
+
+    @property
+    def why(self) -> str:
+        """When it was and what it found, in words."""
+        return f"self-test of the gate on {self.model}, {self.at:%Y-%m-%d %H:%M}Z: {'; '.join(self.detail['reasons'])}"
+
+
 class Tx(Protocol):
     """One transaction. Business decisions are made outside; this reads and writes."""
 
@@ -450,6 +465,11 @@ class Tx(Protocol):
     def ring_probation(self, model: str, seq: int, overdue_seconds: float) -> bool: ...
     def save_probation_days(self, model: str, seq: int, days: Sequence[ProbationDay]) -> None: ...
     def probation_days(self, model: str, seq: int) -> list[ProbationDay]: ...
+
+    # the gate's self-test
+    def save_self_test(self, model: str, detail: dict[str, Any], *, passed: bool | None) -> None: ...
+    def self_tests(self, model: str | None = None, limit: int | None = None) -> list[SelfTestRow]: ...
+    def failed_self_test(self, model: str) -> SelfTestRow | None: ...
 
     # outbox and audit
     def enqueue(self, kind: str, dedupe: str, payload: dict[str, Any], model: str | None = None) -> None: ...

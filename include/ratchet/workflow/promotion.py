@@ -95,18 +95,22 @@ class Promotions:
         """Promote the newest attempt that waits for it; older ones and those whose champion has moved are superseded.
 
         The champion, the attempt's end, its events' fates and what is to be told are one transaction; telling follows,
-        and is taken up by the sweep when this process dies.
+        and is taken up by the sweep when this process dies. While the gate's last self-test on this model has failed,
+        the attempt is held: it goes on waiting, and the sweep rings for it.
         """
-        promoted = None
+        promoted = held = None
         with self._ledger.transaction() as tx:
             tx.lock_lease(model)
             waiting = [a for a in tx.attempts(model=model, states=("judged",)) if a.verdict == "promote"]
             for older in waiting[1:]:
                 release(tx, older, "superseded", f"{waiting[0].id} was judged later", self._most_tries)
-            if waiting:
+            if waiting and (failed := tx.failed_self_test(model)):
+                held = f"{waiting[0].id} is held until the gate passes again; failed {failed.why}"
+                logger.error("%s. Run: ratchet gate selftest %s", held, model)
+            elif waiting:
                 promoted = self._promote_one(tx, waiting[0])
         told = self._relay.run()
-        return {"promoted": promoted, "told": told}
+        return {"promoted": promoted, "held": held, "told": told}
 
     def announce(self, model: str) -> bool:
         """Take the news that the model has another champion; the caller updates the asset. False: it is out already."""

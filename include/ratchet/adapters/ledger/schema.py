@@ -341,6 +341,17 @@ outbox = sa.Table(
     sa.Index("ix_outbox_open", "kind", "tries", "id", postgresql_where=sa.text("done_at IS NULL")),
 )
 
+self_test = sa.Table(
+    "self_test",
+    metadata,
+    _column("id", BigId, primary_key=True, autoincrement=True),
+    _column("model", sa.String(100), index=True),
+    _column("at", UtcDateTime),
+    _column("passed", sa.Boolean, nullable=True),
+    _column("detail", Json),
+    comment="The gate's self-tests; passed is null where there were too few days to say anything",
+)
+
 audit = sa.Table(
     "audit",
     metadata,

@@ -20,13 +20,14 @@ from ratchet.adapters.ledger.probations import Probations
 from ratchet.adapters.ledger.promotions import Promotions
 from ratchet.adapters.ledger.pumps import Pumps
 from ratchet.adapters.ledger.registry import Registry
+from ratchet.adapters.ledger.self_tests import SelfTests
 from ratchet.errors import Refused, Unavailable
 from ratchet.ports.ledger import Tx
 
 MIGRATIONS = Path(__file__).parent / "migrations"
 
 
-class SqlTx(Registry, Inbox, Pumps, Operators, Doorbells, Attempts, Promotions, Probations, Audit):
+class SqlTx(Registry, Inbox, Pumps, Operators, Doorbells, Attempts, Promotions, Probations, SelfTests, Audit):
     """One transaction on the ledger; see ``ratchet.ports.ledger.Tx``."""
 
 
