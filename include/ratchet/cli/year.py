@@ -6,6 +6,10 @@ dates of the spine's timezone; data "until" a day is complete up to that day's l
 The rules the plan is written around are those of the shipped spec: a run needs 20,000 new flights (a month has 24,000
 to 29,000), or two confirming drift events, and 14 mature days that no verdict has used. Labels are mature two days
 after their day has ended, so a verdict on the first of a month uses days up to the third last of the month before.
+
+After a verdict that was not enough evidence, data and mild drift wait for the attempt's follow-up, about a month later:
+the drift of July is urgent, so that it starts an attempt whatever June's verdict was, and from August on each month
+comes in halves, so that a follow-up whose date lies in mid-month is not kept waiting until its end.
 """
 
 from __future__ import annotations
@@ -139,7 +143,7 @@ def _half(month: int) -> Act:
 
 
 def _in_halves(month: int) -> list[Act]:
-    """The first half has too few rows to start anything; the second completes them."""
+    """The first half has too few rows to start anything by themselves; the second completes them."""
     return [_half(month), _piece(month, HALF + 1, None, "the second half", "attempt")]
 
 
@@ -153,11 +157,11 @@ def _drift_too_soon(month: int) -> list[Act]:
 
 
 def _drift_decides(month: int) -> list[Act]:
-    """Too few rows, but enough fresh days: the second of two confirming drift events starts the attempt."""
+    """Too few rows, but enough fresh days: the second of two confirming drift events, an urgent one, starts it."""
     return [
         _piece(month, 1, 17, "17 days", "waits"),
         Act(_named(month), "drift", (Drift(DRIFT_CHECK, date(YEAR, month, 17), 0.5),), "waits"),
-        Act(_named(month), "drift again", (Drift(DRIFT_CHECK, date(YEAR, month, 18), 0.7),), "attempt"),
+        Act(_named(month), "drift again", (Drift(DRIFT_CHECK, date(YEAR, month, 18), 0.95),), "attempt"),
         _piece(month, 18, None, "the rest of the month", "attempt"),
     ]
 
@@ -167,8 +171,11 @@ def _mild_drift(month: int) -> list[Act]:
     mild = Drift(MILD_CHECK, date(YEAR, month, 8), 0.1)
     return [
         _piece(month, 1, 7, "a week, and mild drift", "waits", mild),
-        _piece(month, 8, None, "the rest of the month", "attempt"),
+        _piece(month, 8, HALF, "another week", "waits"),
+        _piece(month, HALF + 1, None, "the second half", "attempt"),
     ]
 
 
-_PLANS = {5: _in_halves, 6: _drift_too_soon, 7: _drift_decides, 10: _mild_drift}
+_PLANS = {5: _in_halves, 6: _drift_too_soon, 7: _drift_decides, 10: _mild_drift} | dict.fromkeys(
+    (8, 9, 11, 12), _in_halves
+)

@@ -10,7 +10,9 @@
   a storm is written once. Counts and moments that move are in the reason of the model.
 
 An event is first judged by itself: *expired*, *suppressed* (not listened to, too mild, an all-clear), *waiting*
-(unconfirmed, accumulating, behind a follow-up), or it *counts*. Where at least one counts, the rules of the model
+(unconfirmed, accumulating), or it *counts*. The follow-up that an undecided attempt left behind counts from its date,
+once the data reach so far; until then data and mild drift wait for it, unless something else counts (a request,
+degraded performance, urgent drift), which takes all of them along. Where at least one counts, the rules of the model
 decide: champion, fresh days, quiet hours, cooldown, runs per day, core hours, then debounce. Events wait as
 ``deferred`` with the moment the rule lifts, and at the latest until they are too old; while debounce runs they are
 ``pending``. A person's request passes debounce and cooldown, nothing else.
@@ -98,8 +100,8 @@ class AdmissionPolicy:
 class OpenEvent:
     """An event of the inbox without a terminal fate. ``time`` is business time, ``received_at`` wall time.
 
-    ``not_before`` (business) is set on the follow-up an attempt left behind: it is due then, not sooner. ``incident``
-    is the upstream fault that the sender names.
+    ``not_before`` (business) is set on the follow-up an attempt left behind: by itself it is due then, not sooner.
+    ``incident`` is the upstream fault that the sender names.
     """
 
     key: int
@@ -147,7 +149,10 @@ class CoreHours:
 
 @dataclass(frozen=True)
 class History:
-    """What admission needs to know of the past. Times are business times; ``core_hours`` where there is a budget."""
+    """What admission needs to know of the past. Times are business times; ``core_hours`` where there is a budget.
+
+    ``as_of`` is how far the data are complete; None when that is not known.
+    """
 
     has_champion: bool
     last_started_at: datetime | None
@@ -156,6 +161,7 @@ class History:
     observations: tuple[Observation, ...]
     fresh: FreshDays
     core_hours: CoreHours | None = None
+    as_of: datetime | None = None
 
 
 @dataclass(frozen=True)
@@ -212,13 +218,16 @@ def decide_admission(policy: AdmissionPolicy, events: Sequence[OpenEvent], histo
     """Decide on all open events of one model at one instant.
 
     ``go`` says that a run is due now: the events that count are then ``pending`` with reason ``admitted: …`` and
-    ``trigger`` is the key of the one that tipped it (a person's request before all others, else the newest). When only
-    debounce is missing, ``due_at`` (wall) says when it ends. ``outcomes`` holds one entry per key, ordered by key.
+    ``trigger`` is the key of the one that tipped it: a person's request before all others; where there is a follow-up,
+    what took it along, else itself; else the newest. When only debounce is missing, ``due_at`` (wall) says when it
+    ends. ``outcomes`` holds one entry per key, ordered by key.
     """
     copies = _by_identity(events)
     ordered = [event for event, _ in copies]
     facts = _Facts.of(policy, ordered, history, now)
-    alone = [_judge_alone(policy, event, facts, now) for event in ordered]
+    alone = _behind_follow_ups(
+        policy, ordered, [_judge_alone(policy, event, facts, now) for event in ordered], history, now
+    )
     counting = [event for event, verdict in zip(ordered, alone, strict=True) if verdict is _COUNTS]
     room = _room(policy, history.core_hours, now)
     due_at: datetime | None = None
@@ -236,7 +245,7 @@ def decide_admission(policy: AdmissionPolicy, events: Sequence[OpenEvent], histo
     return Admission(
         go=go,
         due_at=due_at,
-        trigger=_trigger(counting).key if go else None,
+        trigger=_trigger(policy, counting).key if go else None,
         reason=reason,
         outcomes=tuple(sorted(outcomes, key=lambda outcome: outcome.key)),
         since=counting[0].time if counting else None,
@@ -275,14 +284,12 @@ class _Facts:
     windows: dict[str, list[tuple[datetime, bool]]]
     new_rows: int
     rows_by: dict[int, int]
-    follow_up_at: datetime | None
 
     @classmethod
     def of(cls, policy: AdmissionPolicy, events: Sequence[OpenEvent], history: History, now: Now) -> Self:
         checks: dict[str, dict[datetime, bool]] = {}
         rows = 0
         rows_by = {}
-        follow_ups = []
         seen = [*history.observations, *(observation_of(policy, event.data) for event in events)]
         for observation in seen:
             if observation is not None:
@@ -290,8 +297,6 @@ class _Facts:
                 windows[observation.window_end] = windows.get(observation.window_end, False) or observation.bad
         for event in events:
             data = event.data
-            if event.not_before is not None and now.business < event.not_before:
-                follow_ups.append(event.not_before)
             is_source = isinstance(data, DataArrived) and data.dataset == policy.spine_source
             if isinstance(data, DataArrived) and is_source and now.business < _expires_at(policy, event):
                 rows += data.new_rows
@@ -303,7 +308,6 @@ class _Facts:
             },
             new_rows=rows,
             rows_by=rows_by,
-            follow_up_at=min(follow_ups, default=None),
         )
 
 
@@ -327,22 +331,59 @@ def _judge_alone(policy: AdmissionPolicy, event: OpenEvent, facts: _Facts, now: 
         return _Verdict(
             "expired", f"max_event_age: {format_duration(policy.max_event_age)} since {_said(since)} are over"
         )
-    if event.origin == "attempt":
-        if event.not_before is not None and now.business < event.not_before:
-            return _Verdict("deferred", f"follow_up: due at {_said(event.not_before)}", event.not_before)
+    return _COUNTS if event.origin == "attempt" else _judge_kind(policy, event, facts)
+
+
+def _behind_follow_ups(
+    policy: AdmissionPolicy, events: Sequence[OpenEvent], alone: list[_Verdict], history: History, now: Now
+) -> list[_Verdict]:
+    """The verdicts, those of follow-ups that are not due and of what waits for them put off, unless one opens."""
+    waiting = [
+        event.not_before
+        for event, verdict in zip(events, alone, strict=True)
+        if verdict is _COUNTS and event.not_before is not None and not _is_due(event.not_before, history, now)
+    ]
+    if not waiting or any(
+        verdict is _COUNTS and _opens(policy, event) for event, verdict in zip(events, alone, strict=True)
+    ):
+        return alone
+    first = min(waiting)
+    return [
+        _put_off(policy, event, first, history, now) if verdict is _COUNTS else verdict
+        for event, verdict in zip(events, alone, strict=True)
+    ]
+
+
+def _is_due(not_before: datetime, history: History, now: Now) -> bool:
+    """Whether the date has come and the data reach it, where that is known: the days are fresh that it promised."""
+    return not_before <= now.business and (history.as_of is None or not_before <= history.as_of)
+
+
+def _opens(policy: AdmissionPolicy, event: OpenEvent) -> bool:
+    """Whether the event, when it counts, starts a run whatever waits: all but follow-ups, data and mild drift."""
+    if isinstance(event.data, DriftDetected):
+        return policy.urgent is not None and event.data.severity >= policy.urgent
+    return event.origin != "attempt" and not isinstance(event.data, DataArrived)
+
+
+def _put_off(policy: AdmissionPolicy, event: OpenEvent, first: datetime, history: History, now: Now) -> _Verdict:
+    """What an event that counts is told while the follow-up that is due ``first`` waits, and the follow-up itself."""
+    expires = _expires_at(policy, event)
+    if event.origin != "attempt":
+        lift = first if now.business < first else expires
+        return _Verdict("deferred", f"follow_up: waits for the follow-up due at {_said(first)}", min(lift, expires))
+    if event.not_before is None or _is_due(event.not_before, history, now):
         return _COUNTS
-    verdict = _judge_kind(policy, event, facts)
-    lift = facts.follow_up_at
-    if verdict is _COUNTS and lift is not None and _waits_for_follow_up(policy, event.data):
-        return _Verdict("deferred", f"follow_up: waits for the follow-up due at {_said(lift)}", min(lift, expires))
-    return verdict
+    if now.business < event.not_before:
+        return _Verdict("deferred", follow_up_reason(event.data, event.not_before), event.not_before)
+    due = f"due since {_said(event.not_before)}"
+    return _Verdict("deferred", f"follow_up: {due}; waits for the data up to then to be published", expires)
 
 
-def _waits_for_follow_up(policy: AdmissionPolicy, data: InboundData) -> bool:
-    """Data does, and drift that is not urgent; a request and degraded performance do not."""
-    if isinstance(data, DriftDetected):
-        return policy.urgent is None or data.severity < policy.urgent
-    return isinstance(data, DataArrived)
+def follow_up_reason(data: InboundData, not_before: datetime) -> str:
+    """What a follow-up is told until it is due: the rule, the date, and what it waits for."""
+    why = f"; {data.reason}" if isinstance(data, RetrainRequested) else ""
+    return f"follow_up: due at {_said(not_before)}{why}"
 
 
 def _judge_kind(policy: AdmissionPolicy, event: OpenEvent, facts: _Facts) -> _Verdict:
@@ -450,7 +491,7 @@ def _decide_for_model(
         goes = f"goes after {format_duration(policy.debounce)} of quiet"
         return due_at, _Verdict("pending", f"debounce: {goes}", None, f"debounce: {many}; {goes}, at {_said(due_at)}")
     less = f"; shrunk to {room.trials} of {policy.trials} trials: {room.shrunk}" if room.trials is not None else ""
-    admitted = f"admitted: {many}, by {_worth(policy, _trigger(counting))}{less}"
+    admitted = f"admitted: {many}, by {_worth(policy, _trigger(policy, counting))}{less}"
     return due_at, _Verdict("pending", "admitted", None, admitted)
 
 
@@ -517,9 +558,14 @@ def _is_request(event: OpenEvent) -> bool:
     return event.origin == "kafka" and isinstance(event.data, RetrainRequested)
 
 
-def _trigger(counting: Sequence[OpenEvent]) -> OpenEvent:
-    """The first request of a person, else the newest event: the one that completed what was waited for."""
-    return next((event for event in counting if _is_request(event)), counting[-1])
+def _trigger(policy: AdmissionPolicy, counting: Sequence[OpenEvent]) -> OpenEvent:
+    """The first request of a person; else what took a follow-up along, else the follow-up; else the newest event."""
+    request = next((event for event in counting if _is_request(event)), None)
+    if request is not None:
+        return request
+    follow_ups = [event for event in counting if event.origin == "attempt"]
+    openers = [event for event in counting if _opens(policy, event)] if follow_ups else []
+    return (openers or follow_ups or counting)[-1]
 
 
 def _at_rest(verdicts: Sequence[_Verdict]) -> str:
@@ -532,7 +578,7 @@ def _worth(policy: AdmissionPolicy, event: OpenEvent) -> str:
     """Why an event counts, in words."""
     data = event.data
     if event.origin == "attempt":
-        return "the follow-up of an attempt"
+        return f"the follow-up of {event.source.rpartition('/')[2]}"
     if isinstance(data, DriftDetected):
         return (
             f"drift of check {data.check}, severity {data.severity:g}, confirmed "

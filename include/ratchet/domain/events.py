@@ -210,6 +210,9 @@ class ModelUndecided(Decided, frozen=True, kw_only=True):
     needed_clusters: Annotated[
         int | None, Meta(description="Fresh days that would decide it with 80 % power; null when that is not known.")
     ] = None
+    follow_up: Annotated[
+        Instant | None, Meta(description="When the next attempt is due: the days it waits for are fresh by then.")
+    ] = None
 
 
 class ModelRolledBack(Struct, frozen=True, kw_only=True, omit_defaults=True):

@@ -77,8 +77,7 @@ def plan_holdout(
     fresh = 0 if newest is None else (days if earliest is None else max(0, (newest - earliest).days + 1))
     if newest is None or fresh < min_clusters:
         first = earliest if earliest is not None else as_of.astimezone(ZoneInfo(timezone)).date()
-        ready_at = mature_at(first + (min_clusters - 1) * _DAY, timezone, label_delay)
-        return NotEnoughFreshDays(fresh, min_clusters, ready_at)
+        return NotEnoughFreshDays(fresh, min_clusters, fresh_at(first, min_clusters, timezone, label_delay))
     holdout = tuple(newest - i * _DAY for i in reversed(range(min(days, fresh))))
     calibrate_end = holdout[0] - gap
     calibrate_start = calibrate_end - CALIBRATE
@@ -92,6 +91,23 @@ def plan_holdout(
         gap=gap,
         fresh_count=fresh,
     )
+
+
+def fresh_at(first: date, count: int, timezone: str, label_delay: timedelta) -> datetime:
+    """The instant (UTC) from which ``count`` days from ``first`` on are mature: when the last of them is."""
+    return mature_at(first + (count - 1) * _DAY, timezone, label_delay)
+
+
+def days_to_wait_for(needed: int | None, judged: int, *, last: timedelta | int, min_clusters: int, asked: bool) -> int:
+    """How many fresh days the next verdict should have after one that was not enough evidence.
+
+    ``needed``: the verdict's ``needed_clusters``; ``judged``: of these, how many the next verdict has already (0 for
+    another challenger). ``asked``: a target gain is given, so that no ``needed`` means that no holdout is long enough,
+    and the longest is waited for; without one, the fewest. The answer lies in ``[min_clusters, last]``.
+    """
+    most = last if isinstance(last, int) else last // _DAY
+    wanted = (most if asked else min_clusters) if needed is None else needed - judged
+    return min(max(wanted, min_clusters), most)
 
 
 def mature_at(day: date, timezone: str, label_delay: timedelta) -> datetime:

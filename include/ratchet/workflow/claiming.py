@@ -27,10 +27,9 @@ from ratchet.ports.ledger import (
 )
 from ratchet.records import RunContext
 from ratchet.settings import Settings
-from ratchet.workflow.deciding import admit, as_of, lacking, limits_of, plan, turn_of, write_fates
+from ratchet.workflow.deciding import REQUESTED, admit, as_of, lacking, limits_of, plan, turn_of, write_fates
 
 logger = logging.getLogger(__name__)
-REQUESTED = "ratchet.retrain.requested.v1"
 TRIGGERS = {
     "ratchet.drift.detected.v1": "drift",
     "ratchet.data.arrived.v1": "data",
@@ -286,4 +285,6 @@ def _trigger_name(run: RunContext, form: Form, trigger: EventRow | None) -> str:
         return "manual"
     if run.run_type == "scheduled":
         return "schedule"
-    return TRIGGERS[trigger.type] if trigger else "event"
+    if trigger is None:
+        return "event"
+    return "follow_up" if trigger.origin == "attempt" else TRIGGERS[trigger.type]

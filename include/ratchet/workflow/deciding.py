@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from datetime import datetime, timedelta
+from datetime import date, datetime, timedelta
 from time import monotonic
 
 from ratchet.domain.admission import (
@@ -26,6 +26,7 @@ from ratchet.domain.spec import ModelSpec
 from ratchet.ports.ledger import LIVE_STATES, AttemptRow, DueRow, EventRow, FateChange, Ledger, Tx
 from ratchet.settings import Settings
 
+REQUESTED = "ratchet.retrain.requested.v1"
 MANY_EVENTS = 1_000
 REST_PER_EVENT_SECONDS = 1e-4
 MOST_REST_SECONDS = 30.0
@@ -47,6 +48,7 @@ def open_event(row: EventRow) -> OpenEvent:
         received_at=row.received_at,
         data=read_data(row.type, row.data),
         origin="attempt" if row.origin == "attempt" else "kafka",
+        not_before=datetime.fromisoformat(row.data["not_before"]) if row.origin == "attempt" else None,
         incident=row.incident,
     )
 
@@ -74,8 +76,6 @@ def as_of(tx: Tx, spec: ModelSpec, window_end: datetime | None = None) -> dateti
 
 def plan(tx: Tx, spec: ModelSpec, until: datetime) -> HoldoutPlan | NotEnoughFreshDays:
     """Which days would be fitted, calibrated and judged on if a run started with this ``as_of``."""
-    champion = tx.current_champion(spec.model)
-    used = tx.used_days(spec.model, champion.version if champion else None)
     return plan_holdout(
         as_of=until,
         timezone=spec.data.spine.timezone,
@@ -83,8 +83,14 @@ def plan(tx: Tx, spec: ModelSpec, until: datetime) -> HoldoutPlan | NotEnoughFre
         window=spec.data.window,
         last=spec.data.holdout.last,
         min_clusters=spec.data.holdout.min_clusters,
-        used_days=used,
+        used_days=used_days(tx, spec.model),
     )
+
+
+def used_days(tx: Tx, model: str) -> set[date]:
+    """The local days that do not judge against the sitting champion, or against the constant before the first one."""
+    champion = tx.current_champion(model)
+    return tx.used_days(model, champion.version if champion else None)
 
 
 def fresh_days(tx: Tx, spec: ModelSpec, until: datetime | None) -> FreshDays:
@@ -138,6 +144,7 @@ def history(tx: Tx, spec: ModelSpec, business: datetime, until: datetime | None)
         ),
         fresh=fresh_days(tx, spec, until),
         core_hours=core_hours(tx, spec, business, runs),
+        as_of=until,
     )
 
 

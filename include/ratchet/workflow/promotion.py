@@ -10,6 +10,7 @@ from ratchet.domain.events import MOST_NAMED, decision_event, to_record
 from ratchet.errors import ChampionMoved, Refused
 from ratchet.ports.ledger import AttemptRow, ChampionRow, FateChange, Ledger, Tx
 from ratchet.workflow.artifacts import Artifacts
+from ratchet.workflow.follow_ups import UNDECIDED, follow_up
 from ratchet.workflow.probation import begin_probation, holding, supersede_probation
 from ratchet.workflow.telling import Relay, champion_moved, decision
 
@@ -21,6 +22,7 @@ def conclude(tx: Tx, attempt: AttemptRow, *, champion_after: int | None, note: s
     """End a judged attempt: its events reach their fate, the verdict is announced, the model is free to decide again.
 
     The event that started the attempt is ``started``, the others are ``merged`` into it. A dry run announces nothing.
+    A verdict that was not enough evidence leaves a follow-up behind.
     """
     verdict = attempt.verdict_record or {}
     what = note or f"{attempt.id} ended with {attempt.verdict}"
@@ -38,6 +40,13 @@ def conclude(tx: Tx, attempt: AttemptRow, *, champion_after: int | None, note: s
     tx.mark([attempt.model])
     if attempt.dry_run:
         return
+    undecided = {}
+    if attempt.verdict == UNDECIDED:
+        left = follow_up(tx, attempt)
+        undecided = {
+            "needed_clusters": verdict.get("needed_clusters"),
+            "follow_up": left.not_before if left else None,
+        }
     announcement = decision_event(
         KINDS[str(attempt.verdict)],  # type: ignore[arg-type]
         key=attempt.id,
@@ -57,6 +66,7 @@ def conclude(tx: Tx, attempt: AttemptRow, *, champion_after: int | None, note: s
         reasons=tuple(verdict.get("reasons", ())),
         events=tuple(row.event_id for row in claimed[:MOST_NAMED]),
         event_count=len(claimed),
+        **undecided,
     )
     decision(tx, announcement.id, attempt.model, to_record(announcement))
 

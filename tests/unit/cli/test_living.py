@@ -190,6 +190,21 @@ def test_each_act_does_on_the_ledger_what_the_plan_expects(tmp_path: Path) -> No
         assert bool(told.attempts) == (told.act.expects != "waits"), told
 
 
+@pytest.mark.parametrize("june", ["promote", "not_enough_evidence"])
+def test_a_year_of_undecided_verdicts_goes_from_follow_up_to_follow_up_and_urgent_drift_comes_in_between(
+    tmp_path: Path, june: str
+) -> None:
+    machine = Machine(tmp_path, "promote", "keep_champion", "not_enough_evidence", june, *["not_enough_evidence"] * 12)
+    lived = machine.live()
+    content = machine.document()
+    assert [told.act.month for told in lived for a in told.attempts if a.trigger == "drift"] == ["2013-07"]
+    assert {a["trigger"] for a in content["attempts"]} == {"init", "data", "drift", "follow_up"}
+    assert {told.act.month for told in lived if told.attempts} == {f"2013-{m:02d}" for m in range(3, 13)}
+    assert [event["id"] for event in content["events"] if event["fate"] == "expired"] == []
+    with machine.ledger.transaction() as tx:
+        assert report.unresolved(tx.events(model=MODEL)) == []
+
+
 def test_until_a_month_leaves_the_next_half_month_with_a_stated_time(tmp_path: Path) -> None:
     machine = Machine(tmp_path, "promote")
     last = machine.live("2013-05")[-1]

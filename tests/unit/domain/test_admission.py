@@ -126,7 +126,7 @@ CONFIRMED = (heard(1, drift(-1)), heard(2, drift(0), age=HOUR))
 
 def test_the_policy_is_the_specs() -> None:
     policy = AdmissionPolicy.from_spec(load_spec(load_settings().models_dir / "flight_delay"))
-    assert replace(policy, model="toy") == POLICY
+    assert replace(policy, model="toy") == replace(POLICY, urgent=0.9)
 
 
 def test_without_events_there_is_nothing_to_do() -> None:
@@ -316,7 +316,14 @@ def test_a_request_passes_debounce_and_cooldown_and_is_the_trigger() -> None:
     assert admission.reason == "admitted: 2 events, by request of ada: new routes"
 
 
-FOLLOW_UP = replace(heard(9, REQUEST), origin="attempt", not_before=TODAY + 40 * DAY)
+FOLLOW_UP = replace(
+    heard(9, RetrainRequested(reason="28 more fresh days", actor="ratchet"), age=2 * DAY),
+    source="/ratchet/attempts/toy.3",
+    origin="attempt",
+    not_before=TODAY + 40 * DAY,
+)
+DUE = replace(FOLLOW_UP, not_before=TODAY)
+URGENT = replace(POLICY, urgent=0.9)
 
 
 def test_a_follow_up_is_due_at_its_date_and_drift_and_data_wait_with_it() -> None:
@@ -329,27 +336,68 @@ def test_a_follow_up_is_due_at_its_date_and_drift_and_data_wait_with_it() -> Non
         TODAY + 40 * DAY,
     ]
     assert admission.outcomes[0].reason == "follow_up: waits for the follow-up due at 2013-07-26T04:00Z"
-    assert admission.outcomes[3].reason == "follow_up: due at 2013-07-26T04:00Z"
+    assert admission.outcomes[3].reason == "follow_up: due at 2013-07-26T04:00Z; 28 more fresh days"
     due = decide(FOLLOW_UP, now=Now(TODAY + 40 * DAY, WALL))
-    assert (due.go, due.reason) == (True, "admitted: 1 event, by the follow-up of an attempt")
+    assert (due.go, due.reason) == (True, "admitted: 1 event, by the follow-up of toy.3")
 
 
-def test_a_request_or_degraded_performance_does_not_wait_for_a_follow_up() -> None:
-    assert decide(FOLLOW_UP, heard(1, REQUEST)).go
-    assert decide(FOLLOW_UP, heard(1, DEGRADED)).go
+def test_a_due_follow_up_starts_the_run_and_takes_along_what_waited_for_it() -> None:
+    admission = decide(DUE, *CONFIRMED, heard(3, rows(30_000)))
+    assert (admission.go, admission.trigger) == (True, 9)
+    assert {outcome.fate for outcome in admission.outcomes} == {"pending"}
+
+
+def test_a_follow_up_whose_date_has_come_waits_for_the_data_to_reach_it_and_so_does_what_waits_for_it() -> None:
+    late = replace(QUIET, as_of=TODAY - SECOND)
+    admission = decide(DUE, *CONFIRMED, history=late)
+    assert not admission.go
+    assert admission.outcomes[2].reason == (
+        "follow_up: due since 2013-06-16T04:00Z; waits for the data up to then to be published"
+    )
+    assert [outcome.until for outcome in admission.outcomes] == [
+        TODAY + 29 * DAY,
+        TODAY + 30 * DAY - HOUR,
+        TODAY + 30 * DAY,
+    ]
+    assert decide(DUE, *CONFIRMED, history=replace(QUIET, as_of=TODAY)).go
+
+
+@pytest.mark.parametrize("data", [REQUEST, DEGRADED, drift(severity=0.9)])
+def test_what_does_not_wait_for_a_follow_up_starts_the_run_and_takes_it_and_all_that_waits_along(
+    data: InboundData,
+) -> None:
+    policy = replace(URGENT, confirmations_at_least=1)
+    waits = heard(2, rows(30_000), age=HOUR)
+    admission = decide(FOLLOW_UP, heard(1, data), waits, policy=policy)
+    assert (admission.go, admission.trigger) == (True, 1)
+    assert {outcome.fate for outcome in admission.outcomes} == {"pending"}
+
+
+def test_urgent_drift_that_is_not_confirmed_takes_nothing_along() -> None:
+    admission = decide(FOLLOW_UP, heard(1, drift(severity=0.9)), heard(2, rows(30_000)), policy=URGENT)
+    assert [outcome.reason.partition(":")[0] for outcome in admission.outcomes] == [
+        "unconfirmed",
+        "follow_up",
+        "follow_up",
+    ]
+
+
+def test_drift_below_urgent_waits_for_the_follow_up() -> None:
+    assert not decide(FOLLOW_UP, *CONFIRMED, policy=URGENT).go
+    urgent = decide(FOLLOW_UP, CONFIRMED[0], heard(2, drift(severity=0.9), age=HOUR), policy=URGENT)
+    assert (urgent.go, urgent.trigger) == (True, 2)
+
+
+def test_without_fresh_days_enough_urgent_drift_waits_for_them_and_the_follow_up_with_it() -> None:
+    history = replace(QUIET, fresh=FreshDays(count=3, needed=14, ready_at=TODAY + 11 * DAY))
+    admission = decide(FOLLOW_UP, CONFIRMED[0], heard(2, drift(severity=0.9), age=HOUR), history=history, policy=URGENT)
+    assert not admission.go
+    assert {outcome.until for outcome in admission.outcomes} == {TODAY + 11 * DAY}
 
 
 def test_a_follow_up_passes_no_cooldown() -> None:
     due = replace(FOLLOW_UP, not_before=TODAY - HOUR)
     assert not decide(due, history=replace(QUIET, last_started_at=TODAY - HOUR)).go
-
-
-def test_urgent_drift_does_not_wait_for_a_follow_up_and_takes_the_others_along_only_when_they_count() -> None:
-    urgent = replace(POLICY, urgent=0.9)
-    assert not decide(FOLLOW_UP, *CONFIRMED, policy=urgent).go
-    admission = decide(FOLLOW_UP, CONFIRMED[0], heard(2, drift(severity=0.9), age=HOUR), policy=urgent)
-    assert (admission.go, admission.trigger) == (True, 2)
-    assert [outcome.fate for outcome in admission.outcomes] == ["deferred", "pending", "deferred"]
 
 
 NIGHTLY = replace(POLICY, quiet_hours=(QuietWindow.parse("22:00-06:00"),))  # TODAY is midnight in New York
@@ -498,6 +546,7 @@ histories = st.builds(
         st.just(0.5),
         st.sampled_from([0.1, 1.0]),
     ),
+    as_of=st.none() | moments,
 )
 policies = st.builds(
     replace,

@@ -135,7 +135,8 @@ def test_attempt_is_concluded_with_the_named_verdict_its_dossier_and_the_champio
     dossier = json.loads(store_of(world).get_bytes(f"dossiers/{ATTEMPT}.json"))
     assert dossier["verdict"] == answer["verdict"]
     assert given_again(world, dossier) == (case.decision, answer["verdict"]["reasons"])
-    assert sorted(row.fate for row in world.events()) == ["merged", "started"]
+    answered = [row.fate for row in world.events() if row.origin != "attempt"]
+    assert sorted(answered) == ["merged", "started"]
     assert world.promotions.promote(world.model)["promoted"] is None
     with world.ledger.transaction() as tx:
         assert tx.current_champion(world.model).version == 1
