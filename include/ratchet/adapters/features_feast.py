@@ -113,7 +113,7 @@ class FeastFeatures:
         if read := spec.business.decided_by_columns & set(outcomes):
             msg = (
                 f"business.payoff: {min(read)!r} is known only after the outcome, so that no decision can be "
-                "taken by it. Give business.decision.threshold as a number."
+                "taken by it. Let business.decision.threshold be tuned or a number."
             )
             raise Refused(msg)
         rows = self._read(source, [*keys, *outcomes, spine.label, spine.decided_column, source.event, source.created])

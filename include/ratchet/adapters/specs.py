@@ -162,7 +162,7 @@ def _unknown_columns(
                 yield Problem(
                     path,
                     f"{name!r} is known only after the outcome ({DATASETS_FILE}), so that no decision can be taken by "
-                    "it. Give business.decision.threshold as a number",
+                    "it. Let business.decision.threshold be tuned or a number",
                 )
             elif name not in carried and feature_names is not None:
                 if features is None:

@@ -191,21 +191,21 @@ class Owner(_Closed):
 class Decision(_Closed):
     """The decision a score leads to: act when it reaches the threshold.
 
-    ``threshold`` is ``payoff`` (the break-even point of the payoff matrix on calibrated probabilities) or a number in
-    [0, 1].
+    ``threshold`` is ``payoff`` (the break-even point of the payoff matrix on calibrated probabilities), ``tuned`` (the
+    one that earned most on the calibration range) or a number in [0, 1].
     """
 
     act_when: Literal["score >= threshold"] = "score >= threshold"
-    threshold: Literal["payoff"] | Annotated[float, Field(strict=True, ge=0, le=1)] = "payoff"
+    threshold: Literal["payoff", "tuned"] | Annotated[float, Field(strict=True, ge=0, le=1)] = "payoff"
 
     @field_validator("threshold", mode="before")
     @classmethod
     def _known_threshold(cls, value: object) -> object:
-        if value == "tuned":
-            raise _not_yet("a tuned threshold; write payoff or a number")
-        if value == "payoff" or (isinstance(value, int | float) and not isinstance(value, bool)):
+        if isinstance(value, str) and value in {"payoff", "tuned"}:
             return value
-        raise _rule(f"must be payoff or a number between 0 and 1, but got {value!r}")
+        if isinstance(value, int | float) and not isinstance(value, bool):
+            return value
+        raise _rule(f"must be payoff, tuned or a number between 0 and 1, but got {value!r}")
 
 
 def _to_value(value: object) -> object:

@@ -289,8 +289,15 @@ class Attempts:
         ``champion`` is None where there is none: the challenger then has to beat the best constant decision.
         """
         from ratchet.domain.gate import GatePolicy, decide_promotion  # noqa: PLC0415 - scipy
-        from ratchet.workflow.evaluation import evaluate  # noqa: PLC0415
-        from ratchet.workflow.training import Columns, best_constant, best_trial, calibration_of, fit_final  # noqa: PLC0415
+        from ratchet.workflow.evaluation import evaluate, payoff_curve  # noqa: PLC0415
+        from ratchet.workflow.training import (  # noqa: PLC0415
+            Columns,
+            best_constant,
+            best_trial,
+            calibration_of,
+            fit_final,
+            tuned_threshold_of,
+        )
 
         spec = self._spec(attempt)
         taken = self._taken(attempt.id)
@@ -308,6 +315,7 @@ class Attempts:
             learner=models.learner_for(spec.train.estimator),
             threads=spec.train.workers * spec.runtime.threads,  # the study's cores are free by now
             calibrator=calibration_of(best),
+            tuned=tuned_threshold_of(best),
         )
         holdout = self._table(manifest, "holdout")
         rival = champion or best_constant(spec, taken["train_uri"], ranges)
@@ -345,6 +353,7 @@ class Attempts:
                 "calibrate": _days(train, ranges.calibrate_start, ranges.calibrate_end),
                 "holdout": _days(holdout, "", "9999"),
             },
+            "payoff_curve": payoff_curve(spec, holdout, evidence, {"champion": champion, "challenger": challenger}),
         }
         return dossier | {"evidence_digest": dossiers.evidence_digest(dossier)}
 

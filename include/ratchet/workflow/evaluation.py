@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,11 +13,13 @@ from numpy.typing import NDArray
 
 from ratchet.domain.artifact import Bools, ConstantDecision, Floats, ModelArtifact
 from ratchet.domain.gate import Evidence, ScoredRows
-from ratchet.domain.payoff import Worth
+from ratchet.domain.payoff import PayoffMatrix, Worth
 from ratchet.domain.spec import ModelSpec
+from ratchet.domain.threshold import best_in_hindsight, curve, written
 from ratchet.errors import Refused
 from ratchet.workflow.valuing import worth_of
 
+CURVE_POINTS = 101
 LATENCY_SAMPLES = 200
 LATENCY_WARMUP = 10
 LATENCY_REPEATS = 3
@@ -101,6 +103,35 @@ def evaluate(
         slices={name: _values(holdout, name) for name in slices},
         unit=spec.business.payoff.unit,
     )
+
+
+def payoff_curve(
+    spec: ModelSpec, holdout: pa.Table, evidence: Evidence, models: Mapping[str, Decider]
+) -> dict[str, Any]:
+    """What each model would have earned on the holdout with any threshold, for people: the gate reads none of it.
+
+    ``models`` are the ``champion`` and the ``challenger`` of the evidence. Per model, in payoff units per decision:
+    its payoff at each of 101 thresholds on the calibrated probability, the threshold it was judged with (``by row``
+    where each row has its own, ``constant`` for a decision without a score), and in ``hindsight`` the best threshold
+    on these very rows, with what the chosen rule lost against it (below zero where a rule by row beats them all). A
+    constant decision earns the same at every threshold and has no hindsight. NaN where the payoff of a row is NaN.
+    """
+    worth = worth_of(spec, holdout, labels(holdout))
+    thresholds = np.linspace(0.0, 1.0, CURVE_POINTS)
+    told: dict[str, Any] = {"unit": spec.business.payoff.unit, "thresholds": thresholds.tolist()}
+    chosen: dict[str, float | str] = {}
+    hindsight: dict[str, dict[str, Any] | None] = {}
+    for name, scored in (("champion", evidence.champion), ("challenger", evidence.challenger)):
+        model, earned = models[name], float(np.mean(scored.payoff))
+        if isinstance(model, ConstantDecision) or scored.probability is None:
+            told[name], chosen[name], hindsight[name] = [earned] * CURVE_POINTS, "constant", None
+            continue
+        probability = np.asarray(scored.probability, dtype=np.float64)
+        best, payoff = best_in_hindsight(probability, worth)
+        told[name] = curve(probability, worth, thresholds).tolist()
+        chosen[name] = "by row" if isinstance(model.threshold, PayoffMatrix) else written(model.threshold)
+        hindsight[name] = {"threshold": written(best), "payoff": payoff, "loss": payoff - earned}
+    return told | {"chosen": chosen, "hindsight": hindsight}
 
 
 def labels(rows: pa.Table) -> NDArray[np.int8]:

@@ -17,7 +17,7 @@ import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pyarrow as pa
@@ -29,6 +29,7 @@ from ratchet.domain.artifact import ConstantDecision, Floats, ModelArtifact, Pla
 from ratchet.domain.learning_curve import least_end
 from ratchet.domain.payoff import PayoffMatrix, Worth, break_even
 from ratchet.domain.spec import ModelSpec
+from ratchet.domain.threshold import TunedThreshold, tune
 from ratchet.errors import Refused
 from ratchet.ports.learning import Learner
 from ratchet.ports.studies import Dimension, Params, Pruned, Space, Studies, TrialRecord, best_of
@@ -50,6 +51,9 @@ USUAL: Mapping[str, float] = {
 
 CALIBRATION = "calibration"
 """The trial's attribute that keeps the slope and the intercept of its calibration map."""
+
+THRESHOLD = "threshold"
+"""The trial's attribute that keeps its tuned threshold, where the spec asks for one."""
 
 
 @dataclass(frozen=True)
@@ -184,6 +188,7 @@ def fit_final(
     learner: Learner,
     threads: int | None = None,
     calibrator: Platt | None = None,
+    tuned: TunedThreshold | None = None,
 ) -> ModelArtifact:
     """Calibrate on B the scores of a fit on A, fit again on all rows up to the end of B, set the threshold, freeze.
 
@@ -191,11 +196,11 @@ def fit_final(
     scorer that has seen the newest rows as well (``CalibratedClassifierCV(ensemble=False)`` does the same over folds):
     holding B back from the trees costs more than the small difference between the two scorers' levels. The study has
     made that fit already: ``calibrator`` is the map its trial kept (:func:`calibration_of`), and is learned here when
-    left out.
+    left out. So is a tuned threshold (``tuned``, :func:`tuned_threshold_of`): it is chosen on the same scores of B.
 
     The same rows (in any order, given unique keys), parameters and seed give the same artifact to the bit, for any
     number of ``threads`` (the spec's when left out). The threshold is the payoff's break-even (of each row, where the
-    payoff differs between rows), or the spec's own number.
+    payoff differs between rows), the tuned one, or the spec's own number.
 
     Raises:
         Refused: a range holds no rows or one label only, a column is missing, or the estimator refuses its parameters.
@@ -214,9 +219,15 @@ def fit_final(
         )
         return learner.fit(prepared, merged, seed=seed, threads=threads), categories
 
-    if calibrator is None:
+    threshold = threshold_of(spec)
+    if calibrator is None or (threshold is None and tuned is None):
         held_back, _ = fitted(fit)
-        calibrator = Platt.fit(held_back.raw(calibrate.rows), calibrate.label)
+        raw = held_back.raw(calibrate.rows)
+        calibrator = calibrator or Platt.fit(raw, calibrate.label)
+        if threshold is None:
+            tuned = tuned or _tuned(calibrator(raw), worth_of(spec, calibrate.rows, calibrate.label), calibrate.rows)
+    if threshold is None and tuned is not None:
+        threshold = tuned.threshold
     scorer, categories = fitted(every)
     return ModelArtifact(
         scorer=scorer,
@@ -224,7 +235,7 @@ def fit_final(
         features=columns.features,
         categories=categories,
         calibrator=calibrator,
-        threshold=threshold_of(spec),
+        threshold=cast("float | PayoffMatrix", threshold),
         params=merged,
         provenance={
             "seed": seed,
@@ -234,7 +245,8 @@ def fit_final(
             "calibrate": [ranges.calibrate_start, ranges.calibrate_end],
             "calibrate_rows": calibrate.rows.num_rows,
             "libraries": learner.versions(),
-        },
+        }
+        | ({} if tuned is None else {"tuned_threshold": tuned.record()}),
     )
 
 
@@ -242,6 +254,19 @@ def calibration_of(trial: TrialRecord) -> Platt:
     """The calibration map that the trial learned on B, of its fit on A: to the bit what ``fit_final`` would learn."""
     slope, intercept = trial.attributes[CALIBRATION]
     return Platt(slope=slope, intercept=intercept)
+
+
+def tuned_threshold_of(trial: TrialRecord) -> TunedThreshold | None:
+    """The threshold that the trial tuned on B; None where the spec asked for none."""
+    record = trial.attributes.get(THRESHOLD)
+    return None if record is None else TunedThreshold.of_record(record)
+
+
+def _tuned(probability: Floats, worth: Worth, rows: pa.Table) -> TunedThreshold:
+    try:
+        return tune(probability, worth, rows.column("day").to_numpy())
+    except ValueError as error:
+        raise Refused(str(error)) from None
 
 
 def best_constant(spec: ModelSpec, train: pa.Table | str, ranges: Ranges) -> ConstantDecision:
@@ -265,12 +290,14 @@ def start_params(space: Space, champion_params: Params | None = None) -> dict[st
     }
 
 
-def threshold_of(spec: ModelSpec) -> float | PayoffMatrix:
+def threshold_of(spec: ModelSpec) -> float | PayoffMatrix | None:
     """The calibrated probability from which the model acts, in [0, 1] (outside of it: one constant decision).
 
-    Break-even with formulas is the payoff itself: each row has a threshold of its own.
+    Break-even with formulas is the payoff itself: each row has a threshold of its own. None: it is to be tuned.
     """
     threshold = spec.business.decision.threshold
+    if threshold == "tuned":
+        return None
     if threshold == "payoff":
         matrix = PayoffMatrix.from_spec(spec.business.payoff)
         return matrix if matrix.by_row else break_even(matrix)
@@ -312,7 +339,7 @@ class _Trials:
     fixed: Mapping[str, Any]
     threads: int
     worth: Worth
-    threshold: float | PayoffMatrix
+    threshold: float | PayoffMatrix | None
 
     @classmethod
     def of(cls, spec: ModelSpec, train: pa.Table | str, ranges: Ranges, columns: Columns, learner: Learner) -> _Trials:
@@ -345,11 +372,14 @@ class _Trials:
         raw: Floats = scorer.raw(self.calibrate.rows)
         calibrator = Platt.fit(raw, label)
         probability = calibrator(raw)
-        payoff = self.worth.of(acting(self.threshold, probability, self.calibrate.rows)).mean()
+        tuned = None if self.threshold is not None else _tuned(probability, self.worth, self.calibrate.rows)
+        threshold = tuned.threshold if tuned is not None else cast("float | PayoffMatrix", self.threshold)
+        payoff = self.worth.of(acting(threshold, probability, self.calibrate.rows)).mean()
         return log_loss(probability, label), {
             "raw_log_loss": log_loss(raw, label),
             "payoff_per_decision": None if np.isnan(payoff) else float(payoff),
             CALIBRATION: [calibrator.slope, calibrator.intercept],
+            **({} if tuned is None else {THRESHOLD: tuned.record()}),
             "seconds": round(time.monotonic() - began, 3),
         }
 

@@ -167,7 +167,7 @@ def test_what_is_no_duration_is_refused(text: str) -> None:
         ("business.payoff.fp", True, "business.payoff.fp: must be a finite number or an expression"),
         ("business.payoff.tp", "fare ** 2", "business.payoff.tp: ** is not allowed in an expression"),
         ("business.payoff.tp", "fare.real", "business.payoff.tp: a dot after a name is not allowed"),
-        ("business.decision.threshold", "half", "must be payoff or a number between 0 and 1, but got 'half'"),
+        ("business.decision.threshold", "half", "must be payoff, tuned or a number between 0 and 1, but got 'half'"),
         ("business.decision.threshold", 1.5, "business.decision.threshold: "),
         ("business.review_by", ABSENT, "business.review_by: is required and missing"),
         ("gate.confidence", 0.5, "gate.confidence: "),
@@ -200,7 +200,6 @@ def test_a_broken_rule_names_its_place_and_what_to_write(path: str, value: Any, 
         ("runtime.environment", None),
         ("gate.deploy", "refit"),
         ("gate.approval", {"when": {"lower_bound_below": 0.2}}),
-        ("business.decision.threshold", "tuned"),
         ("train.estimator", "lightgbm.LGBMClassifier"),
     ],
 )
@@ -217,10 +216,11 @@ def test_a_payoff_may_be_an_expression_and_reads_back() -> None:
     assert (again, again.digest) == (spec, spec.digest)
 
 
-def test_a_fixed_threshold_reads_no_column() -> None:
+def test_a_fixed_or_tuned_threshold_reads_no_column() -> None:
     tree = spec_with("business.payoff.tp", "0.2 * fare")
-    tree["business"]["decision"] = {"threshold": 0.3}
-    assert ModelSpec.model_validate(tree).business.decided_by_columns == frozenset()
+    for threshold in (0.3, "tuned"):
+        tree["business"]["decision"] = {"threshold": threshold}
+        assert ModelSpec.model_validate(tree).business.decided_by_columns == frozenset()
 
 
 def test_a_probation_reads_back_and_leaves_the_digest_of_specs_without_one_alone() -> None:

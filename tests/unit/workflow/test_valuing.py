@@ -1,3 +1,4 @@
+import json
 from decimal import Decimal
 
 import numpy as np
@@ -12,8 +13,15 @@ from ratchet.domain.payoff import PayoffMatrix
 from ratchet.domain.spec import ModelSpec
 from ratchet.errors import Refused
 from ratchet.ports.studies import InMemoryStudies
-from ratchet.workflow.evaluation import decide, evaluate, labels
-from ratchet.workflow.training import best_constant, best_trial, calibration_of, fit_final, tune_worker
+from ratchet.workflow.evaluation import decide, evaluate, labels, payoff_curve
+from ratchet.workflow.training import (
+    best_constant,
+    best_trial,
+    calibration_of,
+    fit_final,
+    tune_worker,
+    tuned_threshold_of,
+)
 from ratchet.workflow.valuing import check_columns, worth_of
 
 FARE = np.random.default_rng(5).integers(50, 2000, rows().num_rows).astype(np.float64)
@@ -130,3 +138,79 @@ def test_a_name_that_two_columns_bear_is_refused():
         check_columns(BY_FARE, twice)
     check_columns(BY_FARE, HOLDOUT.schema)
     check_columns(spec(), pa.schema([]))
+
+
+# -- tuned thresholds and the payoff curve ---------------------------------------------------------------------------
+
+TUNED = spec_of({"tp": 180, "fp": -60}, threshold="tuned")
+
+
+def test_a_tuned_threshold_is_chosen_out_of_fold_on_the_later_range_and_frozen():
+    model = fit(TUNED)
+    told = model.provenance["tuned_threshold"]
+    later = TABLE.filter(
+        pc.and_(pc.greater_equal(TABLE["day"], RANGES.calibrate_start), pc.less(TABLE["day"], RANGES.calibrate_end))
+    )
+    assert (told["n_rows"], told["n_clusters"]) == (later.num_rows, len(set(later["day"].to_pylist())))
+    assert told["threshold"] == model.threshold
+    assert told["std_error"] > 0
+    changed = pc.if_else(pc.greater_equal(TABLE["day"], HOLDOUT_START), 0, TABLE["label"]).cast(pa.int8())
+    relabelled = TABLE.set_column(TABLE.schema.get_field_index("label"), "label", changed)
+    again = fit_final(
+        spec=TUNED,
+        train=relabelled,
+        ranges=RANGES,
+        columns=COLUMNS,
+        params=dict(model.params),
+        seed=7,
+        learner=XGBoostLearner(),
+    )
+    assert again.threshold == model.threshold
+
+
+def test_the_threshold_that_the_best_trial_kept_is_the_one_a_final_fit_would_choose():
+    studies = InMemoryStudies()
+    given = {"spec": TUNED, "train": TABLE, "ranges": RANGES, "columns": COLUMNS, "study_name": "m.1", "worker": 0}
+    tune_worker(**given, trials=2, seed=7, studies=studies, learner=XGBoostLearner())
+    best = best_trial(studies, "m.1")
+    learned = fit(TUNED, params=best.params)
+    kept = fit(TUNED, params=best.params, calibrator=calibration_of(best), tuned=tuned_threshold_of(best))
+    assert (kept.threshold, kept.provenance) == (learned.threshold, learned.provenance)
+    assert best.attributes["payoff_per_decision"] == pytest.approx(tuned_threshold_of(best).payoff)
+
+
+def test_a_spec_with_another_threshold_keeps_none_in_its_trials():
+    studies = InMemoryStudies()
+    given = {"spec": BY_FARE, "train": TABLE, "ranges": RANGES, "columns": COLUMNS, "study_name": "m.1", "worker": 0}
+    tune_worker(**given, trials=1, seed=7, studies=studies, learner=XGBoostLearner())
+    assert tuned_threshold_of(best_trial(studies, "m.1")) is None
+    assert "tuned_threshold" not in fit().provenance
+
+
+def curve_of(given: ModelSpec, champion, challenger):
+    evidence = evaluate(given, HOLDOUT, champion, challenger)
+    told = payoff_curve(given, HOLDOUT, evidence, {"champion": champion, "challenger": challenger})
+    json.dumps(told, allow_nan=False)
+    return told, evidence
+
+
+def test_the_curve_shows_what_each_threshold_would_have_earned_and_what_the_chosen_one_lost():
+    champion, challenger = fit(spec_of({"tp": 180, "fp": -60}, threshold=0.9)), fit(TUNED)
+    told, evidence = curve_of(TUNED, champion, challenger)
+    assert len(told["thresholds"]) == len(told["champion"]) == len(told["challenger"]) == 101
+    at = told["thresholds"].index(0.9)
+    assert told["champion"][at] == pytest.approx(np.mean(evidence.champion.payoff))
+    assert told["chosen"] == {"champion": 0.9, "challenger": challenger.threshold}
+    for name, scored in (("champion", evidence.champion), ("challenger", evidence.challenger)):
+        best = told["hindsight"][name]
+        assert best["payoff"] >= max(told[name])
+        assert best["loss"] == pytest.approx(best["payoff"] - np.mean(scored.payoff))
+    assert told["hindsight"]["champion"]["loss"] > told["hindsight"]["challenger"]["loss"] >= 0
+
+
+def test_a_constant_decision_earns_the_same_at_every_threshold_and_a_rule_by_row_has_no_single_one():
+    told, evidence = curve_of(BY_FARE, best_constant(BY_FARE, TABLE, RANGES), fit())
+    assert told["champion"] == [pytest.approx(np.mean(evidence.champion.payoff))] * 101
+    assert told["chosen"] == {"champion": "constant", "challenger": "by row"}
+    assert told["hindsight"]["champion"] is None
+    assert told["hindsight"]["challenger"]["loss"] < 0  # no single threshold does as well
