@@ -11,6 +11,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ratchet.adapters import hooks
 from ratchet.adapters.connections import EnvResolver, Resolver, http_url, ledger_url, storage_url
 from ratchet.adapters.ledger import SqlLedger
 from ratchet.adapters.specs import load_all, spec_files
@@ -34,11 +35,13 @@ from ratchet.workflow.verifying import Verifier
 from ratchet.workflow.watching import Watch
 
 if TYPE_CHECKING:
+    from ratchet.domain.spec import ModelSpec
     from ratchet.ports.bus import Bus
     from ratchet.ports.features import Features
     from ratchet.ports.registry import Registry
     from ratchet.ports.store import Store
     from ratchet.ports.studies import Studies
+    from ratchet.workflow.valuing import Hook
 
 PINNED = (
     "apache-airflow",
@@ -124,6 +127,10 @@ class Ratchet:
         """What code runs here: a digest of the package's sources, unless the deployment states its own."""
         return self.settings.code_digest or _sources_digest(Path(__file__).parent)
 
+    def payoff_hook(self, spec: ModelSpec) -> Hook | None:
+        """The function that values the model's decisions, from its folder; None where its spec names none."""
+        return hooks.load(spec, self.settings.models_dir / spec.model)
+
     def environment(self) -> dict[str, Any]:
         """Commit, lock file and library versions, for the dossier."""
         lock = self.settings.root / "requirements.txt"
@@ -173,6 +180,7 @@ class Ratchet:
                 models=lambda: self.models,
                 artifacts=lambda: self.artifacts,
                 environment=self.environment,
+                hook=self.payoff_hook,
             )
         )
 

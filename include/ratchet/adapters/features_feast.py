@@ -109,7 +109,7 @@ class FeastFeatures:
         spine = spec.data.spine
         source = self.dataset(spine.source)
         keys = [*spine.entity, *(key for key in source.join_keys if key not in spine.entity)]
-        outcomes = [name for name in spec.business.payoff.columns if name in source.outcomes]
+        outcomes = [name for name in spec.business.payoff.reads if name in source.outcomes]
         if read := spec.business.decided_by_columns & set(outcomes):
             msg = (
                 f"business.payoff: {min(read)!r} is known only after the outcome, so that no decision can be "

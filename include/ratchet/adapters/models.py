@@ -35,8 +35,8 @@ if TYPE_CHECKING:
 MODEL_FILE = "model.ubj"
 CARD_FILE = "ratchet.json"
 CARD_FORMAT = "ratchet.artifact.v1"
-CARD_FORMAT_BY_ROW = "ratchet.artifact.v2"
-"""Of a card whose threshold is a payoff with formulas: a reader of v1 must not take it for a number."""
+CARD_FORMAT_OF_RULES = "ratchet.artifact.v2"
+"""Of a card that decides by more than one number (formulas, a capacity): a reader of v1 must not overlook it."""
 
 XGBOOST_CLASSIFIER = "xgboost.XGBClassifier"
 SCORE_BATCH_ROWS = 65_536
@@ -249,8 +249,9 @@ def save(artifact: ModelArtifact, folder: Path) -> str:
     if not isinstance(scorer, XGBoostScorer):
         raise Refused(f"only XGBoost scorers have a native form here, but got {type(scorer).__name__}.")
     model = scorer.native_bytes()
+    by_rules = isinstance(artifact.threshold, PayoffMatrix) or artifact.capacity is not None
     card = {
-        "format": CARD_FORMAT_BY_ROW if isinstance(artifact.threshold, PayoffMatrix) else CARD_FORMAT,
+        "format": CARD_FORMAT_OF_RULES if by_rules else CARD_FORMAT,
         "estimator": artifact.estimator,
         "model_sha256": sha256(model),
         "features": list(artifact.features),
@@ -259,7 +260,7 @@ def save(artifact: ModelArtifact, folder: Path) -> str:
         "threshold": _written_threshold(artifact.threshold),
         "params": dict(artifact.params),
         "provenance": dict(artifact.provenance),
-    }
+    } | ({} if artifact.capacity is None else {"capacity": {"at_most": artifact.capacity, "per": "day"}})
     content = json.dumps(card, sort_keys=True, indent=1, ensure_ascii=False, allow_nan=False).encode()
     write_atomically(folder / MODEL_FILE, model)
     write_atomically(folder / CARD_FILE, content)
@@ -289,10 +290,10 @@ def load(folder: Path, *, expected: str | None = None) -> ModelArtifact:
             "Fetch the version again from the registry."
         )
     card = _card(folder, content)
-    known = ((CARD_FORMAT, XGBOOST_CLASSIFIER), (CARD_FORMAT_BY_ROW, XGBOOST_CLASSIFIER))
+    known = ((CARD_FORMAT, XGBOOST_CLASSIFIER), (CARD_FORMAT_OF_RULES, XGBOOST_CLASSIFIER))
     if (card.get("format"), card.get("estimator")) not in known or card["calibrator"]["kind"] != "platt":
         raise Refused(
-            f"{folder / CARD_FILE}: format must be {CARD_FORMAT!r} or {CARD_FORMAT_BY_ROW!r} for "
+            f"{folder / CARD_FILE}: format must be {CARD_FORMAT!r} or {CARD_FORMAT_OF_RULES!r} for "
             f"{XGBOOST_CLASSIFIER!r}, but got "
             f"{card.get('format')!r} for {card.get('estimator')!r}. Load it with the version of Ratchet that wrote it."
         )
@@ -314,6 +315,7 @@ def load(folder: Path, *, expected: str | None = None) -> ModelArtifact:
         threshold=_read_threshold(card["threshold"], folder / CARD_FILE),
         params=card["params"],
         provenance=card["provenance"],
+        capacity=card.get("capacity", {}).get("at_most"),
     )
 
 

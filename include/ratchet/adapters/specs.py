@@ -15,6 +15,7 @@ from ruamel.yaml import YAML
 from ruamel.yaml.comments import CommentedMap, CommentedSeq
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
+from ratchet.adapters import hooks
 from ratchet.domain.spec import ModelSpec, Problem, did_you_mean, explain
 from ratchet.errors import Refused
 
@@ -49,7 +50,11 @@ def load_spec(path: Path | str) -> ModelSpec:
     if spec.model != model:
         problem = Problem(("model",), f"{spec.model!r} must equal the name of its folder, {model!r}")
         raise SpecRefused((_told(file, _line(tree, ("model",)), problem, model),))
-    return spec
+    try:
+        return hooks.bind(spec, file.parent)
+    except Refused as refused:
+        problem = Problem(("business", "payoff", "hook"), str(refused))
+        raise SpecRefused((_told(file, _line(tree, problem.path), problem, model),)) from None
 
 
 def load_all(models_dir: Path | str) -> dict[str, ModelSpec]:
@@ -155,28 +160,27 @@ def _unknown_columns(
         return
     carried = source.known | source.outcomes
     features: frozenset[str] | None = None
-    for cell, formula in spec.business.payoff.expressions.items():
-        path = ("business", "payoff", cell)
-        for name in formula.columns:
-            if name in source.outcomes and name in spec.business.decided_by_columns:
+    for place, name in spec.business.payoff.named:
+        path = ("business", "payoff", *place)
+        if name in source.outcomes and name in spec.business.decided_by_columns:
+            yield Problem(
+                path,
+                f"{name!r} is known only after the outcome ({DATASETS_FILE}), so that no decision can be taken by "
+                "it. Let business.decision.threshold be tuned or a number",
+            )
+        elif name not in carried and feature_names is not None:
+            if features is None:
+                try:
+                    features = frozenset(feature_names(spec))
+                except Refused as refused:
+                    yield Problem(("data", "features"), str(refused))
+                    return
+            if name not in features:
                 yield Problem(
                     path,
-                    f"{name!r} is known only after the outcome ({DATASETS_FILE}), so that no decision can be taken by "
-                    "it. Let business.decision.threshold be tuned or a number",
+                    f"{name!r} is neither a column of the spine nor a feature of {spec.data.features!r}."
+                    f"{did_you_mean(name, carried | features)}",
                 )
-            elif name not in carried and feature_names is not None:
-                if features is None:
-                    try:
-                        features = frozenset(feature_names(spec))
-                    except Refused as refused:
-                        yield Problem(("data", "features"), str(refused))
-                        return
-                if name not in features:
-                    yield Problem(
-                        path,
-                        f"{name!r} is neither a column of the spine nor a feature of {spec.data.features!r}."
-                        f"{did_you_mean(name, carried | features)}",
-                    )
 
 
 def _read_datasets(file: Path) -> dict[str, _Dataset]:

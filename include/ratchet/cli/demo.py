@@ -115,7 +115,7 @@ def _demo(acts: tuple[Act, ...], place: settings.Settings, teller: Teller) -> bo
     if champions and not trouble:
         from ratchet.workflow.backtesting import World, backtest_year  # noqa: PLC0415 - numpy, XGBoost
 
-        world = World(ratchet.features, ratchet.artifacts, ratchet.store, ratchet.models)
+        world = World(ratchet.features, ratchet.artifacts, ratchet.store, ratchet.models, ratchet.payoff_hook(spec))
         as_of = min(marks[name].complete_until for name in spec.datasets)
         with lived_through.phase("policies"), teller.during("what the policies earned") as tell:
             backtest = backtest_year(world, spec, champions=champions, attempts=attempts, as_of=as_of, tell=tell)

@@ -10,6 +10,8 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from ratchet.domain.capacity import best_of_each, evenly
+from ratchet.domain.inference import group
 from ratchet.domain.payoff import PayoffMatrix, expected_gain
 from ratchet.errors import Refused
 
@@ -154,18 +156,34 @@ def _cross_entropy(odds: Floats, target: Floats) -> float:
     return float(np.sum(np.logaddexp(0.0, odds) - target * odds))
 
 
-def acting(threshold: float | PayoffMatrix, probability: Floats, rows: Rows) -> Bools:
-    """Whether to act on each row, (n_rows,): at or above the threshold, or where acting is expected to pay.
-
-    ``probability`` is (n_rows,) calibrated. NaN, in it or in a formula, is not acted on.
+def batches(rows: Rows) -> NDArray[np.intp]:
+    """Which local day each row belongs to, (n_rows,) from 0: the batch that a capacity is for.
 
     Raises:
-        Refused: the rows lack a column that a formula of the threshold reads.
+        Refused: the rows have no ``day``.
 
     """
-    if isinstance(threshold, PayoffMatrix):
-        return expected_gain(threshold, probability, numbers(rows, threshold.columns)) >= 0
-    return probability >= threshold
+    if "day" not in rows.column_names:
+        raise Refused(f"rows must have the column 'day' to be decided under a capacity, but got {rows.column_names}.")
+    return group(rows.column("day").to_numpy()).codes
+
+
+def acting(threshold: float | PayoffMatrix, probability: Floats, rows: Rows, capacity: int | None = None) -> Bools:
+    """Whether to act on each row, (n_rows,): at or above the threshold, or where acting is expected to pay.
+
+    ``probability`` is (n_rows,) calibrated. NaN, in it or in a formula, is not acted on. Under a ``capacity`` at most
+    so many rows of each local day are acted on: those with the highest probability, or with the highest expected gain
+    where each row has its own; of equals the first in the order of the rows, which must be the total one.
+
+    Raises:
+        Refused: the rows lack a column that a formula of the threshold reads, or ``day`` under a capacity.
+
+    """
+    score, floor = probability, threshold
+    if isinstance(floor, PayoffMatrix):
+        score, floor = expected_gain(floor, probability, numbers(rows, floor.columns)), 0.0
+    willing: Bools = score >= floor
+    return willing if capacity is None else willing & best_of_each(score, batches(rows), capacity)
 
 
 @dataclass(frozen=True)
@@ -178,6 +196,7 @@ class ModelArtifact:
 
     ``threshold`` is the probability from which on the model acts. Where the payoff differs between rows it is the
     payoff matrix instead, and each row has a break-even of its own: the model acts where that is expected to pay.
+    ``capacity`` is how many rows of one local day it acts on at most; None is no limit.
     """
 
     scorer: Scorer
@@ -188,31 +207,40 @@ class ModelArtifact:
     threshold: float | PayoffMatrix
     params: Mapping[str, Any]
     provenance: Mapping[str, Any] = field(default_factory=dict)
+    capacity: int | None = None
 
     def probability(self, rows: Any) -> Floats:
         """Calibrated probability (n_rows,) in (0, 1)."""
         return self.calibrator(self.scorer.raw(rows))
 
     def decide(self, rows: Any) -> tuple[Floats, Bools]:
-        """Calibrated probability (n_rows,) and whether to act (n_rows,): at or above the threshold.
+        """Calibrated probability (n_rows,) and whether to act (n_rows,): at or above the threshold, if there is room.
 
-        A row on which the expected gain cannot be computed (a missing value in a formula) is not acted on.
+        A row on which the expected gain cannot be computed (a missing value in a formula) is not acted on. A capacity
+        is for the rows of a day that are given together, in their total order; a lone row is a day of its own.
 
         Raises:
-            Refused: the rows lack a column that a formula of the threshold reads.
+            Refused: the rows lack a column that a formula of the threshold reads, or ``day`` under a capacity.
 
         """
         probability = self.probability(rows)
-        return probability, acting(self.threshold, probability, rows)
+        return probability, acting(self.threshold, probability, rows, self.capacity)
 
 
 @dataclass(frozen=True)
 class ConstantDecision:
-    """The rival of a first champion: one decision for every row, with the training rows' base rate as probability."""
+    """The rival of a first champion: one decision for every row, with the training rows' base rate as probability.
+
+    Under a ``capacity`` it cannot act on every row: it acts on so many of each local day, spread evenly over them.
+    """
 
     act: bool
     probability: float
+    capacity: int | None = None
 
     def decide(self, rows: Rows) -> tuple[Floats, Bools]:
-        """The same probability and the same decision for each of the (n_rows,) rows."""
-        return np.full(rows.num_rows, self.probability), np.full(rows.num_rows, self.act)
+        """The same probability for each of the (n_rows,) rows, and the same decision while there is room."""
+        act = np.full(rows.num_rows, self.act)
+        if self.act and self.capacity is not None:
+            act = evenly(batches(rows), self.capacity)
+        return np.full(rows.num_rows, self.probability), act

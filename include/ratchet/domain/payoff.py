@@ -1,7 +1,7 @@
 """The value of one decision on one row, for binary decisions.
 
-Whatever a spec writes (numbers, formulas over a row's columns), it comes down to two vectors over the same rows: what
-each row is worth when acted on, and when passed over (:class:`Worth`).
+Whatever a spec writes (numbers, formulas over a row's columns, a hook), it comes down to two vectors over the same
+rows: what each row is worth when acted on, and when passed over (:class:`Worth`).
 """
 
 from __future__ import annotations
@@ -90,6 +90,14 @@ class Worth:
     def gain(self) -> Floats:
         """What acting adds on each row, (n_rows,); NaN where either is unknown."""
         return self.acted - self.passed
+
+    def between(self, start: int, end: int) -> Worth:
+        """That of the rows ``[start, end)``."""
+        return Worth(self.acted[start:end], self.passed[start:end])
+
+    def limited(self, among: npt.NDArray[np.bool_]) -> Worth:
+        """That of rows of which only those ``among``, (n_rows,) bool, can be acted on."""
+        return Worth(np.where(among, self.acted, self.passed), self.passed)
 
     def of(self, act: npt.ArrayLike) -> Floats:
         """The payoff of each decision, (n_rows,). ``act`` is (n_rows,) bool or 0/1; NaN in it is NaN in the payoff.

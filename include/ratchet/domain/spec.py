@@ -188,8 +188,15 @@ class Owner(_Closed):
     escalation: Annotated[str, Field(pattern=r"^[^@\s]+@[^@\s]+$")] | None = None
 
 
+class Capacity(_Closed):
+    """How many rows of one local day can be acted on at most."""
+
+    at_most: PositiveCount
+    per: Literal["day"] = "day"
+
+
 class Decision(_Closed):
-    """The decision a score leads to: act when it reaches the threshold.
+    """The decision a score leads to: act when it reaches the threshold, within the capacity if there is one.
 
     ``threshold`` is ``payoff`` (the break-even point of the payoff matrix on calibrated probabilities), ``tuned`` (the
     one that earned most on the calibration range) or a number in [0, 1].
@@ -197,6 +204,7 @@ class Decision(_Closed):
 
     act_when: Literal["score >= threshold"] = "score >= threshold"
     threshold: Literal["payoff", "tuned"] | Annotated[float, Field(strict=True, ge=0, le=1)] = "payoff"
+    capacity: Capacity | None = None
 
     @field_validator("threshold", mode="before")
     @classmethod
@@ -219,26 +227,53 @@ def _to_value(value: object) -> object:
     return float(value)
 
 
+OUTCOMES = ("tp", "fp", "fn", "tn")
 PayoffValue = Annotated[float | str, BeforeValidator(_to_value)]
 
 
 class Payoff(_Closed):
-    """Value of one decision by outcome, in ``unit`` per decision; gains are positive, losses negative.
+    """Value of one decision, in ``unit`` per decision; gains are positive, losses negative.
 
-    Each is a number, or an expression over columns of the row (:mod:`ratchet.domain.expression`).
+    Either by outcome (``tp``, ``fp``, ``fn``, ``tn``), each a number or an expression over columns of the row
+    (:mod:`ratchet.domain.expression`); or by a ``hook``, a function in a Python file of the model's folder, which reads
+    ``columns``. ``sha256`` is that of the file: the reader of the spec fills it in, so that its digest covers the file.
     """
 
-    tp: PayoffValue
-    fp: PayoffValue
-    fn: PayoffValue = 0.0
-    tn: PayoffValue = 0.0
+    tp: PayoffValue | None = None
+    fp: PayoffValue | None = None
+    fn: PayoffValue | None = None
+    tn: PayoffValue | None = None
+    hook: Annotated[str, Field(pattern=r"^[A-Za-z_]\w*\.py:[A-Za-z_]\w*$", max_length=200)] | None = None
+    columns: tuple[Name, ...] | None = None
+    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] | None = None
     unit: Annotated[str, Field(min_length=1, max_length=16)]
+
+    @model_validator(mode="before")
+    @classmethod
+    def _passing_costs_nothing(cls, given: Any) -> Any:
+        """What is not acted on is worth nothing, unless the spec says otherwise."""
+        if isinstance(given, Mapping) and given.get("hook") is None:
+            return {"fn": 0.0, "tn": 0.0} | dict(given)
+        return given
+
+    @model_validator(mode="after")
+    def _one_form(self) -> Self:
+        if self.hook is None:
+            if self.tp is None or self.fp is None:
+                raise _rule("needs tp and fp (values by outcome), or hook")
+            if self.columns is not None or self.sha256 is not None:
+                raise _rule("columns and sha256 belong to a hook; an expression names its columns itself")
+        elif any(getattr(self, name) is not None for name in OUTCOMES):
+            raise _rule("has a hook, which values every outcome: leave out tp, fp, fn and tn")
+        elif self.columns is not None and len(set(self.columns)) < len(self.columns):
+            raise _rule(f"names a column twice: {list(self.columns)}")
+        return self
 
     @model_validator(mode="after")
     def _acting_can_pay(self) -> Self:
         """A rule for numbers; a row on which acting cannot pay is not acted on."""
         tp, fp, fn, tn = self.tp, self.fp, self.fn, self.tn
-        if isinstance(tp, str) or isinstance(fp, str) or isinstance(fn, str) or isinstance(tn, str):
+        if not (isinstance(tp, float) and isinstance(fp, float) and isinstance(fn, float) and isinstance(tn, float)):
             return self
         if not (tp > fn and tn > fp):
             raise _rule(
@@ -250,13 +285,20 @@ class Payoff(_Closed):
     @property
     def expressions(self) -> Mapping[str, Expression]:
         """The outcomes that are expressions, by name."""
-        given = {name: getattr(self, name) for name in ("tp", "fp", "fn", "tn")}
+        given = {name: getattr(self, name) for name in OUTCOMES}
         return {name: Expression(value) for name, value in given.items() if isinstance(value, str)}
 
     @property
-    def columns(self) -> tuple[str, ...]:
-        """The columns that the expressions read, each once."""
-        return tuple(dict.fromkeys(name for formula in self.expressions.values() for name in formula.columns))
+    def named(self) -> tuple[tuple[tuple[str | int, ...], str], ...]:
+        """Each column that the payoff reads, with its place below ``business.payoff``."""
+        of_hook = [(("columns", index), name) for index, name in enumerate(self.columns or ())]
+        of_formulas = [((cell,), name) for cell, formula in self.expressions.items() for name in formula.columns]
+        return (*of_hook, *of_formulas)
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        """The columns that the payoff reads, each once."""
+        return tuple(dict.fromkeys(name for _, name in self.named))
 
 
 class Business(_Closed):
@@ -268,9 +310,20 @@ class Business(_Closed):
     review_by: date
 
     @property
+    def capacity(self) -> int | None:
+        """How many rows of one local day can be acted on at most; None is no limit."""
+        return self.decision.capacity.at_most if self.decision.capacity is not None else None
+
+    @model_validator(mode="after")
+    def _a_hook_has_no_break_even(self) -> Self:
+        if self.payoff.hook is not None and self.decision.threshold == "payoff":
+            raise _rule("a hook has no break-even to compute: give decision.threshold as tuned or a number")
+        return self
+
+    @property
     def decided_by_columns(self) -> frozenset[str]:
         """The columns whose values a decision reads, beside the score: they must be known when it is made."""
-        return frozenset(self.payoff.columns) if self.decision.threshold == "payoff" else frozenset()
+        return frozenset(self.payoff.reads) if self.decision.threshold == "payoff" else frozenset()
 
 
 class Spine(_Closed):

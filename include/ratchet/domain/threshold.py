@@ -123,7 +123,7 @@ def _candidates(score: Floats) -> Floats:
     return np.append(np.unique(np.quantile(finite, shares, method="higher")), np.inf)
 
 
-def _no_worse(lost: Floats, rows: Floats) -> bool:
+def _no_worse(lost: npt.ArrayLike, rows: Floats) -> bool:
     inference = ratio_inference(lost, rows, ordered=True)
     return inference.estimate <= inference.std_error
 

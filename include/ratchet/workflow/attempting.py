@@ -59,6 +59,8 @@ class Parts:
     models: Callable[[], Models]
     artifacts: Callable[[], Artifacts]
     environment: Callable[[], dict[str, Any]]
+    hook: Callable[[ModelSpec], Any] = lambda _: None
+    """The loaded function of a spec whose payoff names one, else None."""
 
 
 class Attempts:
@@ -103,6 +105,7 @@ class Attempts:
         )
         rows = features.historical(spec, spine)
         check_columns(spec, rows.schema)
+        self._parts.hook(spec)  # a changed or broken file ends the attempt here, before anything is spent
         names = features.feature_names(spec)
         day = rows.column("day")
         holdout_days = pa.array([d.isoformat() for d in planned.holdout_days])
@@ -173,6 +176,7 @@ class Attempts:
                 studies=self._parts.studies(),
                 learner=self._parts.models().learner_for(spec.train.estimator),
                 champion_params=self._champion_params(attempt),
+                hook=self._parts.hook(spec),
             )
             return asdict(result)
 
@@ -304,7 +308,7 @@ class Attempts:
         manifest = self._manifest(taken)
         ranges, columns = _ranges(manifest), Columns.of(manifest)
         best = best_trial(self._parts.studies(), attempt.id)
-        models = self._parts.models()
+        models, hook = self._parts.models(), self._parts.hook(spec)
         challenger = fit_final(
             spec=spec,
             train=taken["train_uri"],
@@ -316,15 +320,16 @@ class Attempts:
             threads=spec.train.workers * spec.runtime.threads,  # the study's cores are free by now
             calibrator=calibration_of(best),
             tuned=tuned_threshold_of(best),
+            hook=hook,
         )
         holdout = self._table(manifest, "holdout")
-        rival = champion or best_constant(spec, taken["train_uri"], ranges)
+        rival = champion or best_constant(spec, taken["train_uri"], ranges, hook)
         served = self._champion_folder(attempt)
         with tempfile.TemporaryDirectory() as scratch:
             folder = Path(scratch) / "model"
             model_digest = models.save(challenger, folder)
             sizes = (None if served is None else _megabytes(served), _megabytes(folder))
-            evidence = evaluate(spec, holdout, rival, challenger, sizes_mb=sizes)
+            evidence = evaluate(spec, holdout, rival, challenger, sizes_mb=sizes, hook=hook)
             verdict = decide_promotion(evidence, GatePolicy.from_spec(spec.gate))
             record = dossiers.plain(asdict(verdict)) | {"unit": spec.business.payoff.unit}
             version = self._parts.registry().register(
@@ -353,7 +358,7 @@ class Attempts:
                 "calibrate": _days(train, ranges.calibrate_start, ranges.calibrate_end),
                 "holdout": _days(holdout, "", "9999"),
             },
-            "payoff_curve": payoff_curve(spec, holdout, evidence, {"champion": champion, "challenger": challenger}),
+            "payoff_curve": payoff_curve(spec, holdout, evidence, {"champion": champion, "challenger": challenger}, hook),
         }
         return dossier | {"evidence_digest": dossiers.evidence_digest(dossier)}
 

@@ -17,9 +17,12 @@ from typing import Any, cast
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from numpy.typing import NDArray
 
 from ratchet.domain.artifact import ConstantDecision, Floats
 from ratchet.domain.holdout import CALIBRATE, gap_days
+from ratchet.domain.inference import group
+from ratchet.domain.payoff import Worth
 from ratchet.domain.policies import PolicyTotal, compare
 from ratchet.domain.spec import ModelSpec
 from ratchet.ports.features import Features
@@ -29,8 +32,9 @@ from ratchet.ports.store import Store
 from ratchet.workflow import dossiers
 from ratchet.workflow.artifacts import Artifacts
 from ratchet.workflow.attempting import Models, seed_of
-from ratchet.workflow.evaluation import Decider, decide
+from ratchet.workflow.evaluation import Decider, decide, labels
 from ratchet.workflow.training import Columns, Ranges, fit_final
+from ratchet.workflow.valuing import Hook, worth_of
 
 POLICIES = ("never", "always", "always_fresh", "act_never", "act_always", "gate")
 FITS_AT_ONCE = 2
@@ -82,6 +86,7 @@ class World:
     artifacts: Artifacts
     store: Store
     models: Models
+    hook: Hook | None = None
 
 
 def backtest_year(
@@ -120,7 +125,7 @@ def backtest_year(
     learner = world.models.learner_for(spec.train.estimator)
     tell(f"fitting {len(recipes)} challengers again with nothing withheld")
     with ThreadPoolExecutor(FITS_AT_ONCE) as pool:
-        fresh = list(pool.map(lambda recipe: refit(spec, rows, recipe, learner), recipes))
+        fresh = list(pool.map(lambda recipe: refit(spec, rows, recipe, learner, world.hook), recipes))
     tell(f"scoring {evaluated.num_rows:,} decisions")
     return compare_policies(
         spec,
@@ -128,6 +133,7 @@ def backtest_year(
         champions=[Reign(c.as_of, made[c.version]) for c in served],
         challengers=[Reign(a.as_of, made[cast("int", a.challenger_version)]) for a in judged],
         fresh=[Reign(recipe.as_of, model) for recipe, model in zip(recipes, fresh, strict=True)],
+        hook=world.hook,
     )
 
 
@@ -138,6 +144,7 @@ def compare_policies(
     champions: Sequence[Reign],
     challengers: Sequence[Reign],
     fresh: Sequence[Reign],
+    hook: Hook | None = None,
 ) -> Backtest:
     """Score the policies on ``rows`` (``day``, ``label``, ``decided_at``, features), which all of them decide.
 
@@ -149,18 +156,19 @@ def compare_policies(
         "always": challengers,
         "always_fresh": fresh,
         **{
-            name: [Reign(champions[0].since, ConstantDecision(act=act, probability=float("nan")))]
+            name: [Reign(champions[0].since, ConstantDecision(act, float("nan"), spec.business.capacity))]
             for name, act in constant.items()
         },
         "gate": champions,
     }
     # In the order of time, a model's rows are one slice, and policies that share a model over a slice share its scores.
-    rows = rows.sort_by("decided_at").combine_chunks()
+    rows, decided_at = _in_order_of_decision(spec, rows)
     scored: dict[tuple[int, int, int], Floats] = {}
-    earned = {name: payoff_of(spec, rows, successions[name], scored) for name in POLICIES}
+    worth = worth_of(spec, rows, labels(rows), hook)
+    earned = {name: payoff_of(rows, successions[name], worth, decided_at, scored) for name in POLICIES}
     days = np.unique(rows.column("day").to_numpy(), return_inverse=True)[1]
     confidence = spec.gate.confidence
-    moments = rows.column("decided_at")
+    moments = pc.min_max(rows.column("decided_at"))
     return Backtest(
         policies=compare(earned, days, confidence=confidence),
         withholding=compare(
@@ -171,27 +179,27 @@ def compare_policies(
         )["always"],
         rows=rows.num_rows,
         days=int(days.max()) + 1,
-        start=moments[0].as_py(),
-        end=moments[-1].as_py(),
+        start=moments["min"].as_py(),
+        end=moments["max"].as_py(),
         unit=spec.business.payoff.unit,
     )
 
 
 def payoff_of(
-    spec: ModelSpec,
     rows: pa.Table,
     reigns: Sequence[Reign],
+    worth: Worth,
+    decided_at: NDArray[np.int64],
     scored: dict[tuple[int, int, int], Floats] | None = None,
 ) -> Floats:
     """What the succession earned: (n_rows,) payoff per decision; a row is decided by the last model made by then.
 
-    ``rows`` must be in the order of ``decided_at``. Of two models of one moment the later in the sequence decides.
-    ``scored`` keeps what a model (by identity) earned on a slice, for the next policy. Raises ``ValueError`` when a
-    row comes before the first model.
+    ``rows`` and ``worth`` must be in the order of ``decided_at``, (n_rows,) microseconds since 1970. Of two models of
+    one moment the later in the sequence decides. ``scored`` keeps what a model (by identity) earned on a slice, for the
+    next policy. Raises ``ValueError`` when a row comes before the first model.
     """
     scored = {} if scored is None else scored
     ordered = sorted(reigns, key=lambda reign: reign.since)
-    decided_at = rows.column("decided_at").cast(pa.timestamp("us", tz="UTC")).cast(pa.int64()).to_numpy()
     since = [(reign.since - EPOCH) // timedelta(microseconds=1) for reign in ordered]
     starts = [int(start) for start in np.searchsorted(decided_at, since)]
     if not starts or starts[0] > 0:
@@ -205,12 +213,37 @@ def payoff_of(
             continue
         key = (id(reign.model), start, end)
         if key not in scored:
-            scored[key] = decide(spec, rows.slice(start, end - start), reign.model).payoff
+            scored[key] = decide(rows.slice(start, end - start), reign.model, worth.between(start, end)).payoff
         parts.append(scored[key])
     return np.concatenate(parts) if parts else np.empty(0)
 
 
-def refit(spec: ModelSpec, rows: pa.Table, recipe: Recipe, learner: Learner) -> Decider:
+def _in_order_of_decision(spec: ModelSpec, rows: pa.Table) -> tuple[pa.Table, NDArray[np.int64]]:
+    """The rows in the order in which they are decided, and when that is: (n_rows,) microseconds since 1970.
+
+    Under a capacity a day is decided as a whole when its first row is: a model that comes later takes over with the
+    next day, else two models would each have the capacity on one day.
+    """
+    if spec.business.capacity is None:
+        rows = rows.sort_by("decided_at").combine_chunks()
+        return rows, _microseconds(rows.column("decided_at"))
+    codes = group(rows.column("day").to_numpy()).codes
+    moments = _microseconds(rows.column("decided_at"))
+    first = np.full(codes.max() + 1, np.iinfo(np.int64).max)
+    np.minimum.at(first, codes, moments)
+    order = pa.table({name: rows.column(name) for name in (*spec.data.spine.entity, "decided_at")})
+    order = order.append_column("batch", pa.array(codes)).append_column("first", pa.array(first[codes]))
+    by = [(name, "ascending") for name in ("first", "batch", *spec.data.spine.entity, "decided_at")]
+    taken = pc.sort_indices(order, sort_keys=by)
+    return rows.take(taken).combine_chunks(), first[codes][taken.to_numpy()]
+
+
+def _microseconds(moments: pa.ChunkedArray) -> NDArray[np.int64]:
+    found: NDArray[np.int64] = moments.cast(pa.timestamp("us", tz="UTC")).cast(pa.int64()).to_numpy()
+    return found
+
+
+def refit(spec: ModelSpec, rows: pa.Table, recipe: Recipe, learner: Learner, hook: Hook | None = None) -> Decider:
     """The recipe on all days mature at its ``as_of``: the last 28 calibrate, those before fit, none judge."""
     return fit_final(
         spec=spec,
@@ -220,6 +253,7 @@ def refit(spec: ModelSpec, rows: pa.Table, recipe: Recipe, learner: Learner) -> 
         params=recipe.params,
         seed=seed_of(recipe.attempt_id),
         learner=learner,
+        hook=hook,
     )
 
 

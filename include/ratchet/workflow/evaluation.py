@@ -11,13 +11,14 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from ratchet.domain.artifact import Bools, ConstantDecision, Floats, ModelArtifact
+from ratchet.domain.artifact import Bools, ConstantDecision, Floats, ModelArtifact, batches
+from ratchet.domain.capacity import best_of_each
 from ratchet.domain.gate import Evidence, ScoredRows
 from ratchet.domain.payoff import PayoffMatrix, Worth
 from ratchet.domain.spec import ModelSpec
 from ratchet.domain.threshold import best_in_hindsight, curve, written
 from ratchet.errors import Refused
-from ratchet.workflow.valuing import worth_of
+from ratchet.workflow.valuing import Hook, worth_of
 
 CURVE_POINTS = 101
 LATENCY_SAMPLES = 200
@@ -37,12 +38,8 @@ class Decisions:
     payoff: Floats
 
 
-def decide(spec: ModelSpec, rows: pa.Table, model: Decider, worth: Worth | None = None) -> Decisions:
-    """The model's decisions on the rows and what each was worth, in the order of the rows.
-
-    ``worth`` is that of the rows, where it is known already.
-    """
-    worth = worth or worth_of(spec, rows, labels(rows))
+def decide(rows: pa.Table, model: Decider, worth: Worth) -> Decisions:
+    """The model's decisions on the rows and what each was worth, in the order of the rows."""
     probability, act = model.decide(rows)
     return Decisions(probability, act, worth.of(act))
 
@@ -55,19 +52,21 @@ def evaluate(
     *,
     sizes_mb: tuple[float | None, float | None] = (None, None),
     clock: Callable[[], float] = time.thread_time,
+    hook: Hook | None = None,
 ) -> Evidence:
     """Score champion and challenger on every row of the holdout.
 
     Args:
         spec: gives the payoff and which columns the guardrails slice and group by.
         holdout: ``day`` ('YYYY-MM-DD', the cluster), ``label`` (0/1), these columns, what the payoff's formulas read,
-            and both models' features.
+            and both models' features. Under a capacity the rows must be in their total order.
         champion: the sitting champion, or the constant decision a first champion must beat. A constant decision has
             no probability and is no model, so nothing but payoff is compared with it.
         challenger: the candidate.
         sizes_mb: millions of bytes of the champion's and the challenger's files; None where not known.
         clock: seconds; read around each timed call. The thread's own processor time unless given, because a
             neighbour on the same machine must not decide who serves.
+        hook: the loaded function of a spec whose payoff names one.
 
     Latency samples are milliseconds from one Arrow row to its decision (encoding, trees, calibration, threshold) in
     this process, single-threaded; both models are timed in turn on the same rows, after a warm-up. A sample is the best
@@ -82,8 +81,8 @@ def evaluate(
     if missing := [name for name in ("day", "label", *slices) if name not in holdout.column_names]:
         raise Refused(f"holdout rows must have the columns {missing}, but got {holdout.column_names}.")
     label = labels(holdout)
-    worth = worth_of(spec, holdout, label)
-    old, new = (decide(spec, holdout, model, worth) for model in (champion, challenger))
+    worth = worth_of(spec, holdout, label, hook)
+    old, new = (decide(holdout, model, worth) for model in (champion, challenger))
     old_ms, new_ms = _latencies(holdout, (champion, challenger), clock)
     constant = isinstance(champion, ConstantDecision)
     return Evidence(
@@ -106,7 +105,7 @@ def evaluate(
 
 
 def payoff_curve(
-    spec: ModelSpec, holdout: pa.Table, evidence: Evidence, models: Mapping[str, Decider]
+    spec: ModelSpec, holdout: pa.Table, evidence: Evidence, models: Mapping[str, Decider], hook: Hook | None = None
 ) -> dict[str, Any]:
     """What each model would have earned on the holdout with any threshold, for people: the gate reads none of it.
 
@@ -114,21 +113,25 @@ def payoff_curve(
     its payoff at each of 101 thresholds on the calibrated probability, the threshold it was judged with (``by row``
     where each row has its own, ``constant`` for a decision without a score), and in ``hindsight`` the best threshold
     on these very rows, with what the chosen rule lost against it (below zero where a rule by row beats them all). A
-    constant decision earns the same at every threshold and has no hindsight. NaN where the payoff of a row is NaN.
+    constant decision earns the same at every threshold and has no hindsight. Under a capacity the curve is that of the
+    day's best, at or above each threshold. NaN where the payoff of a row is NaN.
     """
-    worth = worth_of(spec, holdout, labels(holdout))
+    worth = worth_of(spec, holdout, labels(holdout), hook)
     thresholds = np.linspace(0.0, 1.0, CURVE_POINTS)
     told: dict[str, Any] = {"unit": spec.business.payoff.unit, "thresholds": thresholds.tolist()}
     chosen: dict[str, float | str] = {}
     hindsight: dict[str, dict[str, Any] | None] = {}
     for name, scored in (("champion", evidence.champion), ("challenger", evidence.challenger)):
-        model, earned = models[name], float(np.mean(scored.payoff))
+        model, earned = models[name], float(np.asarray(scored.payoff).mean())
         if isinstance(model, ConstantDecision) or scored.probability is None:
             told[name], chosen[name], hindsight[name] = [earned] * CURVE_POINTS, "constant", None
             continue
         probability = np.asarray(scored.probability, dtype=np.float64)
-        best, payoff = best_in_hindsight(probability, worth)
-        told[name] = curve(probability, worth, thresholds).tolist()
+        open_to_it = worth
+        if model.capacity is not None:
+            open_to_it = worth.limited(best_of_each(probability, batches(holdout), model.capacity))
+        best, payoff = best_in_hindsight(probability, open_to_it)
+        told[name] = curve(probability, open_to_it, thresholds).tolist()
         chosen[name] = "by row" if isinstance(model.threshold, PayoffMatrix) else written(model.threshold)
         hindsight[name] = {"threshold": written(best), "payoff": payoff, "loss": payoff - earned}
     return told | {"chosen": chosen, "hindsight": hindsight}

@@ -16,7 +16,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, cast
 
 import numpy as np
@@ -25,7 +25,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from ratchet.domain.artifact import ConstantDecision, Floats, ModelArtifact, Platt, Scorer, acting, log_loss
+from ratchet.domain.artifact import ConstantDecision, Floats, ModelArtifact, Platt, Scorer, acting, batches, log_loss
+from ratchet.domain.capacity import best_of_each
 from ratchet.domain.learning_curve import least_end
 from ratchet.domain.payoff import PayoffMatrix, Worth, break_even
 from ratchet.domain.spec import ModelSpec
@@ -33,7 +34,7 @@ from ratchet.domain.threshold import TunedThreshold, tune
 from ratchet.errors import Refused
 from ratchet.ports.learning import Learner
 from ratchet.ports.studies import Dimension, Params, Pruned, Space, Studies, TrialRecord, best_of
-from ratchet.workflow.valuing import payoff_columns, worth_of
+from ratchet.workflow.valuing import Hook, payoff_columns, worth_of
 
 USUAL: Mapping[str, float] = {
     "n_estimators": 200,
@@ -125,6 +126,7 @@ def tune_worker(
     studies: Studies,
     learner: Learner,
     champion_params: Params | None = None,
+    hook: Hook | None = None,
 ) -> TuneResult:
     """Run this worker's share of the study; safe to repeat after a kill, and to run beside other workers.
 
@@ -145,7 +147,7 @@ def tune_worker(
 
     def objective(params: Params) -> tuple[float, Mapping[str, Any]]:
         nonlocal rows
-        rows = rows or _Trials.of(spec, train, ranges, columns, learner)
+        rows = rows or _Trials.of(spec, train, ranges, columns, learner, hook)
         best = best_of(studies.finished(study_name))
         return rows.value(params, seed, best.value if best else math.inf)
 
@@ -189,6 +191,7 @@ def fit_final(
     threads: int | None = None,
     calibrator: Platt | None = None,
     tuned: TunedThreshold | None = None,
+    hook: Hook | None = None,
 ) -> ModelArtifact:
     """Calibrate on B the scores of a fit on A, fit again on all rows up to the end of B, set the threshold, freeze.
 
@@ -225,7 +228,8 @@ def fit_final(
         raw = held_back.raw(calibrate.rows)
         calibrator = calibrator or Platt.fit(raw, calibrate.label)
         if threshold is None:
-            tuned = tuned or _tuned(calibrator(raw), worth_of(spec, calibrate.rows, calibrate.label), calibrate.rows)
+            worth = worth_of(spec, calibrate.rows, calibrate.label, hook)
+            tuned = tuned or _tuned(calibrator(raw), worth, calibrate.rows, spec.business.capacity)
     if threshold is None and tuned is not None:
         threshold = tuned.threshold
     scorer, categories = fitted(every)
@@ -247,6 +251,7 @@ def fit_final(
             "libraries": learner.versions(),
         }
         | ({} if tuned is None else {"tuned_threshold": tuned.record()}),
+        capacity=spec.business.capacity,
     )
 
 
@@ -262,23 +267,27 @@ def tuned_threshold_of(trial: TrialRecord) -> TunedThreshold | None:
     return None if record is None else TunedThreshold.of_record(record)
 
 
-def _tuned(probability: Floats, worth: Worth, rows: pa.Table) -> TunedThreshold:
+def _tuned(probability: Floats, worth: Worth, rows: pa.Table, capacity: int | None) -> TunedThreshold:
+    if capacity is not None:
+        worth = worth.limited(best_of_each(probability, batches(rows), capacity))
     try:
         return tune(probability, worth, rows.column("day").to_numpy())
     except ValueError as error:
         raise Refused(str(error)) from None
 
 
-def best_constant(spec: ModelSpec, train: pa.Table | str, ranges: Ranges) -> ConstantDecision:
+def best_constant(spec: ModelSpec, train: pa.Table | str, ranges: Ranges, hook: Hook | None = None) -> ConstantDecision:
     """The better of *always act* and *never act* on all training rows (A and B); *never* if both are worth the same.
 
-    Rows whose worth is unknown (NaN) have no say.
+    Rows whose worth is unknown (NaN) have no say. Under a capacity *always* acts on so many rows of each day, spread
+    evenly over them: what can be had without a model.
     """
     rows = read_rows(train, spec, Columns(()))
     fit, calibrate = _split(_ordered(spec, rows), ranges)
     label = np.concatenate([fit.label, calibrate.label])
-    gain = np.concatenate([worth_of(spec, part.rows, part.label).gain for part in (fit, calibrate)])
-    return ConstantDecision(act=bool(np.nansum(gain) > 0), probability=float(label.mean()))
+    always = ConstantDecision(act=True, probability=float(label.mean()), capacity=spec.business.capacity)
+    gain = [worth_of(spec, part.rows, part.label, hook).gain[always.decide(part.rows)[1]] for part in (fit, calibrate)]
+    return always if np.nansum(np.concatenate(gain)) > 0 else replace(always, act=False)
 
 
 def start_params(space: Space, champion_params: Params | None = None) -> dict[str, Any]:
@@ -340,17 +349,27 @@ class _Trials:
     threads: int
     worth: Worth
     threshold: float | PayoffMatrix | None
+    capacity: int | None
 
     @classmethod
-    def of(cls, spec: ModelSpec, train: pa.Table | str, ranges: Ranges, columns: Columns, learner: Learner) -> _Trials:
+    def of(
+        cls,
+        spec: ModelSpec,
+        train: pa.Table | str,
+        ranges: Ranges,
+        columns: Columns,
+        learner: Learner,
+        hook: Hook | None,
+    ) -> _Trials:
         fit, calibrate = _split(_ordered(spec, read_rows(train, spec, columns)), ranges)
         threads = spec.runtime.threads
         categories = learner.categories(fit.rows, columns.categorical)
         prepared = learner.prepare(
             fit.rows, fit.label, features=columns.features, categories=categories, threads=threads
         )
-        worth = worth_of(spec, calibrate.rows, calibrate.label)
-        return cls(learner, prepared, calibrate, spec.train.fixed, threads, worth, threshold_of(spec))
+        worth = worth_of(spec, calibrate.rows, calibrate.label, hook)
+        rule = threshold_of(spec), spec.business.capacity
+        return cls(learner, prepared, calibrate, spec.train.fixed, threads, worth, *rule)
 
     def value(self, params: Params, seed: int, best: float) -> tuple[float, Mapping[str, Any]]:
         """Value the parameters, or raise ``Pruned`` as soon as they can no longer come below ``best``."""
@@ -372,9 +391,11 @@ class _Trials:
         raw: Floats = scorer.raw(self.calibrate.rows)
         calibrator = Platt.fit(raw, label)
         probability = calibrator(raw)
-        tuned = None if self.threshold is not None else _tuned(probability, self.worth, self.calibrate.rows)
+        rows, tuned = self.calibrate.rows, None
+        if self.threshold is None:
+            tuned = _tuned(probability, self.worth, rows, self.capacity)
         threshold = tuned.threshold if tuned is not None else cast("float | PayoffMatrix", self.threshold)
-        payoff = self.worth.of(acting(threshold, probability, self.calibrate.rows)).mean()
+        payoff = self.worth.of(acting(threshold, probability, rows, self.capacity)).mean()
         return log_loss(probability, label), {
             "raw_log_loss": log_loss(raw, label),
             "payoff_per_decision": None if np.isnan(payoff) else float(payoff),

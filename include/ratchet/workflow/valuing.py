@@ -1,56 +1,99 @@
-"""What rows are worth by the spec's payoff: the columns its formulas read, and their values."""
+"""What rows are worth by the spec's payoff: the columns it reads, its formulas, or its hook."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from ratchet.domain.artifact import numbers
+from ratchet.domain.artifact import Bools, Floats, numbers
 from ratchet.domain.payoff import PayoffMatrix, Worth, worth
-from ratchet.domain.spec import ModelSpec, did_you_mean
+from ratchet.domain.spec import ModelSpec, Problem, did_you_mean
 from ratchet.errors import Refused
 
+Hook = Callable[[pa.Table, NDArray[np.int8], Bools], Any]
+"""A payoff in Python: (rows, label, act) → payoff units per decision, (n_rows,) float64 and finite.
+
+``rows`` has the spec's ``columns`` and no other; ``label`` is (n_rows,) 0/1, ``act`` (n_rows,) bool. Missing values
+come as Arrow's nulls. What a row is worth must depend on its own label and decision alone.
+"""
+
 NOT_VALUES = frozenset({"label", "day", "decided_at"})
-"""Columns of every snapshot that no formula may read: the outcome has its own cell, and a moment is no number."""
+"""Columns of every snapshot that no payoff may read: the outcome is given anyway, and a moment is no value."""
 
 
 def payoff_columns(spec: ModelSpec) -> tuple[str, ...]:
     """The columns a table of rows must have for its decisions to be valued."""
-    return spec.business.payoff.columns
+    return spec.business.payoff.reads
 
 
-def worth_of(spec: ModelSpec, rows: pa.Table, label: NDArray[Any]) -> Worth:
+def worth_of(spec: ModelSpec, rows: pa.Table, label: NDArray[Any], hook: Hook | None = None) -> Worth:
     """What acting on each of the (n_rows,) rows and passing it over is worth, by its label.
 
+    ``hook`` is the loaded function of a spec that names one.
+
     Raises:
-        Refused: the rows lack a column that the payoff reads, or it does not hold numbers.
+        Refused: the rows lack a column that the payoff reads, or it does not hold numbers; the hook fails, answers with
+            another shape or type, with NaN or infinity, or makes one row's worth depend on the decision on another.
 
     """
-    matrix = PayoffMatrix.from_spec(spec.business.payoff)
-    return worth(matrix, np.asarray(label), numbers(rows, matrix.columns))
+    payoff = spec.business.payoff
+    if payoff.hook is None:
+        matrix = PayoffMatrix.from_spec(payoff)
+        return worth(matrix, np.asarray(label), numbers(rows, matrix.columns))
+    if hook is None:
+        raise Refused(f"{payoff.hook}: the hook must be loaded to value decisions, but was not given.")
+    if missing := [name for name in payoff.reads if name not in rows.column_names]:
+        raise Refused(f"{payoff.hook}: rows must have the columns {missing}, but got {sorted(rows.column_names)}.")
+    read, n_rows = rows.select(list(payoff.reads)), rows.num_rows
+    truth = np.asarray(label, dtype=np.int8)
+
+    def value(act: Bools) -> Floats:
+        return _answer(payoff.hook or "", hook, read, truth, act)
+
+    valued = Worth(acted=value(np.ones(n_rows, dtype=bool)), passed=value(np.zeros(n_rows, dtype=bool)))
+    every_other = np.arange(n_rows) % 2 == 0
+    if not np.array_equal(value(every_other), valued.of(every_other)):
+        raise Refused(
+            f"{payoff.hook}: what a row is worth must depend on its own label and decision alone, but changes with the "
+            "decisions on other rows. Limits over many rows are business.decision.capacity."
+        )
+    return valued
+
+
+def _answer(name: str, hook: Hook, rows: pa.Table, label: NDArray[np.int8], act: Bools) -> Floats:
+    try:
+        answer = hook(rows, label.copy(), act.copy())
+    except Exception as error:
+        raise Refused(f"{name}: failed on {rows.num_rows} rows: {type(error).__name__}: {error}") from error
+    if not isinstance(answer, np.ndarray) or answer.dtype != np.float64 or answer.shape != label.shape:
+        got = f"{answer.dtype} {answer.shape}" if isinstance(answer, np.ndarray) else type(answer).__name__
+        raise Refused(f"{name}: must return a NumPy array of float64 with shape {label.shape}, but returned {got}.")
+    if not np.isfinite(answer).all():
+        bad = int((~np.isfinite(answer)).sum())
+        raise Refused(f"{name}: must return finite numbers, but {bad} of {label.size} are NaN or infinite.")
+    return answer.copy()
 
 
 def check_columns(spec: ModelSpec, schema: pa.Schema) -> None:
     """Refuse a snapshot on which the payoff could not be computed, before anything is spent on it.
 
     Raises:
-        Refused: names each expression whose column is unknown, ambiguous or holds no numbers.
+        Refused: names the column that is unknown or ambiguous, or holds no numbers though an expression reads it.
 
     """
     usable = [name for name in schema.names if name not in NOT_VALUES]
-    for cell, formula in spec.business.payoff.expressions.items():
-        for name in formula.columns:
-            where = f"business.payoff.{cell}: {name!r}"
-            if name not in usable:
-                raise Refused(f"{where} is not a column of the snapshot.{did_you_mean(name, tuple(set(usable)))}")
-            if usable.count(name) > 1:
-                raise Refused(f"{where} is the name of two columns of the snapshot. Rename one of them.")
-            if not _holds_numbers(schema.field(name).type):
-                raise Refused(f"{where} must hold numbers, but holds {schema.field(name).type}.")
+    for place, name in spec.business.payoff.named:
+        where = f"{Problem(('business', 'payoff', *place), '').where}: {name!r}"
+        if name not in usable:
+            raise Refused(f"{where} is not a column of the snapshot.{did_you_mean(name, tuple(set(usable)))}")
+        if usable.count(name) > 1:
+            raise Refused(f"{where} is the name of two columns of the snapshot. Rename one of them.")
+        if spec.business.payoff.hook is None and not _holds_numbers(schema.field(name).type):
+            raise Refused(f"{where} must hold numbers, but holds {schema.field(name).type}.")
 
 
 def _holds_numbers(kind: pa.DataType) -> bool:

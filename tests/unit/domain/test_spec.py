@@ -169,6 +169,17 @@ def test_what_is_no_duration_is_refused(text: str) -> None:
         ("business.payoff.tp", "fare.real", "business.payoff.tp: a dot after a name is not allowed"),
         ("business.decision.threshold", "half", "must be payoff, tuned or a number between 0 and 1, but got 'half'"),
         ("business.decision.threshold", 1.5, "business.decision.threshold: "),
+        ("business.payoff.fp", ABSENT, "business.payoff: needs tp and fp (values by outcome), or hook"),
+        ("business.payoff.columns", ["fare"], "business.payoff: columns and sha256 belong to a hook"),
+        ("business.payoff.hook", "payoff.py:value", "business.payoff: has a hook, which values every outcome"),
+        ("business.payoff", {"hook": "../payoff.py:value", "unit": "USD"}, "business.payoff.hook: "),
+        (
+            "business.payoff",
+            {"hook": "payoff.py:value", "unit": "USD"},
+            "business: a hook has no break-even to compute",
+        ),
+        ("business.decision.capacity", {"at_most": 0}, "business.decision.capacity.at_most: "),
+        ("business.decision.capacity", {"at_most": 5, "per": "week"}, "business.decision.capacity.per: "),
         ("business.review_by", ABSENT, "business.review_by: is required and missing"),
         ("gate.confidence", 0.5, "gate.confidence: "),
         ("gate.guardrails.0.max", ABSENT, "a guardrail on latency_p95_ms needs max"),
@@ -210,10 +221,26 @@ def test_a_key_that_nothing_obeys_yet_is_refused_rather_than_ignored(path: str, 
 
 def test_a_payoff_may_be_an_expression_and_reads_back() -> None:
     spec = ModelSpec.model_validate(spec_with("business.payoff", {"tp": "0.2 * fare", "fp": "-5 - tax", "unit": "EUR"}))
-    assert spec.business.payoff.columns == ("fare", "tax")
+    assert spec.business.payoff.reads == ("fare", "tax")
     assert spec.business.decided_by_columns == {"fare", "tax"}
     again = ModelSpec.model_validate(json.loads(spec.canonical_json()))
     assert (again, again.digest) == (spec, spec.digest)
+
+
+def test_a_payoff_may_be_a_hook_that_reads_named_columns() -> None:
+    tree = spec_with("business.payoff", {"hook": "payoff.py:value", "columns": ["fare", "carrier"], "unit": "EUR"})
+    tree["business"]["decision"] = {"threshold": "tuned"}
+    spec = ModelSpec.model_validate(tree)
+    assert spec.business.payoff.reads == ("fare", "carrier")
+    assert ModelSpec.model_validate(json.loads(spec.canonical_json())) == spec
+    tree["business"]["payoff"]["columns"] = ["fare", "fare"]
+    assert "names a column twice" in problems_of(tree)[0]
+
+
+def test_a_capacity_is_per_local_day() -> None:
+    spec = ModelSpec.model_validate(spec_with("business.decision", {"capacity": {"at_most": 50}}))
+    assert spec.business.capacity == 50
+    assert ModelSpec.model_validate(WHOLE).business.capacity is None
 
 
 def test_a_fixed_or_tuned_threshold_reads_no_column() -> None:

@@ -1,5 +1,7 @@
 import json
+from dataclasses import replace
 from decimal import Decimal
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -7,7 +9,7 @@ import pyarrow.compute as pc
 import pytest
 from labelled_rows import COLUMNS, HOLDOUT_START, RANGES, rows, spec
 
-from ratchet.adapters.models import XGBoostLearner
+from ratchet.adapters.models import XGBoostLearner, load, save
 from ratchet.domain.gate import GatePolicy, decide_promotion
 from ratchet.domain.payoff import PayoffMatrix
 from ratchet.domain.spec import ModelSpec
@@ -60,9 +62,10 @@ def test_a_column_of_the_payoff_does_not_become_a_feature():
 
 
 def test_deciding_by_the_rows_own_values_earns_more_than_by_their_mean():
-    by_row = decide(BY_FARE, HOLDOUT, fit()).payoff.sum()
+    valued = worth_of(BY_FARE, HOLDOUT, labels(HOLDOUT))
+    by_row = decide(HOLDOUT, fit(), valued).payoff.sum()
     one_for_all = 60 / (60 + 0.2 * FARE.mean())
-    fixed = decide(BY_FARE, HOLDOUT, fit(spec_of({"tp": "0.2 * fare", "fp": -60}, threshold=one_for_all))).payoff.sum()
+    fixed = decide(HOLDOUT, replace(fit(), threshold=one_for_all), valued).payoff.sum()
     assert by_row > fixed
 
 
@@ -214,3 +217,178 @@ def test_a_constant_decision_earns_the_same_at_every_threshold_and_a_rule_by_row
     assert told["chosen"] == {"champion": "constant", "challenger": "by row"}
     assert told["hindsight"]["champion"] is None
     assert told["hindsight"]["challenger"]["loss"] < 0  # no single threshold does as well
+
+
+# -- capacity --------------------------------------------------------------------------------------------------------
+
+FIVE_A_DAY = spec_of({"tp": 180, "fp": -60}, threshold="payoff", capacity={"at_most": 5})
+
+
+def acts_by_day(rows: pa.Table, act: np.ndarray) -> dict[str, int]:
+    counted = dict.fromkeys(rows["day"].to_pylist(), 0)
+    for day, acted in zip(rows["day"].to_pylist(), act.tolist(), strict=True):
+        counted[day] += acted
+    return counted
+
+
+def test_under_a_capacity_the_days_best_are_acted_on_and_a_day_knows_nothing_of_another():
+    limited, free = fit(FIVE_A_DAY), fit(spec_of({"tp": 180, "fp": -60}, threshold="payoff"))
+    probability, act = limited.decide(HOLDOUT)
+    assert set(acts_by_day(HOLDOUT, act).values()) == {5}
+    assert not (act & ~free.decide(HOLDOUT)[1]).any()
+    one_day = pc.equal(HOLDOUT["day"], HOLDOUT["day"][0])
+    np.testing.assert_array_equal(limited.decide(HOLDOUT.filter(one_day))[1], act[one_day.to_numpy()])
+    mine = probability[one_day.to_numpy()]
+    assert sorted(mine[act[one_day.to_numpy()]]) == sorted(mine)[-5:]
+
+
+def test_room_is_left_where_too_few_rows_reach_the_threshold_and_none_at_threshold_zero():
+    high = spec_of({"tp": 180, "fp": -60}, threshold=0.93, capacity={"at_most": 5})
+    best = spec_of({"tp": 180, "fp": -60}, threshold=0, capacity={"at_most": 5})
+    assert min(acts_by_day(HOLDOUT, fit(high).decide(HOLDOUT)[1]).values()) < 5
+    assert set(acts_by_day(HOLDOUT, fit(best).decide(HOLDOUT)[1]).values()) == {5}
+
+
+def test_with_a_break_even_by_row_room_goes_to_the_highest_expected_gain():
+    given = spec_of({"tp": "0.2 * fare", "fp": -60}, threshold="payoff", capacity={"at_most": 3})
+    probability, act = fit(given).decide(HOLDOUT)
+    gain = probability * 0.2 * HOLDOUT["fare"].to_numpy() - (1 - probability) * 60
+    day = np.array(HOLDOUT["day"].to_pylist())
+    for one in set(day.tolist()):
+        assert set(gain[(day == one) & act]) == {g for g in sorted(gain[day == one])[-3:] if g >= 0}
+
+
+def test_a_capacity_is_frozen_in_the_artifact(tmp_path: Path):
+    before = fit(FIVE_A_DAY)
+    after = load(tmp_path, expected=save(before, tmp_path))
+    assert after.capacity == 5
+    np.testing.assert_array_equal(after.decide(HOLDOUT)[1], before.decide(HOLDOUT)[1])
+    card = json.loads((tmp_path / "ratchet.json").read_text())
+    assert (card["format"], card["capacity"]) == ("ratchet.artifact.v2", {"at_most": 5, "per": "day"})
+
+
+def test_the_rival_under_a_capacity_fills_it_without_a_model_or_acts_never():
+    rival = best_constant(FIVE_A_DAY, TABLE, RANGES)
+    assert (rival.act, rival.capacity) == (True, 5)
+    assert set(acts_by_day(HOLDOUT, rival.decide(HOLDOUT)[1]).values()) == {5}
+    dear = spec_of({"tp": 1, "fp": -60}, threshold=0.5, capacity={"at_most": 5})
+    assert not best_constant(dear, TABLE, RANGES).decide(HOLDOUT)[1].any()
+
+
+def test_a_useful_ranking_beats_filling_the_capacity_without_one():
+    evidence = evaluate(FIVE_A_DAY, HOLDOUT, best_constant(FIVE_A_DAY, TABLE, RANGES), fit(FIVE_A_DAY))
+    verdict = decide_promotion(evidence, GatePolicy.from_spec(FIVE_A_DAY.gate))
+    assert verdict.decision == "promote", verdict.reasons
+    assert verdict.n_clusters == len(set(HOLDOUT["day"].to_pylist()))
+
+
+def test_a_threshold_is_tuned_on_what_the_capacity_leaves_open():
+    given = spec_of({"tp": 180, "fp": -60}, threshold="tuned", capacity={"at_most": 2})
+    model = fit(given)
+    told, _ = curve_of(given, best_constant(given, TABLE, RANGES), model)
+    always = decide(HOLDOUT, replace(model, threshold=0.0), worth_of(given, HOLDOUT, labels(HOLDOUT))).payoff.mean()
+    assert told["challenger"][0] == pytest.approx(always)
+    # With room for two a day among the best, scores far below break-even never come into play.
+    assert model.provenance["tuned_threshold"]["payoff"] < fit(TUNED).provenance["tuned_threshold"]["payoff"]
+
+
+def test_a_lone_row_is_scored_and_decided_as_a_day_of_its_own():
+    model = fit(FIVE_A_DAY)
+    evidence = evaluate(FIVE_A_DAY, HOLDOUT, model, model)
+    assert len(np.asarray(evidence.challenger.latency_ms)) > 0
+    one = HOLDOUT.slice(3, 1)
+    assert model.decide(one)[1].tolist() == (model.probability(one) >= 0.25).tolist()
+    with pytest.raises(Refused, match="'day'"):
+        model.decide(one.drop_columns(["day"]))
+
+
+# -- hooks -----------------------------------------------------------------------------------------------------------
+
+HOOKED = spec_of({"hook": "payoff.py:value", "columns": ["fare", "carrier"]}, threshold="tuned")
+
+
+def value(rows: pa.Table, label, act):
+    assert rows.column_names == ["fare", "carrier"]
+    gain = np.where(label == 1, 0.2 * rows["fare"].to_numpy(), -60.0)
+    return np.where(act, gain, 0.0)
+
+
+def test_a_hook_is_worth_what_the_same_expression_is():
+    label = labels(HOLDOUT)
+    by_hook, by_formula = worth_of(HOOKED, HOLDOUT, label, value), worth_of(BY_FARE, HOLDOUT, label)
+    np.testing.assert_array_equal(by_hook.acted, by_formula.acted)
+    np.testing.assert_array_equal(by_hook.passed, by_formula.passed)
+
+
+def test_a_hook_values_every_step_of_an_attempt():
+    studies = InMemoryStudies()
+    given = {"spec": HOOKED, "train": TABLE, "ranges": RANGES, "columns": COLUMNS, "study_name": "m.1", "worker": 0}
+    tune_worker(**given, trials=1, seed=7, studies=studies, learner=XGBoostLearner(), hook=value)
+    best = best_trial(studies, "m.1")
+    model = fit(HOOKED, params=best.params, hook=value)
+    assert model.threshold == tuned_threshold_of(best).threshold
+    rival = best_constant(HOOKED, TABLE, RANGES, value)
+    evidence = evaluate(HOOKED, HOLDOUT, rival, model, hook=value)
+    told = payoff_curve(HOOKED, HOLDOUT, evidence, {"champion": rival, "challenger": model}, value)
+    assert told["hindsight"]["challenger"]["loss"] >= 0
+    assert np.asarray(evidence.challenger.payoff).sum() > np.asarray(evidence.champion.payoff).sum()
+
+
+def of_shape(rows, label, act):
+    return np.zeros(3)
+
+
+def of_type(rows, label, act):
+    return np.zeros(len(label), dtype=np.float32)
+
+
+def a_list(rows, label, act):
+    return [0.0] * len(label)
+
+
+def not_finite(rows, label, act):
+    return np.where(np.arange(len(label)) == 2, np.nan, 1.0)
+
+
+def failing(rows, label, act):
+    raise KeyError("fee")
+
+
+def of_all_rows(rows, label, act):
+    return np.full(len(label), float(act.sum()))
+
+
+def meddling(rows, label, act):
+    act[:] = True
+    label[:] = 0
+    return value(rows, label, act)
+
+
+@pytest.mark.parametrize(
+    ("hook", "said"),
+    [
+        (of_shape, r"must return a NumPy array of float64 with shape \(\d+,\), but returned float64 \(3,\)"),
+        (of_type, "but returned float32"),
+        (a_list, "but returned list"),
+        (not_finite, "must return finite numbers, but 1 of"),
+        (failing, r"failed on \d+ rows: KeyError: 'fee'"),
+        (of_all_rows, "must depend on its own label and decision alone"),
+        (None, "must be loaded"),
+    ],
+)
+def test_a_hook_that_breaks_its_promise_is_refused_by_name(hook, said: str):
+    with pytest.raises(Refused, match=rf"^payoff\.py:value: .*{said}"):
+        worth_of(HOOKED, HOLDOUT, labels(HOLDOUT), hook)
+
+
+def test_a_hook_cannot_change_what_it_is_given():
+    label = labels(HOLDOUT)
+    before = label.copy()
+    worth_of(HOOKED, HOLDOUT, label, meddling)
+    np.testing.assert_array_equal(label, before)
+
+
+def test_columns_of_a_hook_are_checked_in_the_snapshot():
+    with pytest.raises(Refused, match=r"business\.payoff\.columns\[0\]: 'fare' is not a column of the snapshot"):
+        check_columns(HOOKED, rows().schema)
+    check_columns(HOOKED, TABLE.schema)
