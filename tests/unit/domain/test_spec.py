@@ -211,6 +211,7 @@ def test_a_broken_rule_names_its_place_and_what_to_write(path: str, value: Any, 
         ("runtime.environment", None),
         ("gate.deploy", "refit"),
         ("gate.approval", {"when": {"lower_bound_below": 0.2}}),
+        ("business.payoff.under", -3),
         ("train.estimator", "lightgbm.LGBMClassifier"),
     ],
 )

@@ -105,7 +105,7 @@ def test_under_a_capacity_a_day_is_decided_whole_by_the_model_that_serves_at_its
     plain["business"]["decision"]["capacity"] = {"at_most": 3}
     limited = ModelSpec.model_validate(plain)
     shuffled = ROWS.take(np.random.default_rng(2).permutation(ROWS.num_rows))
-    noon = _day(30) + timedelta(minutes=300)  # amid the rows of that day
+    noon = _day(30) + timedelta(minutes=610)  # amid the rows of that day
     three = ConstantDecision(act=True, probability=0.5, capacity=3)
     found = compare_policies(
         limited,
