@@ -358,9 +358,7 @@ class Attempts:
                 "calibrate": _days(train, ranges.calibrate_start, ranges.calibrate_end),
                 "holdout": _days(holdout, "", "9999"),
             },
-            "payoff_curve": payoff_curve(
-                spec, holdout, evidence, {"champion": champion, "challenger": challenger}, hook
-            ),
+            "payoff_curve": payoff_curve(spec, holdout, evidence, {"champion": rival, "challenger": challenger}, hook),
         }
         return dossier | {"evidence_digest": dossiers.evidence_digest(dossier)}
 

@@ -147,13 +147,19 @@ def tune_worker(
 
     def objective(params: Params) -> tuple[float, Mapping[str, Any]]:
         nonlocal rows
-        rows = rows or _Trials.of(spec, train, ranges, columns, learner, hook)
+        try:
+            rows = rows or _Trials.of(spec, train, ranges, columns, learner, hook)
+        except Refused as refused:
+            raise _RowsRefused(refused) from refused
         best = best_of(studies.finished(study_name))
         return rows.value(params, seed, best.value if best else math.inf)
 
-    ran = studies.run(
-        study_name, space=space, trials=trials, worker=worker, start=start, seed=seed, objective=objective
-    )
+    try:
+        ran = studies.run(
+            study_name, space=space, trials=trials, worker=worker, start=start, seed=seed, objective=objective
+        )
+    except _RowsRefused as found:
+        raise found.refused from None
     finished = studies.finished(study_name)
     best = best_of(finished)
     return TuneResult(
@@ -336,6 +342,14 @@ def read_rows(train: pa.Table | str, spec: ModelSpec, columns: Columns) -> pa.Ta
 def _require(wanted: Sequence[str], got: Sequence[str]) -> None:
     if missing := [name for name in wanted if name not in got]:
         raise Refused(f"training rows must have the columns {missing}, but got {sorted(got)}. Take the snapshot again.")
+
+
+class _RowsRefused(Exception):
+    """No trial's parameters are to blame: the study must not spend its trials on rows that none of them can use."""
+
+    def __init__(self, refused: Refused) -> None:
+        super().__init__(str(refused))
+        self.refused = refused
 
 
 @dataclass(frozen=True)

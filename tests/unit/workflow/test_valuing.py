@@ -381,6 +381,15 @@ def test_a_hook_that_breaks_its_promise_is_refused_by_name(hook, said: str):
         worth_of(HOOKED, HOLDOUT, labels(HOLDOUT), hook)
 
 
+def test_a_study_tells_why_a_hook_is_refused_and_spends_no_trial_on_it():
+    studies = InMemoryStudies()
+    given = {"spec": HOOKED, "train": TABLE, "ranges": RANGES, "columns": COLUMNS, "study_name": "m.1", "worker": 0}
+    with pytest.raises(Refused, match=r"payoff\.py:value: .* but returned float32"):
+        tune_worker(**given, trials=1, seed=7, studies=studies, learner=XGBoostLearner(), hook=of_type)
+    tune_worker(**given, trials=1, seed=7, studies=studies, learner=XGBoostLearner(), hook=value)
+    assert len(studies.finished("m.1")) == 1
+
+
 def test_a_hook_cannot_change_what_it_is_given():
     label = labels(HOLDOUT)
     before = label.copy()
