@@ -106,7 +106,7 @@ def evaluate(
 
 def payoff_curve(
     spec: ModelSpec, holdout: pa.Table, evidence: Evidence, models: Mapping[str, Decider], hook: Hook | None = None
-) -> dict[str, Any]:
+) -> dict[str, Any] | None:
     """What each model would have earned on the holdout with any threshold, for people: the gate reads none of it.
 
     ``models`` are the ``champion`` and the ``challenger`` of the evidence. Per model, in payoff units per decision:
@@ -114,8 +114,10 @@ def payoff_curve(
     where each row has its own, ``constant`` for a decision without a score), and in ``hindsight`` the best threshold
     on these very rows, with what the chosen rule lost against it (below zero where a rule by row beats them all). A
     constant decision earns the same at every threshold and has no hindsight. Under a capacity the curve is that of the
-    day's best, at or above each threshold. NaN where the payoff of a row is NaN.
+    day's best, at or above each threshold. NaN where the payoff of a row is NaN; None for no rows.
     """
+    if not holdout.num_rows:
+        return None
     worth = worth_of(spec, holdout, labels(holdout), hook)
     thresholds = np.linspace(0.0, 1.0, CURVE_POINTS)
     told: dict[str, Any] = {"unit": spec.business.payoff.unit, "thresholds": thresholds.tolist()}

@@ -217,6 +217,8 @@ def test_a_constant_decision_earns_the_same_at_every_threshold_and_a_rule_by_row
     assert told["chosen"] == {"champion": "constant", "challenger": "by row"}
     assert told["hindsight"]["champion"] is None
     assert told["hindsight"]["challenger"]["loss"] < 0  # no single threshold does as well
+    models = {"champion": fit(), "challenger": fit()}
+    assert payoff_curve(BY_FARE, HOLDOUT.slice(0, 0), evidence, models) is None
 
 
 # -- capacity --------------------------------------------------------------------------------------------------------
