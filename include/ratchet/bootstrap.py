@@ -274,6 +274,7 @@ class Ratchet:
             self.relay,
             features=lambda: self.features,
             artifacts=lambda: self.artifacts,
+            hook=self.payoff_hook,
         ).watch(model)
 
     def rollback(self, model: str, version: int | None, actor: str, reason: str) -> dict[str, Any]:

@@ -36,11 +36,13 @@ class Watch:
         *,
         features: Callable[[], Features],
         artifacts: Callable[[], Artifacts],
+        hook: Callable[[ModelSpec], Any] = lambda _: None,
     ) -> None:
         self._ledger = ledger
         self._relay = relay
         self._features = features
         self._artifacts = artifacts
+        self._hook = hook
 
     def watch(self, model: str) -> dict[str, Any]:
         """Score the days that became mature, keep them, and decide; nothing happens when there are none.
@@ -83,7 +85,8 @@ class Watch:
         """Both models on all rows of the days, by the same path from spine to features as a snapshot's."""
         import numpy as np  # noqa: PLC0415 - only where rows are handled
 
-        from ratchet.workflow.evaluation import decide  # noqa: PLC0415 - numpy, pyarrow
+        from ratchet.workflow.evaluation import decide, labels  # noqa: PLC0415 - numpy, pyarrow
+        from ratchet.workflow.valuing import worth_of  # noqa: PLC0415
 
         features = self._features()
         features.apply()
@@ -94,7 +97,8 @@ class Watch:
             rows = features.historical(spec, spine)
             place = {name: i for i, name in enumerate(names)}
             codes = np.array([place.get(day, -1) for day in rows.column("day").to_pylist()])
-            uplift = decide(spec, rows, champion).payoff - decide(spec, rows, predecessor).payoff
+            worth = worth_of(spec, rows, labels(rows), self._hook(spec))
+            uplift = decide(rows, champion, worth).payoff - decide(rows, predecessor, worth).payoff
             wanted = codes >= 0
             totals = np.bincount(codes[wanted], weights=uplift[wanted], minlength=len(due)).astype(np.float64)
             counts = np.bincount(codes[wanted], minlength=len(due)).astype(np.int64)
