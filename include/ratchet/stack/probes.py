@@ -6,6 +6,7 @@ A probe is a small JSON record, so that it can lie in the plan: ``{"kind": "tcp"
 
 from __future__ import annotations
 
+import http.client
 import json
 import socket
 import struct
@@ -19,9 +20,22 @@ TIMEOUT_SECONDS = 2.0
 _API_VERSIONS_REQUEST = struct.pack(">hhih", 18, 0, 1, -1)
 
 
+def connect(host: str, port: int) -> socket.socket:
+    """A connection to the server, and not to itself.
+
+    While nobody listens on a port of the range that outgoing connections take theirs from, the kernel may give the
+    connection that very port: it then talks to itself (TCP's simultaneous open), and says back whatever it is asked.
+    """
+    connection = socket.create_connection((host, port), timeout=TIMEOUT_SECONDS)
+    if connection.getsockname() == connection.getpeername():
+        connection.close()
+        raise ConnectionRefusedError(f"nobody listens on port {port}")
+    return connection
+
+
 def _tcp(probe: Mapping[str, Any], _: float) -> str | None:
-    with socket.create_connection((probe["host"], probe["port"]), timeout=TIMEOUT_SECONDS):
-        return None
+    connect(probe["host"], probe["port"]).close()
+    return None
 
 
 def _fetch(url: str) -> bytes:
@@ -36,7 +50,7 @@ def _http(probe: Mapping[str, Any], _: float) -> str | None:
 
 def _kafka(probe: Mapping[str, Any], _: float) -> str | None:
     """ApiVersions v0: the one request that every broker answers to anyone (Kafka protocol guide, key 18)."""
-    with socket.create_connection((probe["host"], probe["port"]), timeout=TIMEOUT_SECONDS) as connection:
+    with connect(probe["host"], probe["port"]) as connection:
         connection.sendall(struct.pack(">i", len(_API_VERSIONS_REQUEST)) + _API_VERSIONS_REQUEST)
         answer = connection.recv(10)
     if len(answer) < 10:
@@ -80,5 +94,5 @@ def check(probe: Mapping[str, Any] | None, *, started_at: float) -> str | None:
         return None
     try:
         return _PROBES[probe["kind"]](probe, started_at)
-    except (OSError, urllib.error.URLError, ValueError) as error:
+    except (OSError, urllib.error.URLError, http.client.HTTPException, ValueError) as error:
         return str(getattr(error, "reason", None) or error) or type(error).__name__
