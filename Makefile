@@ -14,7 +14,7 @@ BENCH_ARGS ?=
 CALIBRATE_ARGS ?=
 SOURCES := include tests dags plugins bench
 
-.PHONY: help setup lock schemas up down status demo bench-setup bench-intake lint check test test-long chaos chaos-proof bench-events calibrate clean
+.PHONY: help setup lock schemas up down status demo bench-setup bench-intake lint check test test-long chaos chaos-proof bench-events bench-judging calibrate clean
 
 help: ## List the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -89,6 +89,9 @@ chaos-proof: setup ## Show that the books of make chaos do not balance on builds
 
 bench-events: setup ## Validate one event, side by side with peers; rows in bench/results/events.json
 	.venv/bin/python -m bench.events
+
+bench-judging: setup ## A verdict on 1,000,000 rows beyond one pass over them; rows in bench/results/judging.json
+	.venv/bin/python -m bench.judging
 
 calibrate: setup ## What the gate promises, measured (minutes); the table also goes to .ratchet/calibration.json
 	.venv/bin/python -m bench.calibration $(CALIBRATE_ARGS)

@@ -1,0 +1,112 @@
+"""What a verdict on 1,000,000 rows costs beyond one pass over them, in CPU milliseconds.
+
+The *pass* is what nobody can do without: the labels grouped to days (``ratchet.domain.inference.group``) and the uplift
+summed by day (one ``np.bincount``), timed by themselves in the same run, rounds interleaved. The rest of ``judge`` is
+ours: checks, interval, diagnostics. The ratio is ours by one plain NumPy sum by day over the same rows.
+
+    python -m bench.judging           # the rows go to bench/results/judging.json
+"""
+
+from __future__ import annotations
+
+import gc
+import json
+import os
+import platform
+import statistics
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ratchet.domain.gate import judge
+from ratchet.domain.inference import group
+
+ROWS = 1_000_000
+DAYS = 28
+ROUNDS = 9
+GOAL_MS = 50.0
+RESULTS = Path(__file__).parent / "results" / "judging.json"
+
+
+def labels() -> dict[str, Any]:
+    """The day of each row, in the forms that callers have; rows in no order of time."""
+    day = np.random.default_rng(0).integers(0, DAYS, ROWS)
+    dates = np.datetime64("2013-02-20") + day
+    text = np.datetime_as_string(dates).astype("U10")
+    return {
+        "integers": day,
+        "datetime64": dates,
+        "ISO dates as text": text,
+        "ISO dates as objects": text.astype(object),
+    }
+
+
+def spent_ms(work: Callable[[], object]) -> float:
+    """CPU milliseconds of one call."""
+    gc.collect()
+    began = time.process_time()
+    work()
+    return (time.process_time() - began) * 1e3
+
+
+def measure(uplift: np.ndarray[Any, Any], days: Any) -> dict[str, list[float]]:
+    """CPU milliseconds per round of the verdict, of the pass it cannot do without, and of one plain NumPy sum."""
+    codes = group(days).codes
+    parts: dict[str, Callable[[], object]] = {
+        "judge": lambda: judge(uplift, days, target_gain=0.5),
+        "pass": lambda: np.bincount(group(days).codes, weights=uplift),
+        "numpy": lambda: np.bincount(codes, weights=uplift),
+    }
+    spent: dict[str, list[float]] = {name: [] for name in parts}
+    for _ in range(ROUNDS):
+        for name, work in parts.items():
+            spent[name].append(spent_ms(work))
+    return spent
+
+
+def main() -> None:
+    """Measure, print a table, write the rows."""
+    uplift = np.random.default_rng(1).standard_normal(ROWS)
+    rows = []
+    for kind, days in labels().items():
+        spent = {name: statistics.median(figures) for name, figures in measure(uplift, days).items()}
+        beyond = spent["judge"] - spent["pass"]
+        rows.append(
+            {
+                "name": f"judge {ROWS:,} rows beyond one pass, days as {kind}",
+                "peer": "one np.bincount of the uplift by day",
+                "ours": round(beyond, 2),
+                "theirs": round(spent["numpy"], 2),
+                "ratio": round(spent["numpy"] / beyond, 2) if beyond > 0 else None,
+                "unit": "CPU ms",
+                "goal": f"<= {GOAL_MS:g}",
+                "met": beyond <= GOAL_MS,
+                "judge_ms": round(spent["judge"], 2),
+                "pass_ms": round(spent["pass"], 2),
+            }
+        )
+        print(
+            f"{kind:<22} judge {spent['judge']:>7.1f} ms, the pass {spent['pass']:>7.1f}, beyond it {beyond:>6.1f}; "
+            f"one plain sum {spent['numpy']:.1f}"
+        )
+    machine = {
+        "at": datetime.now(UTC).isoformat(timespec="seconds"),
+        "cpus": os.cpu_count(),
+        "machine": platform.machine(),
+        "python": platform.python_version(),
+        "load": [round(load, 1) for load in os.getloadavg()],
+        "rounds": ROUNDS,
+        "libraries": {name: version(name) for name in ("numpy", "scipy")},
+    }
+    RESULTS.parent.mkdir(exist_ok=True)
+    RESULTS.write_text(json.dumps({"machine": machine, "rows": rows}, indent=2) + "\n")
+    print(f"rows: {RESULTS}")
+
+
+if __name__ == "__main__":
+    main()
