@@ -22,6 +22,7 @@ from airflow.sdk import (
     Param,
     RetryAction,
     RetryRule,
+    chain,
     task,
 )
 
@@ -29,6 +30,7 @@ import ratchet_airflow
 from ratchet.adapters.specs import SpecRefused, load_spec, spec_files
 from ratchet.domain.spec import ModelSpec
 from ratchet.settings import load_settings
+from ratchet_approval import AskForApproval
 from ratchet_intake_trigger import DueTrigger
 
 REFUSALS_ARE_FINAL = ExceptionRetryPolicy(
@@ -88,6 +90,8 @@ RETRAIN_FORM = {
         description_md="Run although today's runs are used up. Audited with your name.",
     ),
 }
+ASKING_RUNS = 16
+"""Runs that wait for people count as active for some minutes after their request has ended; others must start."""
 ROLLBACK_FORM = {
     "reason": Param(
         type="string",
@@ -188,21 +192,38 @@ def promote_dag(spec: ModelSpec) -> DAG:
     the MLflow alias and `ml.decisions` follow; other verdicts were concluded by `judge`. When this fails half
     way the ledger is right and the sweep finishes the rest within a minute or two; clearing the task is safe.
     `champion` is skipped when the champion stayed; it updates `ratchet://{model}/champion`, for whoever serves.
+
+    Where the spec has `gate.approval`, `approval` (and `second_approval`) ask people first: **Required Actions** shows
+    what is at stake and takes Approve or Reject with a reason; `ratchet approvals`, `approve` and `reject` do the same.
+    Waiting holds no slot and blocks no retrain. The ledger counts the answers and promotes with the last one it needs:
+    marking a task a success approves nothing, and the sweep has people asked again when no open run does.
+
+    | what you see | what it means | what to do |
+    |---|---|---|
+    | `approval` waits for input | people are asked | answer before it expires; then the champion stays |
+    | `approval` is skipped | nobody need be asked here, or no more | `ratchet approvals`, `ratchet attempts` |
+    | `approval` failed: "waits for no answer" | the request ended before the answer | nothing: the message says how |
     """
-    model = spec.model
-    with _dag(promote_dag, spec, schedule=[ratchet_airflow.bell(model, "judged")], max_active_runs=4) as dag:
+    model, approval = spec.model, spec.gate.approval
+    bells, runs = [ratchet_airflow.bell(model, "judged")], ASKING_RUNS if approval else 4
+    with _dag(promote_dag, spec, schedule=bells, max_active_runs=runs) as dag:
 
         @task(retries=2)
         def promote() -> dict[str, Any]:
             """Promote the newest attempt that waits for it."""
             return dict(ratchet_airflow.verbs().promote(model))
 
-        @task(outlets=[ratchet_airflow.bell(model, "champion")])
+        @task(
+            outlets=[ratchet_airflow.bell(model, "champion")], trigger_rule="none_failed" if approval else "all_success"
+        )
         def champion() -> None:
             """Tell the world, if the champion changed and the sweep has not told it."""
             ratchet_airflow.only_if(ratchet_airflow.verbs().announce(model), "the champion stayed")
 
-        promote() >> champion()  # type: ignore[operator]
+        asking = ["approval"] if approval else []
+        if approval and approval.two_people_above is not None:
+            asking.append("second_approval")
+        chain(promote(), *(AskForApproval(task_id=name, model=model, retries=2) for name in asking), champion())
     return dag
 
 

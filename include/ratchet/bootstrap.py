@@ -6,6 +6,7 @@ import hashlib
 import logging
 import subprocess
 import threading
+from collections.abc import Callable
 from functools import cache, cached_property
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -263,6 +264,16 @@ class Ratchet:
         """Promote the newest attempt that waits for it."""
         return self._promotions.promote(model)
 
+    def respond(
+        self, attempt: str, *, approve: bool, actor: str, reason: str, via: str, user_id: str | None = None
+    ) -> dict[str, Any]:
+        """Take one person's answer to the request for approval of an attempt."""
+        return self._promotions.respond(attempt, approve=approve, actor=actor, reason=reason, via=via, user_id=user_id)
+
+    def show_request(self, model: str, run_id: str, is_open: Callable[[str], bool]) -> dict[str, Any] | None:
+        """The request for approval that this run is to show people; None when there is nothing to show."""
+        return self._promotions.show_request(model, run_id, is_open)
+
     def announce(self, model: str) -> bool:
         """Take the news that the model has another champion, to update its asset; false when it is out already."""
         return self._promotions.announce(model)
@@ -291,7 +302,9 @@ class Ratchet:
         self._deploy_if_changed()
         folders = {file.parent.name for file in spec_files(self.settings.models_dir)}
         reconciler = Reconciler(self.ledger, lambda: self.registry)
-        sweeper = Sweeper(self.ledger, self._intake, self.relay, self.settings, reconciler, self.audit_log)
+        sweeper = Sweeper(
+            self.ledger, self._intake, self.relay, self.settings, reconciler, self.audit_log, self._promotions
+        )
         return sweeper.sweep(runs, folders)
 
     def _deploy_if_changed(self) -> None:

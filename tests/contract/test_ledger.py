@@ -19,6 +19,8 @@ from ratchet.errors import ChampionMoved, Refused, StaleAttempt
 from ratchet.ports.ledger import (
     OPEN_FATES,
     TERMINAL_FATES,
+    ApprovalRequestRow,
+    ApprovalRow,
     AttemptRow,
     ChampionRow,
     FateChange,
@@ -796,3 +798,26 @@ def test_the_last_self_test_that_was_judged_counts(ledger):
         assert [row.passed for row in tx.self_tests("m", limit=1)] == [None]
         tx.save_self_test("m", {"reasons": ["mended"]}, passed=True)
         assert tx.failed_self_test("m") is None
+
+
+def test_what_people_were_asked_and_what_they_answered_is_kept_in_order(ledger):
+    with ledger.transaction() as tx:
+        tx.start_attempt(attempt(), 60)
+        tx.update_attempt("m.1", state="awaiting_approval")
+        asked = ApprovalRequestRow("m.1", "m", 7, 4, "e" * 64, "always", 2, None, NOW, NOW + timedelta(days=3), [])
+        tx.insert_approval_request(asked)
+        answers = [
+            ApprovalRow("m.1", 7, 4, "e" * 64, actor, "approve", "why", "airflow", NOW) for actor in ("bea", "ann")
+        ]
+        for answer in answers:
+            tx.insert_approval(answer)
+        tx.show_approval_request("m.1", ["a", "b"])
+    with ledger.transaction() as tx:
+        assert tx.attempt("m.1").state == "awaiting_approval"
+        assert tx.approval_request("m.1") == replace(asked, runs=["a", "b"])
+        assert tx.approval_requests("m") == [tx.approval_request("m.1")]
+        assert tx.approvals("m.1") == answers
+        assert (tx.approval_request("m.2"), tx.approvals("m.2")) == (None, [])
+    for act in ("UPDATE approval SET actor = 'cy'", "DELETE FROM approval"):
+        with pytest.raises(sa.exc.DBAPIError, match="append-only"), ledger.engine.begin() as db:
+            db.execute(sa.text(act))

@@ -24,6 +24,9 @@ EVENT_AGE_DAYS = 10
 BESIDE = ("run_failed", "task_failed", "task_cleared", "run_succeeded", "run_deleted", "dag_deleted", "paused")
 """Models for ``test_lifecycle``, each named after what is done to its run. No data event starts them."""
 
+ASKING = {"asks_one": "always", "asks_two": {"two_people_above": 0}}
+"""Models for ``test_approvals``, and what their specs say of approval. No data event starts them."""
+
 
 def write(models_dir: Path, name: str = "flight_delay") -> Path:
     """Write the small model below ``models_dir``; returns its file."""
@@ -43,6 +46,7 @@ def write(models_dir: Path, name: str = "flight_delay") -> Path:
         {"metric": "payoff", "slice": "carrier", "max_regression": 1000.0, "min_rows": 500},
         {"metric": "latency_p95_ms", "max": 10_000},
     ]
+    spec["gate"]["approval"] = ASKING.get(name, "never")
     if name != "flight_delay":
         spec["retrain"]["on"]["data"]["min_new_rows"] = 1_000_000_000
         spec["train"] |= {"trials": 1, "workers": 1}
@@ -54,5 +58,5 @@ def write(models_dir: Path, name: str = "flight_delay") -> Path:
 
 
 if __name__ == "__main__":
-    for model in ("flight_delay", *BESIDE):
+    for model in ("flight_delay", *BESIDE, *ASKING):
         write(Path(sys.argv[1]), model)

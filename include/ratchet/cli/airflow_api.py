@@ -10,6 +10,7 @@ import httpx
 
 from ratchet.bootstrap import Ratchet
 from ratchet.errors import Refused, Unavailable
+from ratchet.ports.ledger import AWAITING_APPROVAL
 from ratchet.settings import Settings
 
 OPEN = ("queued", "running")
@@ -65,7 +66,7 @@ def connect(settings: Settings) -> Airflow:
 def wait_for_attempt(
     ratchet: Ratchet, model: str, run_id: str, *, promoted: bool = False, timeout_seconds: float = 900
 ) -> str:
-    """Wait until the run's attempt has ended (with ``promoted``, until a promotion has been made too).
+    """Wait until the run's attempt has ended (with ``promoted``, until a promotion has been made too, or is asked for).
 
     Returns one sentence. Raises ``Refused`` when the run ended without an attempt, ``Unavailable`` after the timeout.
     """
@@ -79,7 +80,8 @@ def wait_for_attempt(
         if found and found[0].state not in waiting:
             attempt = found[0]
             verdict = f"verdict {attempt.verdict}, challenger version {attempt.challenger_version}"
-            return f"{attempt.id}: {attempt.state}, {verdict}"
+            asked = ". People must agree: ratchet approvals" if attempt.state == AWAITING_APPROVAL else ""
+            return f"{attempt.id}: {attempt.state}, {verdict}{asked}"
         if not found and airflow.run_state(dag_id, run_id) not in OPEN:
             raise Refused(f"run {run_id} ended without an attempt: its first task says why. See the run in Airflow.")
         time.sleep(0.5)

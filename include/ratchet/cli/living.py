@@ -18,7 +18,7 @@ from ratchet.domain import events as cloudevents
 from ratchet.domain.spec import ModelSpec
 from ratchet.errors import RatchetError, Unavailable
 from ratchet.ports.bus import DECISIONS, Bus, Subscription
-from ratchet.ports.ledger import LIVE_STATES, AttemptRow, EventRow, Ledger
+from ratchet.ports.ledger import AWAITING_APPROVAL, LIVE_STATES, WAITING_STATES, AttemptRow, EventRow, Ledger
 
 POLL_SECONDS = 0.5
 INBOX_SECONDS = 180.0
@@ -26,7 +26,13 @@ INBOX_SECONDS = 180.0
 SETTLE_SECONDS = 900.0
 """How long an act may take; two lost attempts with their waits fit in."""
 MOST_INITS = 2
-DOING = {"claimed": "freezing rows", "snapshotted": "tuning", "tuned": "judging", "judged": "promoting"}
+DOING = {
+    "claimed": "freezing rows",
+    "snapshotted": "tuning",
+    "tuned": "judging",
+    "judged": "promoting",
+    AWAITING_APPROVAL: "waiting for approval: ratchet approvals",
+}
 
 Tell = Callable[[str], None]
 
@@ -214,7 +220,7 @@ class Year:
         return _Look(
             missing=tuple(sorted(ids - here)),
             moving=tuple(row for row in rows if is_moving(row, now)),
-            busy=tuple(a for a in self._attempts() if a.state in {*LIVE_STATES, "judged"}),
+            busy=tuple(a for a in self._attempts() if a.state in {*LIVE_STATES, *WAITING_STATES}),
         )
 
     def _attempts(self) -> list[AttemptRow]:

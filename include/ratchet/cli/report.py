@@ -84,8 +84,7 @@ def _attempt(attempt: AttemptRow, received: Mapping[int, datetime]) -> dict[str,
 
 def champion_after(attempt: AttemptRow) -> int | None:
     """Who serves when the attempt has ended."""
-    promoted = attempt.verdict == "promote" and attempt.state == "concluded" and not attempt.dry_run
-    return attempt.challenger_version if promoted else attempt.champion_version
+    return attempt.challenger_version if attempt.promoted else attempt.champion_version
 
 
 def in_order(attempts: Sequence[AttemptRow]) -> list[AttemptRow]:

@@ -201,7 +201,7 @@ class ModelPromoted(Decided, frozen=True, kw_only=True):
 
 
 class ModelKept(Decided, frozen=True, kw_only=True):
-    """The champion stays: the challenger is not better, or broke a guardrail."""
+    """The champion stays: the challenger is not better, broke a guardrail, or people did not agree to it in time."""
 
 
 class ModelUndecided(Decided, frozen=True, kw_only=True):

@@ -32,7 +32,9 @@ from pydantic import (
     ConfigDict,
     Field,
     PlainSerializer,
+    SerializerFunctionWrapHandler,
     ValidationError,
+    field_serializer,
     field_validator,
     model_validator,
 )
@@ -693,6 +695,33 @@ class Guardrail(_Closed):
         return self.by if self.slice is None else self.slice.partition("=")[0]
 
 
+class ApprovalCondition(_Closed):
+    """When a person is asked: the lower bound of the uplift, in payoff units per decision, lies below this."""
+
+    lower_bound_below: Number
+
+
+class Approval(_Closed):
+    """Whether people must agree before a challenger serves, and how many (:mod:`ratchet.domain.approval`).
+
+    ``when`` left out is always. ``expires`` runs on the wall clock from the moment of asking. ``two_people_above`` is
+    the value at risk, in the payoff's unit, from which on two people must agree; None is never.
+    """
+
+    when: ApprovalCondition | None = None
+    expires: PositiveDuration = timedelta(days=3)
+    two_people_above: Annotated[float, Field(strict=True, ge=0)] | None = None
+
+    @field_validator("when", mode="before")
+    @classmethod
+    def _always_or_a_condition(cls, value: object) -> object:
+        if value == "always":
+            return None
+        if value is None or isinstance(value, Mapping | ApprovalCondition):
+            return value
+        raise _rule(f"must be always or a condition like {{lower_bound_below: 0.2}}, but got {value!r}")
+
+
 class Gate(_Closed):
     """What a challenger must show. ``min_uplift`` and ``target_gain`` are payoff units per decision.
 
@@ -705,7 +734,7 @@ class Gate(_Closed):
     target_gain: Annotated[float, Field(strict=True, gt=0)] | None = None
     deploy: Literal["judged"] = "judged"
     guardrails: tuple[Guardrail, ...] = ()
-    approval: Literal["never"] = "never"
+    approval: Approval | None = None
 
     @field_validator("deploy", mode="before")
     @classmethod
@@ -716,10 +745,22 @@ class Gate(_Closed):
 
     @field_validator("approval", mode="before")
     @classmethod
-    def _no_approval_yet(cls, value: object) -> object:
-        if value != "never":
-            raise _not_yet("gate.approval other than never")
-        return value
+    def _never_always_or_more(cls, value: object) -> object:
+        words = {"never": None, "always": Approval()}
+        if isinstance(value, str) and value in words:
+            return words[value]
+        if isinstance(value, Mapping | Approval):
+            return value
+        raise _rule(
+            f"must be never, always or a mapping like {{when: {{lower_bound_below: 0.2}}}}, but got {value!r}."
+            + (did_you_mean(value, tuple(words)) if isinstance(value, str) else "")
+        )
+
+    @field_serializer("approval", mode="wrap", when_used="json")
+    def _as_written(self, value: Approval | None, write: SerializerFunctionWrapHandler) -> object:
+        if value is None:
+            return "never"
+        return "always" if value == Approval() else write(value)
 
     @field_validator("guardrails")
     @classmethod

@@ -15,6 +15,9 @@ from ratchet.records import RawRecord
 OPEN_FATES = ("pending", "claimed", "deferred")
 TERMINAL_FATES = ("started", "merged", "suppressed", "rejected", "expired", "failed")
 LIVE_STATES = ("claimed", "snapshotted", "tuned")
+AWAITING_APPROVAL = "awaiting_approval"
+WAITING_STATES = ("judged", AWAITING_APPROVAL)
+"""An attempt that holds no lease any more and has not ended: its promotion is to come, or people are asked."""
 
 
 @dataclass(frozen=True)
@@ -244,6 +247,11 @@ class AttemptRow:
         """Judge and record, never promote."""
         return bool(self.options.get("dry_run"))
 
+    @property
+    def promoted(self) -> bool:
+        """Whether its challenger became champion; where people refused it, ``failure`` says so."""
+        return self.verdict == "promote" and self.state == "concluded" and not self.dry_run and self.failure is None
+
 
 @dataclass(frozen=True)
 class ChampionRow:
@@ -297,6 +305,38 @@ class ProbationDay:
     day: date
     rows: int
     total: float | None
+
+
+@dataclass(frozen=True)
+class ApprovalRequestRow:
+    """What people were asked about an attempt. ``runs`` are those of the orchestrator that showed it, newest last."""
+
+    attempt_id: str
+    model: str
+    challenger_version: int
+    champion_seq: int
+    evidence_digest: str
+    reason: str
+    people: int
+    value_at_risk: float | None
+    asked_at: datetime
+    expires_at: datetime
+    runs: list[str]
+
+
+@dataclass(frozen=True)
+class ApprovalRow:
+    """One person's answer, and what it was given to; ``via`` is where it was given."""
+
+    attempt_id: str
+    challenger_version: int
+    champion_seq: int
+    evidence_digest: str
+    actor: str
+    answer: str
+    reason: str
+    via: str
+    at: datetime
 
 
 @dataclass(frozen=True)
@@ -470,6 +510,14 @@ class Tx(Protocol):
     def save_self_test(self, model: str, detail: dict[str, Any], *, passed: bool | None) -> None: ...
     def self_tests(self, model: str | None = None, limit: int | None = None) -> list[SelfTestRow]: ...
     def failed_self_test(self, model: str) -> SelfTestRow | None: ...
+
+    # approvals
+    def insert_approval_request(self, request: ApprovalRequestRow) -> None: ...
+    def approval_request(self, attempt_id: str) -> ApprovalRequestRow | None: ...
+    def approval_requests(self, model: str) -> list[ApprovalRequestRow]: ...
+    def show_approval_request(self, attempt_id: str, runs: Sequence[str]) -> None: ...
+    def insert_approval(self, approval: ApprovalRow) -> None: ...
+    def approvals(self, attempt_id: str) -> list[ApprovalRow]: ...
 
     # outbox and audit
     def enqueue(self, kind: str, dedupe: str, payload: dict[str, Any], model: str | None = None) -> None: ...

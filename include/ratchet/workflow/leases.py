@@ -27,7 +27,7 @@ def resumable(tx: Tx, attempt_id: str) -> AttemptRow:
     if attempt is None:
         raise StaleAttempt(f"there is no attempt {attempt_id!r}")
     if attempt.state in ENDED_STATES:
-        how = f"verdict {attempt.verdict}, which stands" if attempt.verdict else attempt.failure
+        how = attempt.failure or f"verdict {attempt.verdict}, which stands"
         raise StaleAttempt(
             f"attempt {attempt_id} is {attempt.state} ({how}) and cannot be resumed. Start a new run instead."
         )

@@ -3,12 +3,22 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
+from ratchet.domain.approval import ApprovalDecision
 from ratchet.domain.events import MOST_NAMED, decision_event, to_record
 from ratchet.errors import ChampionMoved, Refused
-from ratchet.ports.ledger import AttemptRow, ChampionRow, FateChange, Ledger, Tx
+from ratchet.ports.ledger import (
+    AWAITING_APPROVAL,
+    WAITING_STATES,
+    AttemptRow,
+    ChampionRow,
+    FateChange,
+    Ledger,
+    Tx,
+)
+from ratchet.workflow.approving import approval_of, body, keep_answer, subject
 from ratchet.workflow.artifacts import Artifacts
 from ratchet.workflow.follow_ups import UNDECIDED, follow_up
 from ratchet.workflow.probation import begin_probation, holding, supersede_probation
@@ -18,14 +28,23 @@ logger = logging.getLogger(__name__)
 KINDS = {"promote": "promoted", "keep_champion": "kept", "not_enough_evidence": "undecided"}
 
 
-def conclude(tx: Tx, attempt: AttemptRow, *, champion_after: int | None, note: str | None = None) -> None:
+def conclude(
+    tx: Tx,
+    attempt: AttemptRow,
+    *,
+    champion_after: int | None,
+    note: str | None = None,
+    kept: str | None = None,
+    approved: str | None = None,
+) -> None:
     """End a judged attempt: its events reach their fate, the verdict is announced, the model is free to decide again.
 
     The event that started the attempt is ``started``, the others are ``merged`` into it. A dry run announces nothing.
     A verdict that was not enough evidence leaves a follow-up behind.
+    ``kept`` is why a verdict to promote kept the champion, ``approved`` who agreed to it; both are told.
     """
     verdict = attempt.verdict_record or {}
-    what = note or f"{attempt.id} ended with {attempt.verdict}"
+    what = note or f"{attempt.id} ended with {attempt.verdict}" + (f", {kept}: the champion stays" if kept else "")
     claimed = tx.events(attempt_id=attempt.id, fates=("claimed",))
     tx.change_fates(
         [
@@ -35,7 +54,7 @@ def conclude(tx: Tx, attempt: AttemptRow, *, champion_after: int | None, note: s
             for row in claimed
         ]
     )
-    tx.update_attempt(attempt.id, state="concluded", concluded_at=tx.wall())
+    tx.update_attempt(attempt.id, state="concluded", concluded_at=tx.wall(), failure=kept)
     tx.release_lease(attempt.id)
     tx.mark([attempt.model])
     if attempt.dry_run:
@@ -48,7 +67,7 @@ def conclude(tx: Tx, attempt: AttemptRow, *, champion_after: int | None, note: s
             "follow_up": left.not_before if left else None,
         }
     announcement = decision_event(
-        KINDS[str(attempt.verdict)],  # type: ignore[arg-type]
+        "kept" if kept else KINDS[str(attempt.verdict)],  # type: ignore[arg-type]
         key=attempt.id,
         model=attempt.model,
         time=attempt.business_at,
@@ -63,7 +82,7 @@ def conclude(tx: Tx, attempt: AttemptRow, *, champion_after: int | None, note: s
         unit=verdict.get("unit"),
         as_of=attempt.as_of,
         run_id=attempt.dag_run_id,
-        reasons=tuple(verdict.get("reasons", ())),
+        reasons=(*filter(None, (kept, approved)), *verdict.get("reasons", ())),
         events=tuple(row.event_id for row in claimed[:MOST_NAMED]),
         event_count=len(claimed),
         **undecided,
@@ -104,6 +123,9 @@ class Promotions:
     def promote(self, model: str) -> dict[str, Any]:
         """Promote the newest attempt that waits for it; older ones and those whose champion has moved are superseded.
 
+        Where the attempt's spec asks people, nothing is promoted before enough of them agreed: this looks again in
+        the same transaction that moves the champion, whoever calls it.
+
         The champion, the attempt's end, its events' fates and what is to be told are one transaction; telling follows,
         and is taken up by the sweep when this process dies. While the gate's last self-test on this model has failed,
         the attempt is held: it goes on waiting, and the sweep rings for it.
@@ -111,16 +133,150 @@ class Promotions:
         promoted = held = None
         with self._ledger.transaction() as tx:
             tx.lock_lease(model)
-            waiting = [a for a in tx.attempts(model=model, states=("judged",)) if a.verdict == "promote"]
-            for older in waiting[1:]:
-                release(tx, older, "superseded", f"{waiting[0].id} was judged later", self._most_tries)
-            if waiting and (failed := tx.failed_self_test(model)):
-                held = f"{waiting[0].id} is held until the gate passes again; failed {failed.why}"
-                logger.error("%s. Run: ratchet gate selftest %s", held, model)
-            elif waiting:
-                promoted = self._promote_one(tx, waiting[0])
+            newest = self._supersede(tx, model)
+            held = self._held(tx, newest) if newest is not None else None
+            if newest is not None and (held is None or newest.state == AWAITING_APPROVAL):
+                promoted = self._promote_one(tx, newest)
+            waits = [a.id for a in tx.attempts(model=model, states=(AWAITING_APPROVAL,))]
         told = self._relay.run()
-        return {"promoted": promoted, "held": held, "told": told}
+        return {
+            "promoted": promoted,
+            "held": held,
+            "awaiting_approval": waits[0] if waits else None,
+            "told": told,
+        }
+
+    def respond(
+        self, attempt_id: str, *, approve: bool, actor: str, reason: str, via: str, user_id: str | None = None
+    ) -> dict[str, Any]:
+        """Take one person's answer; with the last that is needed the challenger serves, or the champion stays.
+
+        The answer, its audit entry and what follows from it are one transaction.
+
+        Args:
+            attempt_id: what was asked about.
+            approve: false rejects, which one person may.
+            actor: who answers.
+            reason: why; it is audited and told.
+            via: where the answer was given, such as ``airflow``.
+            user_id: the actor's id there, when it is another than the name.
+
+        Returns:
+            ``{"attempt": id, "state": of the attempt, "decision": of the request, such as ``waiting`` for another
+            person, "stands": the same in words, "counted": false when the actor had approved before}``
+
+        Raises:
+            Refused: no actor, no such attempt, or nothing waits for this answer any more; the refusal is audited.
+        """
+        actor, reason = actor.strip(), reason.strip() or "no reason given"
+        if not actor:
+            raise Refused("an approval needs a person: who answers is what the audit log will say")
+        refusal, counted, after = None, True, None
+        with self._ledger.transaction() as tx:
+            attempt = self._asked(tx, attempt_id)
+            if attempt.state == AWAITING_APPROVAL:
+                before = approval_of(tx, attempt)
+                keep_answer(tx, attempt, actor=actor, approve=approve, reason=reason, via=via, user_id=user_id)
+                after = approval_of(tx, attempt)
+                counted = not approve or before is None or after is None or before.approvers != after.approvers
+                self._promote_one(tx, attempt)
+            else:
+                refusal = (
+                    f"{attempt_id} waits for no answer: it is {attempt.state} ({attempt.failure or attempt.verdict})"
+                )
+                detail = {"attempt": attempt_id, "answer": "approve" if approve else "reject", "reason": reason}
+                tx.audit(actor, "approval.refused", attempt.model, detail | {"via": via, "why": refusal})
+            ended = tx.attempt(attempt_id) or attempt
+        self._relay.run()
+        if refusal is not None:
+            raise Refused(f"{refusal}. See: ratchet approvals")
+        decision, stands = (after.state, after.reason) if after else ("void", "")
+        return {
+            "attempt": attempt_id,
+            "state": ended.state,
+            "decision": decision,
+            "counted": counted,
+            "stands": stands,
+        }
+
+    def show_request(self, model: str, run_id: str, is_open: Callable[[str], bool]) -> dict[str, Any] | None:
+        """What this run of the orchestrator is to show people; None when there is nothing to show here.
+
+        A request is shown by one open run at a time, and a run shows one request only: an answer given there cannot
+        be taken for one to another request.
+
+        Args:
+            model: whose promotion.
+            run_id: the run that asks.
+            is_open: whether another run still shows its request.
+
+        Returns:
+            ``{"attempt": id, "subject": one line, "body": Markdown, "seconds": until it expires}``
+        """
+        with self._ledger.transaction() as tx:
+            attempt = self._settle(tx, model)
+            requests = tx.approval_requests(model)
+        mine = next((r for r in requests if attempt is not None and r.attempt_id == attempt.id), None)
+        if attempt is None or mine is None or any(run_id in r.runs for r in requests if r is not mine):
+            return None
+        if mine.runs[-1:] not in ([], [run_id]) and is_open(mine.runs[-1]):
+            return None
+        with self._ledger.transaction() as tx:
+            again, asked = self._settle(tx, model), tx.approval_request(attempt.id)
+            decision = approval_of(tx, again) if again is not None and again.id == attempt.id else None
+            if decision is None or decision.state != "waiting" or asked is None or asked.runs != mine.runs:
+                return None
+            if run_id not in asked.runs[-1:]:
+                tx.show_approval_request(attempt.id, [*asked.runs, run_id])
+            return {
+                "attempt": attempt.id,
+                "subject": subject(asked, attempt),
+                "body": body(asked, attempt, decision),
+                "seconds": max((asked.expires_at - tx.wall()).total_seconds(), 0.0),
+            }
+
+    def settle(self, model: str) -> str | None:
+        """End what waits for people and cannot be approved any more; returns the attempt that waits for an answer."""
+        with self._ledger.transaction() as tx:
+            waits = self._settle(tx, model)
+            decision = approval_of(tx, waits) if waits else None
+        return waits.id if waits and decision and decision.state == "waiting" else None
+
+    def _asked(self, tx: Tx, attempt_id: str) -> AttemptRow:
+        """The attempt as it is after what has become void or late has ended."""
+        found = tx.attempt(attempt_id)
+        if found is None:
+            raise Refused(f"there is no attempt {attempt_id!r}. See: ratchet approvals")
+        self._settle(tx, found.model)
+        return tx.attempt(attempt_id) or found
+
+    def _settle(self, tx: Tx, model: str) -> AttemptRow | None:
+        tx.lock_lease(model)
+        newest = self._supersede(tx, model)
+        if newest is None or newest.state != AWAITING_APPROVAL:
+            return None
+        self._promote_one(tx, newest)
+        now = tx.attempt(newest.id)
+        return now if now is not None and now.state == AWAITING_APPROVAL else None
+
+    def _supersede(self, tx: Tx, model: str) -> AttemptRow | None:
+        """The newest attempt that waits for its promotion or for people; older ones are superseded.
+
+        What waits for people is superseded by any newer verdict but a dry run's: its evidence is not the newest.
+        """
+        waiting = [a for a in tx.attempts(model=model, states=WAITING_STATES) if a.verdict == "promote"]
+        asked = any(attempt.state == AWAITING_APPROVAL for attempt in waiting)
+        judged = [a for a in tx.attempts(model=model) if a.judged_at and not a.dry_run] if asked else []
+        left = None
+        for attempt in waiting:
+            rivals = judged if attempt.state == AWAITING_APPROVAL else waiting
+            newer = next((a for a in rivals if a.epoch > attempt.epoch), None)
+            if newer is None:
+                left = attempt
+            else:
+                why = f"{newer.id} was judged later" + (", so the approval is void" if rivals is judged else "")
+                release(tx, attempt, "superseded", why, self._most_tries)
+        return left
 
     def announce(self, model: str) -> bool:
         """Take the news that the model has another champion; the caller updates the asset. False: it is out already."""
@@ -139,6 +295,14 @@ class Promotions:
         if (watch := holding(tx, attempt.model)) is not None:
             logger.info("%s waits for the probation of version %s, until %s", attempt.id, watch.version, watch.until)
             return None
+        approval = approval_of(tx, attempt)
+        if approval is not None and approval.state != "approved":
+            self._without_approval(tx, attempt, approval)
+            return None
+        if self._held(tx, attempt) is not None:
+            return None
+        last = tx.approvals(attempt.id)[-1:] if approval else []
+        actor = last[0].actor if last else attempt.actor
         entry = ChampionRow(
             model=attempt.model,
             seq=attempt.champion_seq + 1,
@@ -146,8 +310,8 @@ class Promotions:
             attempt_id=attempt.id,
             kind="init" if attempt.champion_seq == 0 else "promotion",
             as_of=attempt.as_of,
-            actor=attempt.actor,
-            reason=attempt.reason,
+            actor=actor,
+            reason=last[0].reason if last else attempt.reason,
             evidence_digest=attempt.evidence_digest,
             promoted_at=tx.wall(),
             model_digest=attempt.model_digest,
@@ -157,20 +321,44 @@ class Promotions:
         if current is not None:
             begin_probation(tx, attempt, entry, current)
         champion_moved(tx, attempt.model, entry.seq)
-        conclude(tx, attempt, champion_after=version)
+        approvers = list(approval.approvers) if approval else []
+        conclude(
+            tx, attempt, champion_after=version, approved=f"approved by {', '.join(approvers)}" if approvers else None
+        )
+        detail = {
+            "attempt": attempt.id,
+            "version": version,
+            "before": attempt.champion_version,
+            "evidence": attempt.evidence_digest,
+            "reason": entry.reason,
+        }
         tx.audit(
-            attempt.actor or "ratchet",
+            actor or "ratchet",
             "champion.promoted",
             attempt.model,
-            {
-                "attempt": attempt.id,
-                "version": version,
-                "before": attempt.champion_version,
-                "evidence": attempt.evidence_digest,
-                "reason": attempt.reason,
-            },
+            detail | ({"approved_by": approvers} if approvers else {}),
         )
         return attempt.id
+
+    @staticmethod
+    def _held(tx: Tx, attempt: AttemptRow) -> str | None:
+        """Why a failed self-test of the gate holds the promotion, whether or not people agreed; told in the log."""
+        failed = tx.failed_self_test(attempt.model)
+        if failed is None:
+            return None
+        held = f"{attempt.id} is held until the gate passes again; failed {failed.why}"
+        logger.error("%s. Run: ratchet gate selftest %s", held, attempt.model)
+        return held
+
+    def _without_approval(self, tx: Tx, attempt: AttemptRow, approval: ApprovalDecision) -> None:
+        """Leave the attempt waiting, or end it: what is void is judged again, what was refused or is late is kept."""
+        if approval.state == "void":
+            release(tx, attempt, "superseded", approval.reason, self._most_tries)
+        elif approval.state in {"rejected", "expired"}:
+            kept = approval.reason if approval.state == "rejected" else f"not approved: {approval.reason}"
+            conclude(tx, attempt, champion_after=attempt.champion_version, kept=kept)
+            if approval.state == "expired":
+                tx.audit("ratchet", "approval.expired", attempt.model, {"attempt": attempt.id, "why": approval.reason})
 
     def rollback(self, model: str, version: int | None, actor: str, reason: str) -> dict[str, Any]:
         """Take an earlier champion back, by the same compare-and-set; its artifact is loaded and verified first.

@@ -5,15 +5,16 @@ from __future__ import annotations
 from typing import Any
 
 from ratchet.errors import Refused
-from ratchet.ports.ledger import LIVE_STATES, FateChange, Ledger
+from ratchet.ports.ledger import LIVE_STATES, WAITING_STATES, FateChange, Ledger
 from ratchet.workflow.promotion import release
 
 
 def retire(ledger: Ledger, model: str, actor: str, reason: str, most_tries: int) -> dict[str, Any]:
     """End what is open for the model and let nothing new begin, in one transaction; its history stays.
 
-    An attempt at work, or waiting to be promoted, is superseded: the next write of its task is refused. Open events
-    are rejected and the doorbell falls silent. The champion goes on serving. Retiring twice changes nothing.
+    An attempt at work, or waiting to be promoted or approved, is superseded: the next write of its task is refused.
+    Open events are rejected and the doorbell falls silent. The champion goes on serving. Retiring twice changes
+    nothing.
 
     Returns:
         ``{"retired": false when it was already, "attempts": ids superseded, "events": how many rejected}``
@@ -29,7 +30,7 @@ def retire(ledger: Ledger, model: str, actor: str, reason: str, most_tries: int)
             return {"retired": False, "attempts": [], "events": 0}
         tx.retire(model)
         why = f"{model} was retired by {actor}: {reason}"
-        ended = tx.attempts(model=model, states=(*LIVE_STATES, "judged"))
+        ended = tx.attempts(model=model, states=(*LIVE_STATES, *WAITING_STATES))
         for attempt in ended:
             release(tx, attempt, "superseded", why, most_tries)
         rows = tx.events(model=model, fates=("pending", "deferred"))

@@ -7,12 +7,12 @@ from collections.abc import Collection
 from typing import Any, Protocol
 
 from ratchet.errors import RatchetError
-from ratchet.ports.ledger import LIVE_STATES, AttemptRow, Ledger
+from ratchet.ports.ledger import AWAITING_APPROVAL, LIVE_STATES, AttemptRow, Ledger
 from ratchet.settings import Settings
 from ratchet.workflow.auditing import AuditLog
 from ratchet.workflow.intake import Intake
 from ratchet.workflow.probation import days_due, end_probation, holding, readable_spec
-from ratchet.workflow.promotion import release
+from ratchet.workflow.promotion import Promotions, release
 from ratchet.workflow.reconciling import Reconciler
 from ratchet.workflow.telling import Relay
 
@@ -53,6 +53,7 @@ class Sweeper:
         settings: Settings,
         reconciler: Reconciler,
         audit_log: AuditLog,
+        promotions: Promotions,
     ) -> None:
         self._ledger = ledger
         self._intake = intake
@@ -60,6 +61,7 @@ class Sweeper:
         self._settings = settings
         self._reconciler = reconciler
         self._audit_log = audit_log
+        self._promotions = promotions
         self._backoff = (settings.ring_backoff_seconds, settings.ring_backoff_max_seconds)
 
     def sweep(self, runs: RunStates, folders: Collection[str]) -> dict[str, Any]:
@@ -70,14 +72,15 @@ class Sweeper:
             folders: the models that have DAGs; a run of another model can never go on.
 
         Returns:
-            ``{"due": models whose retrain nobody started, "judged": models with a promotion nobody made,
-            "probation": models on probation with days to score,
+            ``{"due": models whose retrain nobody started, "judged": models with a promotion nobody made, or an
+            approval nobody is asked for, "probation": models on probation with days to score,
             "champion": models with another champion that nobody announced, "reaped": attempts given up,
             "told": outbox rows relayed, "moved": models whose alias somebody moved by hand,
             "intake_absent": no pump beats}``
         """
         absent = self._watch_intake()
         reaped = [attempt_id for attempt_id in self._held() if self._reap(attempt_id, runs, folders)]
+        unasked = self._unasked(runs)
         self._intake.tick()
         told = self._relay.run()
         moved = self._reconciler.run()
@@ -86,7 +89,9 @@ class Sweeper:
         self._keep_audit_head()
         return {
             "due": self._due(runs, folders),
-            "judged": [m for m in self._judged() if m in folders and runs.startable(f"promote__{m}")],
+            "judged": [
+                m for m in sorted({*self._judged(), *unasked}) if m in folders and runs.startable(f"promote__{m}")
+            ],
             "probation": self._watched(runs, folders),
             "champion": self._announced(),
             "reaped": reaped,
@@ -189,6 +194,27 @@ class Sweeper:
                 and days_due(tx, probation)
                 and tx.ring_probation(model, probation.seq, PROBATION_AGAIN_SECONDS)
             )
+
+    def _unasked(self, runs: RunStates) -> list[str]:
+        """Models whose request for approval no open run shows; requests that are void or late are ended first."""
+        with self._ledger.transaction() as tx:
+            models = sorted({a.model for a in tx.attempts(states=(AWAITING_APPROVAL,))})
+        unasked = []
+        for model in models:
+            attempt_id = self._promotions.settle(model)
+            if attempt_id is None:
+                continue
+            with self._ledger.transaction() as tx:
+                asked, now = tx.approval_request(attempt_id), tx.wall()
+            if asked is None:
+                continue
+            if asked.runs:
+                shown = runs.state(f"promote__{model}", asked.runs[-1]) in OPEN_RUN_STATES
+            else:
+                shown = (now - asked.asked_at).total_seconds() <= JUDGED_OVERDUE_SECONDS
+            if not shown:
+                unasked.append(model)
+        return unasked
 
     def _announced(self) -> list[str]:
         """Models whose other champion was left unannounced, for instance by a promotion that was killed."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import math
 import subprocess
 import sys
 from datetime import timedelta
@@ -16,6 +17,8 @@ from pydantic import ValidationError
 
 from ratchet.domain.spec import (
     NOT_YET_SUPPORTED,
+    Approval,
+    ApprovalCondition,
     ModelSpec,
     Problem,
     explain,
@@ -210,7 +213,6 @@ def test_a_broken_rule_names_its_place_and_what_to_write(path: str, value: Any, 
         ("runtime.image", None),
         ("runtime.environment", None),
         ("gate.deploy", "refit"),
-        ("gate.approval", {"when": {"lower_bound_below": 0.2}}),
         ("business.payoff.under", -3),
         ("train.estimator", "lightgbm.LGBMClassifier"),
     ],
@@ -277,6 +279,46 @@ def test_a_probation_reads_back_and_leaves_the_digest_of_specs_without_one_alone
 )
 def test_a_probation_that_cannot_be_obeyed_is_refused(section: Any, said: str) -> None:
     problems = problems_of(spec_with("probation", section))
+    assert any(said in problem for problem in problems), problems
+
+
+@pytest.mark.parametrize(
+    ("written", "read"),
+    [
+        ("always", Approval()),
+        ({"when": "always", "expires": "12h"}, Approval(expires=timedelta(hours=12))),
+        ({"when": {"lower_bound_below": 0.2}}, Approval(when=ApprovalCondition(lower_bound_below=0.2))),
+        ({"two_people_above": 50000}, Approval(two_people_above=50_000.0)),
+    ],
+)
+def test_an_approval_is_read_and_reads_back(written: Any, read: Approval) -> None:
+    spec = ModelSpec.model_validate(spec_with("gate.approval", written))
+    assert spec.gate.approval == read
+    for form in (json.loads(spec.canonical_json()), spec.model_dump(mode="json")):
+        assert ModelSpec.model_validate(form).digest == spec.digest
+
+
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [
+        ("nver", "gate.approval: must be never, always or a mapping like"),
+        ("alway", "Did you mean 'always'?"),
+        (None, "gate.approval: must be never, always or a mapping"),
+        ({"wen": 1}, "gate.approval.wen: 'wen' is not a known key. Did you mean 'when'?"),
+        ({"when": "often"}, "gate.approval.when: must be always or a condition"),
+        (
+            {"when": {"lower_bound_bellow": 0.2}},
+            "'lower_bound_bellow' is not a known key. Did you mean 'lower_bound_below'?",
+        ),
+        ({"when": {}}, "gate.approval.when.lower_bound_below: is required and missing"),
+        ({"when": {"lower_bound_below": math.nan}}, "gate.approval.when.lower_bound_below: "),
+        ({"expires": "0s"}, "gate.approval.expires: "),
+        ({"expires": 3}, "gate.approval.expires: must be a duration"),
+        ({"two_people_above": -1}, "gate.approval.two_people_above: "),
+    ],
+)
+def test_an_approval_that_cannot_be_obeyed_is_refused(value: Any, said: str) -> None:
+    problems = problems_of(spec_with("gate.approval", value))
     assert any(said in problem for problem in problems), problems
 
 

@@ -68,7 +68,9 @@ class World:
         self.store = ObjectStore(str(folder / "storage"))
         self.audit_log = AuditLog(self.ledger, lambda: self.store)
         self.reconciler = Reconciler(self.ledger, lambda: self.registry)
-        self.sweeper = Sweeper(self.ledger, self.intake, self.relay, self.settings, self.reconciler, self.audit_log)
+        self.sweeper = Sweeper(
+            self.ledger, self.intake, self.relay, self.settings, self.reconciler, self.audit_log, self.promotions
+        )
         self.folder = folder
         self._offset = 0
         with self.ledger.transaction() as tx:

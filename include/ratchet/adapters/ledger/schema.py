@@ -218,7 +218,7 @@ attempt = sa.Table(
     _column("id", sa.String(120), primary_key=True),
     _column("model", sa.String(100), index=True),
     _column("epoch", sa.Integer),
-    _column("state", sa.String(12), index=True),
+    _column("state", sa.String(20), index=True),
     _column("dag_id", sa.String(250)),
     _column("dag_run_id", sa.String(250)),
     _column("trigger", sa.String(12)),
@@ -324,6 +324,39 @@ probation_day = sa.Table(
     _column("scored_at", UtcDateTime),
     sa.ForeignKeyConstraint(["model", "seq"], ["probation.model", "probation.seq"]),
     comment="Each day is scored once: the uplift of all its rows in payoff units, null when it is not a number",
+)
+
+approval_request = sa.Table(
+    "approval_request",
+    metadata,
+    _column("attempt_id", sa.String(120), sa.ForeignKey("attempt.id"), primary_key=True),
+    _column("model", sa.String(100), index=True),
+    _column("challenger_version", sa.Integer),
+    _column("champion_seq", sa.Integer),
+    _column("evidence_digest", sa.String(64)),
+    _column("reason", sa.Text),
+    _column("people", sa.Integer),
+    _column("value_at_risk", sa.Float, nullable=True),
+    _column("asked_at", UtcDateTime),
+    _column("expires_at", UtcDateTime),
+    _column("runs", Json),
+    comment="What people were asked, once per attempt; runs are the orchestrator's that showed it, newest last",
+)
+
+approval = sa.Table(
+    "approval",
+    metadata,
+    _column("id", BigId, primary_key=True, autoincrement=True),
+    _column("attempt_id", sa.String(120), sa.ForeignKey("approval_request.attempt_id"), index=True),
+    _column("challenger_version", sa.Integer),
+    _column("champion_seq", sa.Integer),
+    _column("evidence_digest", sa.String(64)),
+    _column("actor", sa.String(200)),
+    _column("answer", sa.String(10)),
+    _column("reason", sa.Text),
+    _column("via", sa.String(20)),
+    _column("at", UtcDateTime),
+    comment="Append-only (a trigger refuses the rest): who answered what, when and why, and what it was given to",
 )
 
 outbox = sa.Table(

@@ -10,6 +10,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.exc import DataError, OperationalError
 
+from ratchet.adapters.ledger.approvals import Approvals
 from ratchet.adapters.ledger.attempts import Attempts
 from ratchet.adapters.ledger.audit import Audit
 from ratchet.adapters.ledger.base import AUDIT_LOCK
@@ -27,7 +28,9 @@ from ratchet.ports.ledger import Tx
 MIGRATIONS = Path(__file__).parent / "migrations"
 
 
-class SqlTx(Registry, Inbox, Pumps, Operators, Doorbells, Attempts, Promotions, Probations, SelfTests, Audit):
+class SqlTx(
+    Registry, Inbox, Pumps, Operators, Doorbells, Attempts, Approvals, Promotions, Probations, SelfTests, Audit
+):
     """One transaction on the ledger; see ``ratchet.ports.ledger.Tx``."""
 
 
