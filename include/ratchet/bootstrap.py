@@ -221,7 +221,10 @@ class Ratchet:
             for name in changed:
                 old = before.get(name)
                 action = "model.revived" if old and old.retired else "spec.deployed"
-                tx.audit(actor, action, name, {"digest": specs[name].digest, "before": old.digest if old else None})
+                document = specs[name].model_dump(mode="json")
+                keys = [key for key in document if old is None or old.document.get(key) != document[key]]
+                detail = {"digest": specs[name].digest, "before": old.digest if old else None, "changed": keys}
+                tx.audit(actor, action, name, detail)
         return changed
 
     def retire(self, model: str, actor: str, reason: str) -> dict[str, Any]:

@@ -124,6 +124,7 @@ def clock_show() -> None:
 def clock_set(
     mode: Annotated[str, typer.Argument(help="wall or replay")],
     now: Annotated[str | None, typer.Argument(help="the replayed time, such as 2013-04-01T04:00Z")] = None,
+    reason: Annotated[str, typer.Option(help="Why; kept in the audit log.")] = "none given",
 ) -> None:
     """Choose the business clock; a replayed one never moves back."""
     moment = instant(now) if now else None
@@ -132,7 +133,7 @@ def clock_set(
     with wire().ledger.transaction() as tx:
         tx.set_clock(mode, moment)
         tx.mark([row.model for row in tx.specs()])
-        tx.audit(getpass.getuser(), "clock.set", None, {"mode": mode, "now": now})
+        tx.audit(getpass.getuser(), "clock.set", None, {"mode": mode, "now": now, "reason": reason})
     clock_show()
 
 

@@ -16,7 +16,7 @@ from ratchet.adapters.ledger import SqlLedger
 from ratchet.adapters.ledger import schema as t
 from ratchet.adapters.storage import ObjectStore
 from ratchet.bootstrap import Ratchet
-from ratchet.cli import app, audit
+from ratchet.cli import app, audit, operate
 from ratchet.errors import Refused
 from ratchet.settings import load_settings
 
@@ -102,3 +102,23 @@ def test_accepting_is_audited_with_who_and_why(ratchet: InProcess) -> None:
         (entry,) = tx.audit_log(action="audit.accepted")
     assert (entry["actor"], entry["detail"]["reason"]) == (getpass.getuser(), "restored Monday's backup")
     assert "kept outside the ledger: entry 4 in" in run("verify").output
+
+
+def test_a_configuration_change_is_audited_with_who_and_what(
+    ratchet: InProcess, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(operate, "wire", lambda: ratchet)
+    said = CliRunner().invoke(app, ["clock", "set", "replay", "2013-04-01T04:00Z", "--reason", "to live through 2013"])
+    assert said.exit_code == 0, said.output
+    (model,) = ratchet.deploy(actor="ann")
+    with ratchet.ledger.transaction() as tx:
+        (spec,) = tx.specs()
+        tx.publish_spec(model, "0" * 64, spec.document | {"gate": {}})
+    ratchet.deploy(actor="bob")
+    with ratchet.ledger.transaction() as tx:
+        (clock,) = tx.audit_log(action="clock.set")
+        first, second = tx.audit_log(action="spec.deployed")
+    assert (clock["actor"], clock["detail"]["reason"]) == (getpass.getuser(), "to live through 2013")
+    assert (first["actor"], first["detail"]["before"]) == ("ann", None)
+    assert (second["actor"], second["detail"]["changed"]) == ("bob", ["gate"])
+    assert second["detail"]["before"] == "0" * 64
