@@ -12,6 +12,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -19,6 +20,7 @@ import sqlalchemy as sa
 
 from ratchet.adapters.ledger import SqlLedger
 from ratchet.adapters.ledger.schema import metadata
+from ratchet.adapters.specs import load_spec
 from ratchet.errors import ChampionMoved
 from ratchet.ports.bus import InMemoryBus
 from ratchet.ports.ledger import AttemptRow, ChampionRow, FateChange, NewEvent
@@ -30,7 +32,8 @@ RACES = 200
 NOW = datetime(2013, 4, 1, 4, tzinfo=UTC)
 POSTGRES = os.environ.get("RATCHET_TEST_LEDGER_URL")
 PATIENCE_SECONDS = 60.0
-MODEL = "m"
+MODEL = "flight_delay"
+SPEC = load_spec(Path(__file__).resolve().parents[2] / "include" / "models" / MODEL)
 
 
 class AnyAlias:
@@ -112,7 +115,7 @@ def url(request: pytest.FixtureRequest, tmp_path: Any) -> str:
             db.execute(sa.text("DROP TABLE IF EXISTS alembic_version"))
     ledger.migrate()
     with ledger.transaction() as tx:
-        tx.publish_spec(MODEL, "d" * 64, {"model": MODEL})
+        tx.publish_spec(MODEL, SPEC.digest, SPEC.model_dump(mode="json"))
         tx.insert_champion(ChampionRow(MODEL, 1, 1, None, "init", NOW, None, "r", None, NOW))
     ledger.dispose()
     return address
@@ -139,7 +142,7 @@ def lay_out(ledger: SqlLedger, race: int) -> None:
                 "options": {},
                 "business_at": NOW,
                 "as_of": NOW,
-                "spec_digest": "d" * 64,
+                "spec_digest": SPEC.digest,
                 "code_digest": "c" * 64,
                 "champion_seq": race + 1,
                 "champion_version": 1,
