@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import platform
 import subprocess
 import threading
 from collections.abc import Callable
@@ -18,15 +19,18 @@ from ratchet.adapters.ledger import SqlLedger
 from ratchet.adapters.specs import load_all, spec_files
 from ratchet.errors import RatchetError, Refused
 from ratchet.ports.intake import IntakeSink
+from ratchet.ports.ledger import AttemptRow
 from ratchet.records import RunContext
 from ratchet.settings import Settings, load_settings
 from ratchet.workflow.artifacts import Artifacts
 from ratchet.workflow.attempting import Attempts, Models, Parts
 from ratchet.workflow.auditing import AuditLog
 from ratchet.workflow.claiming import Claims
+from ratchet.workflow.dossiers import attempt_of
 from ratchet.workflow.intake import Intake
 from ratchet.workflow.promotion import Promotions
 from ratchet.workflow.reconciling import Reconciler
+from ratchet.workflow.repeating import Repeats
 from ratchet.workflow.replaying import Replays
 from ratchet.workflow.retiring import retire
 from ratchet.workflow.self_testing import SelfTests
@@ -133,11 +137,13 @@ class Ratchet:
         return hooks.load(spec, self.settings.models_dir / spec.model)
 
     def environment(self) -> dict[str, Any]:
-        """Commit, lock file and library versions, for the dossier."""
+        """Commit, lock file, Python, architecture and library versions, for the dossier."""
         lock = self.settings.root / "requirements.txt"
         return {
             "commit": _commit(self.settings.root),
             "lock_sha256": hashlib.sha256(lock.read_bytes()).hexdigest() if lock.exists() else None,
+            "python": platform.python_version(),
+            "machine": platform.machine(),
             "libraries": {name: _version(name) for name in PINNED},
         }
 
@@ -168,22 +174,29 @@ class Ratchet:
         return Verifier(self.ledger, self.audit_log, self.artifacts, lambda: self.registry, lambda: self.store)
 
     @cached_property
-    def _attempts(self) -> Attempts:
-        return Attempts(
-            Parts(
-                ledger=self.ledger,
-                settings=self.settings,
-                code_digest=self.code_digest,
-                features=lambda: self.features,
-                store=lambda: self.store,
-                studies=lambda: self.studies,
-                registry=lambda: self.registry,
-                models=lambda: self.models,
-                artifacts=lambda: self.artifacts,
-                environment=self.environment,
-                hook=self.payoff_hook,
-            )
+    def _parts(self) -> Parts:
+        return Parts(
+            ledger=self.ledger,
+            settings=self.settings,
+            code_digest=self.code_digest,
+            features=lambda: self.features,
+            store=lambda: self.store,
+            studies=lambda: self.studies,
+            registry=lambda: self.registry,
+            models=lambda: self.models,
+            artifacts=lambda: self.artifacts,
+            environment=self.environment,
+            hook=self.payoff_hook,
         )
+
+    @cached_property
+    def _attempts(self) -> Attempts:
+        return Attempts(self._parts)
+
+    @cached_property
+    def repeats(self) -> Repeats:
+        """What an auditor does with a dossier: replay its verdict, reproduce its model."""
+        return Repeats(self._parts)
 
     @cached_property
     def _promotions(self) -> Promotions:
@@ -256,12 +269,23 @@ class Ratchet:
         """Give the verdict; what it announces is relayed at once."""
         answer = self._attempts.judge(attempt)
         self.relay.run()
+        try:
+            with self.ledger.transaction() as tx:
+                judged = attempt_of(tx, attempt)
+            self.card(judged)
+        except RatchetError as error:
+            # The verdict stands without its card, which can be written at any time.
+            logger.warning("no card of %s, write it with: ratchet card %s (%s)", attempt, attempt, error)
         return {key: answer[key] for key in ("evidence_digest", "challenger_version", "dossier_uri")} | {
             "decision": answer["verdict"]["decision"],
             "estimate": answer["verdict"]["estimate"],
             "lower": answer["verdict"]["lower"],
             "upper": answer["verdict"]["upper"],
         }
+
+    def card(self, attempt: AttemptRow) -> str:
+        """Write the model card of a judged attempt; returns its address."""
+        return self._attempts.card(attempt)
 
     def promote(self, model: str) -> dict[str, Any]:
         """Promote the newest attempt that waits for it."""

@@ -68,6 +68,11 @@ def test_a_trial_that_was_stopped_early_is_spent_and_never_the_best(studies: Stu
     assert run(studies, trials=5, objective=odd_ones_stop) == 5
     assert [record.number for record in studies.finished("m.1")] == [0, 2, 4]
     assert best_of(studies.finished("m.1")).value >= 0
+    ended = studies.ended("m.1")
+    assert [(record.number, record.state) for record in ended] == [
+        *((0, "finished"), (1, "stopped"), (2, "finished"), (3, "stopped"), (4, "finished"))
+    ]
+    assert (ended[1].value, ended[1].attributes["share"]) == (-100.0, 0.5)
     assert run(studies, trials=5) == 0
 
 

@@ -29,13 +29,13 @@ from ratchet import failpoints
 from ratchet.adapters.ledger import schema
 from ratchet.bootstrap import Ratchet
 from ratchet.cli import airflow_api
-from ratchet.cli.operate import dossier
 from ratchet.cli.year import DATASETS, Arrival, arrived
 from ratchet.domain import events as cloudevents
 from ratchet.domain.spec import ModelSpec
 from ratchet.ports.bus import Subscription
 from ratchet.ports.ledger import LIVE_STATES, OPEN_FATES, AttemptRow, ChampionRow, EventRow
 from ratchet.records import RawRecord
+from ratchet.workflow import dossiers
 
 MODEL = "flight_delay"
 RETRAIN, PROMOTE = f"retrain__{MODEL}", f"promote__{MODEL}"
@@ -252,7 +252,7 @@ class System:
 
     def dossier(self, attempt: AttemptRow) -> dict[str, Any]:
         """What explains the attempt."""
-        return dossier(self.ratchet, attempt.id)
+        return dossiers.read(self.ratchet.store, attempt)
 
     def decisions_on(self, attempt: AttemptRow) -> list[dict[str, Any]]:
         """What ``ml.decisions`` has told of the attempt's verdict so far: whole CloudEvents, keyed by the model.

@@ -90,6 +90,14 @@ class MlflowRegistry:
             self._client.set_terminated(run_id)
             return int(version.version)
 
+    def attach(self, model: str, version: int, name: str, content: bytes) -> None:
+        """See ``ratchet.ports.registry.Registry.attach``: an artifact of the version's run."""
+        with self._translated(f"attach {name} to {model} version {version}"), tempfile.TemporaryDirectory() as scratch:
+            path = Path(scratch) / name
+            path.write_bytes(content)
+            run_id = self._client.get_model_version(model, str(version)).run_id
+            self._client.log_artifact(run_id, str(path))
+
     def set_alias(self, model: str, alias: str, version: int) -> None:
         """See ``ratchet.ports.registry.Registry.set_alias``."""
         with self._translated(f"set alias {model}@{alias} to version {version}"):

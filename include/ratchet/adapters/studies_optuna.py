@@ -84,20 +84,19 @@ class OptunaStudies:
 
     def finished(self, study: str) -> list[TrialRecord]:
         """See ``ratchet.ports.studies.Studies.finished``."""
+        return self._records(study, (TrialState.COMPLETE,))
+
+    def ended(self, study: str) -> list[TrialRecord]:
+        """See ``ratchet.ports.studies.Studies.ended``."""
+        return self._records(study, (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL))
+
+    def _records(self, study: str, states: tuple[TrialState, ...]) -> list[TrialRecord]:
         with self._translated():
             try:
                 opened = optuna.load_study(study_name=study, storage=self._storage)
             except KeyError:
                 return []
-            return [
-                TrialRecord(
-                    number=trial.number,
-                    params=trial.params,
-                    value=float(trial.values[0]),
-                    attributes={name: value for name, value in trial.user_attrs.items() if name not in (WORKER, START)},
-                )
-                for trial in opened.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
-            ]
+            return [_record(trial) for trial in opened.get_trials(deepcopy=False, states=states)]
 
     def prepare(self) -> None:
         """Make or check the tables. Workers do it too when they must; once per deployment saves them the wait."""
@@ -216,6 +215,16 @@ class OptunaStudies:
             raise Unavailable(
                 f"{where}: the study's storage failed ({error}). Check connection ratchet_optuna."
             ) from error
+
+
+def _record(trial: FrozenTrial) -> TrialRecord:
+    kept = {name: value for name, value in trial.user_attrs.items() if name not in (WORKER, START, OUTCOME)}
+    if trial.state == TrialState.COMPLETE:
+        return TrialRecord(trial.number, trial.params, float(trial.values[0]), kept)
+    if trial.state == TrialState.PRUNED:
+        step, value = max(trial.intermediate_values.items())
+        return TrialRecord(trial.number, trial.params, float(value), kept | {"share": step / 100}, "stopped")
+    return TrialRecord(trial.number, trial.params, math.nan, kept, "lost" if _is_lost(trial) else "refused")
 
 
 def _is_lost(trial: FrozenTrial) -> bool:

@@ -6,7 +6,7 @@ import sys
 
 import typer
 
-from ratchet.cli import approvals, audit, demo, events, intake, operate, publish, verify
+from ratchet.cli import approvals, audit, demo, dossiers, events, intake, operate, publish, verify
 from ratchet.errors import RatchetError
 from ratchet.stack import commands as stack_commands
 
@@ -19,6 +19,7 @@ app = typer.Typer(
 stack_commands.register(app)
 operate.register(app)
 approvals.register(app)
+dossiers.register(app)
 app.command("intake")(intake.intake)
 app.add_typer(events.app, name="events")
 app.add_typer(audit.app, name="audit")

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import getpass
-import json
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
-from ratchet.bootstrap import Ratchet, wire
+from ratchet.bootstrap import wire
 from ratchet.cli import airflow_api
 from ratchet.cli.events import instant
 from ratchet.cli.probation import probation, validate_lines
 from ratchet.cli.tables import AsJson, print_rows
 from ratchet.errors import Refused
-from ratchet.workflow import dossiers
 
 ledger_app = typer.Typer(help="Our own database.", no_args_is_help=True)
 topics_app = typer.Typer(help="Kafka topics.", no_args_is_help=True)
@@ -35,7 +33,7 @@ def register(app: typer.Typer) -> None:
         ("gate", gate_app),
     ):
         app.add_typer(group, name=name)
-    for command in (deploy, validate, retire, attempts, trace, rollback, probation):
+    for command in (deploy, validate, retire, attempts, rollback, probation):
         app.command(command.__name__)(command)
 
 
@@ -199,22 +197,6 @@ def attempts(
         ["id", "trigger", "state", "verdict", "as_of", "champion_version", "challenger_version", "actor", "reason"],
         as_json=as_json,
     )
-
-
-def trace(what: Annotated[str, typer.Argument(help="<attempt> or <model>@<version>")]) -> None:
-    """Print the dossier: everything that explains an attempt or a version."""
-    typer.echo(json.dumps(dossier(wire(), what), indent=1))
-
-
-def dossier(ratchet: Ratchet, what: str) -> dict[str, Any]:
-    """The dossier of an attempt, or of the attempt that made a version.
-
-    Raises:
-        Refused: there is no such attempt or version.
-    """
-    with ratchet.ledger.transaction() as tx:
-        attempt = dossiers.attempt_of(tx, what)
-    return dossiers.read(ratchet.store, attempt)
 
 
 def rollback(

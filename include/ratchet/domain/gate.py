@@ -79,6 +79,12 @@ class GatePolicy:
         )
 
 
+def policy_from(document: Mapping[str, Any]) -> GatePolicy:
+    """The policy that ``dataclasses.asdict`` made a record of."""
+    guardrails = tuple(Guardrail(**entry) for entry in document["guardrails"])
+    return GatePolicy(**{**document, "guardrails": guardrails})
+
+
 @dataclass(frozen=True)
 class Evidence:
     """Both models on the same fresh rows.

@@ -35,6 +35,10 @@ class Registry(Protocol):
         """
         ...
 
+    def attach(self, model: str, version: int, name: str, content: bytes) -> None:
+        """Keep a file beside the version, for people who look there. Refused for an unknown version."""
+        ...
+
     def set_alias(self, model: str, alias: str, version: int) -> None:
         """Let the alias name this version, whatever it named before. Refused for an unknown version."""
         ...
@@ -80,6 +84,11 @@ class InMemoryRegistry:
             shutil.copytree(artifact_dir, self._folder / model / str(len(versions) + 1))
             versions.append(attempt_id)
         return versions.index(attempt_id) + 1
+
+    def attach(self, model: str, version: int, name: str, content: bytes) -> None:
+        """See ``Registry.attach``."""
+        self._known(model, version)
+        (self._folder / f"{model}-{version}-{name}").write_bytes(content)
 
     def set_alias(self, model: str, alias: str, version: int) -> None:
         """See ``Registry.set_alias``."""

@@ -61,14 +61,22 @@ class Dimension(Protocol):
 Space = Mapping[str, Dimension]
 
 
+TrialState = Literal["finished", "stopped", "refused", "lost"]
+"""``stopped`` early (pruned), ``refused`` (or without a finite value), ``lost`` with a worker that was killed."""
+
+
 @dataclass(frozen=True)
 class TrialRecord:
-    """One finished trial. ``value`` is minimised; ``attributes`` are what the objective kept."""
+    """One trial that has ended. ``value`` is minimised; ``attributes`` are what the objective kept.
+
+    The value of a stopped trial is what it had come to; a refused or lost one has NaN.
+    """
 
     number: int
     params: Params
     value: float
     attributes: Mapping[str, Any] = field(default_factory=dict)
+    state: TrialState = "finished"
 
 
 class Studies(Protocol):
@@ -95,6 +103,10 @@ class Studies(Protocol):
         """The successful trials, run to their end, in order of number; empty for an unknown study."""
         ...
 
+    def ended(self, study: str) -> list[TrialRecord]:
+        """Every trial that has ended, however it did, in order of number; empty for an unknown study."""
+        ...
+
 
 def best_of(records: list[TrialRecord]) -> TrialRecord | None:
     """The record with the smallest value, the earliest of equals; None of none."""
@@ -110,7 +122,7 @@ class InMemoryStudies:
     """Random search in one process, by the rules of ``Studies``."""
 
     def __init__(self) -> None:
-        self._spent: dict[str, list[TrialRecord | None]] = {}
+        self._spent: dict[str, list[TrialRecord]] = {}
 
     def run(
         self, study: str, *, space: Space, trials: int, worker: int, start: Params, seed: int, objective: Objective
@@ -124,14 +136,15 @@ class InMemoryStudies:
             params = dict(start) if number == 0 else _sample(space, trial_seed(seed, study, number))
             try:
                 value, attributes = objective(params)
-            except Refused:
-                spent.append(None)
+            except Refused as refusal:
+                spent.append(TrialRecord(number, params, math.nan, {"reason": str(refusal)}, "refused"))
                 continue
-            except Pruned:
-                spent.append(None)
+            except Pruned as stopped:
+                spent.append(TrialRecord(number, params, stopped.value, {"share": stopped.share}, "stopped"))
                 ran += 1
                 continue
-            spent.append(TrialRecord(number, params, value, attributes) if math.isfinite(value) else None)
+            state: TrialState = "finished" if math.isfinite(value) else "refused"
+            spent.append(TrialRecord(number, params, value, attributes, state))
             ran += 1
         if not self.finished(study):
             raise Refused(f"study {study}: all {trials} trials were refused. Check train.fixed and train.search_space.")
@@ -139,7 +152,11 @@ class InMemoryStudies:
 
     def finished(self, study: str) -> list[TrialRecord]:
         """See ``Studies.finished``."""
-        return [record for record in self._spent.get(study, []) if record is not None]
+        return [record for record in self.ended(study) if record.state == "finished"]
+
+    def ended(self, study: str) -> list[TrialRecord]:
+        """See ``Studies.ended``."""
+        return list(self._spent.get(study, []))
 
 
 def _sample(space: Space, seed: int) -> dict[str, Any]:

@@ -6,7 +6,7 @@ import hashlib
 import io
 import json
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import date
 from pathlib import Path
@@ -92,7 +92,6 @@ class Attempts:
 
     def _freeze(self, attempt: AttemptRow, spec: ModelSpec, planned: HoldoutPlan) -> dict[str, Any]:
         import pyarrow as pa  # noqa: PLC0415 - only where rows are handled
-        import pyarrow.compute as pc  # noqa: PLC0415
         import pyarrow.parquet as pq  # noqa: PLC0415
 
         from ratchet.workflow.valuing import check_columns  # noqa: PLC0415
@@ -107,12 +106,7 @@ class Attempts:
         check_columns(spec, rows.schema)
         self._parts.hook(spec)  # a changed or broken file ends the attempt here, before anything is spent
         names = features.feature_names(spec)
-        day = rows.column("day")
-        holdout_days = pa.array([d.isoformat() for d in planned.holdout_days])
-        parts = {
-            "train": rows.filter(pc.less(day, planned.calibrate_end.isoformat())),
-            "holdout": rows.filter(pc.is_in(day, value_set=holdout_days)),
-        }
+        parts = rows_of(rows, planned.calibrate_end.isoformat(), [d.isoformat() for d in planned.holdout_days])
         files = {}
         for name, table in parts.items():
             buffer = io.BytesIO()
@@ -120,12 +114,13 @@ class Attempts:
             key = f"snapshots/{attempt.id}/{name}.parquet"
             digest = store.put_bytes(key, buffer.getvalue())
             files[name] = {"uri": store.uri(key), "key": key, "sha256": digest, "rows": table.num_rows}
+            files[name]["content_sha256"] = table_digest(table)
         schema = rows.schema
         manifest = {
             "attempt": attempt.id,
             "as_of": attempt.as_of.isoformat(),
             "plan": dossiers.plain(asdict(planned)),
-            "spine_sha256": _table_digest(spine),
+            "spine_sha256": table_digest(spine),
             "features": list(names),
             "categorical": [
                 n
@@ -135,6 +130,7 @@ class Attempts:
             "files": files,
             "code": self._parts.code_digest,
             "feature_repository": features.describe(),
+            "created_cutoff": {"features": "decided_at of each row", "labels": attempt.as_of.isoformat()},
         }
         key = f"snapshots/{attempt.id}/manifest.json"
         digest = store.put_bytes(key, dossiers.to_json(manifest))
@@ -167,7 +163,7 @@ class Attempts:
             result = tune_worker(
                 spec=spec,
                 train=taken["train_uri"],
-                ranges=_ranges(manifest),
+                ranges=ranges_of(manifest),
                 columns=Columns.of(manifest),
                 study_name=attempt_id,
                 worker=worker,
@@ -235,6 +231,21 @@ class Attempts:
                 tx.release_lease(attempt_id)
         return answer
 
+    def card(self, attempt: AttemptRow) -> str:
+        """Write the model card of a judged attempt, in storage and beside its version; returns its address.
+
+        Raises:
+            Refused: the attempt has no dossier, or nothing was compared.
+        """
+        from ratchet.workflow import cards  # noqa: PLC0415 - only where one is written
+
+        store = self._parts.store()
+        dossier = dossiers.compared(dossiers.read(store, attempt))
+        page = cards.card(dossier, str(attempt.dossier_sha256)).encode()
+        store.put_bytes(cards.key_of(attempt.id), page)
+        self._parts.registry().attach(attempt.model, dossier["challenger"]["version"], "model_card.html", page)
+        return store.uri(cards.key_of(attempt.id))
+
     def _evaluate(self, attempt: AttemptRow) -> dict[str, Any]:
         store = self._parts.store()
         if store.exists(dossiers.key_of(attempt.id)):
@@ -294,6 +305,7 @@ class Attempts:
         """
         from ratchet.domain.gate import GatePolicy, decide_promotion  # noqa: PLC0415 - scipy
         from ratchet.workflow.evaluation import evaluate, payoff_curve  # noqa: PLC0415
+        from ratchet.workflow.explaining import explain  # noqa: PLC0415
         from ratchet.workflow.training import (  # noqa: PLC0415
             Columns,
             best_constant,
@@ -306,7 +318,7 @@ class Attempts:
         spec = self._spec(attempt)
         taken = self._taken(attempt.id)
         manifest = self._manifest(taken)
-        ranges, columns = _ranges(manifest), Columns.of(manifest)
+        ranges, columns = ranges_of(manifest), Columns.of(manifest)
         best = best_trial(self._parts.studies(), attempt.id)
         models, hook = self._parts.models(), self._parts.hook(spec)
         challenger = fit_final(
@@ -330,7 +342,8 @@ class Attempts:
             model_digest = models.save(challenger, folder)
             sizes = (None if served is None else _megabytes(served), _megabytes(folder))
             evidence = evaluate(spec, holdout, rival, challenger, sizes_mb=sizes, hook=hook)
-            verdict = decide_promotion(evidence, GatePolicy.from_spec(spec.gate))
+            policy = GatePolicy.from_spec(spec.gate)
+            verdict = decide_promotion(evidence, policy)
             record = dossiers.plain(asdict(verdict)) | {"unit": spec.business.payoff.unit}
             version = self._parts.registry().register(
                 attempt.id,
@@ -349,10 +362,18 @@ class Attempts:
         train = self._table(manifest, "train")
         dossier = self._dossier(attempt, spec, manifest, record) | {
             "snapshot_manifest": {"key": taken["manifest"], "sha256": taken["manifest_sha256"]},
-            "study": {"name": attempt.id, "best_trial": best.number, "value": best.value, "params": dict(best.params)},
+            "study": {
+                "name": attempt.id,
+                "best_trial": best.number,
+                "value": best.value,
+                "params": dict(best.params),
+                "trials": [asdict(trial) for trial in self._parts.studies().ended(attempt.id)],
+            },
             "seed": seed_of(attempt.id),
             "challenger": {"version": version, "digest": model_digest, "provenance": dict(challenger.provenance)},
+            "policy": asdict(policy),
             "evidence": self._keep_evidence(attempt.id, spec, holdout, evidence),
+            "explanation": explain(evidence, policy, train, holdout, columns.features),
             "used_days": {
                 "fit": _days(train, ranges.fit_start, ranges.calibrate_end),
                 "calibrate": _days(train, ranges.calibrate_start, ranges.calibrate_end),
@@ -373,7 +394,9 @@ class Attempts:
         pq.write_table(to_table(spec, holdout, evidence), sink, compression="zstd")
         key = key_of(attempt_id)
         digest = self._parts.store().put_once(key, sink.getvalue().to_pybytes())
-        return {"key": key, "sha256": digest, "rows": holdout.num_rows, "beside": measured(evidence)}
+        return {"key": key, "sha256": digest, "rows": holdout.num_rows, "slices": list(evidence.slices)} | {
+            "beside": measured(evidence)
+        }
 
     def _dossier(
         self, attempt: AttemptRow, spec: ModelSpec, manifest: Mapping[str, Any], verdict: Mapping[str, Any]
@@ -470,7 +493,20 @@ def seed_of(attempt_id: str) -> int:
     return int.from_bytes(hashlib.sha256(attempt_id.encode()).digest()[:4], "big") >> 1
 
 
-def _ranges(manifest: Mapping[str, Any]) -> Any:
+def rows_of(rows: Any, train_end: str, holdout_days: Sequence[str]) -> dict[str, Any]:
+    """The rows before the day ``train_end``, and those of the days that judge."""
+    import pyarrow as pa  # noqa: PLC0415 - only where rows are handled
+    import pyarrow.compute as pc  # noqa: PLC0415
+
+    day = rows.column("day")
+    return {
+        "train": rows.filter(pc.less(day, train_end)),
+        "holdout": rows.filter(pc.is_in(day, value_set=pa.array(holdout_days))),
+    }
+
+
+def ranges_of(manifest: Mapping[str, Any]) -> Any:
+    """The ranges of days that the manifest's plan trains and calibrates on."""
     from ratchet.workflow.training import Ranges  # noqa: PLC0415 - numpy, pyarrow
 
     planned = manifest["plan"]
@@ -488,7 +524,8 @@ def _megabytes(folder: Path) -> float:
     return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file()) / 1e6
 
 
-def _table_digest(table: Any) -> str:
+def table_digest(table: Any) -> str:
+    """The SHA-256 of a table's schema and rows in their order, whatever file they came in."""
     import pyarrow as pa  # noqa: PLC0415 - only where rows are handled
 
     sink = pa.BufferOutputStream()

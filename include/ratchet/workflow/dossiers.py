@@ -76,6 +76,17 @@ def read(store: Store, attempt: AttemptRow) -> dict[str, Any]:
     return dossier
 
 
+def compared(dossier: dict[str, Any]) -> dict[str, Any]:
+    """The dossier, if a challenger was compared with anything.
+
+    Raises:
+        Refused: it was not, because the champion could not be used.
+    """
+    if dossier["evidence"]["key"] is None:
+        raise Refused(f"{dossier['attempt']}: {'; '.join(dossier['verdict']['reasons'])}")
+    return dossier
+
+
 def attempt_of(tx: Tx, what: str) -> AttemptRow:
     """The attempt named by ``<attempt>``, or the one that made ``<model>@<version>``.
 

@@ -24,6 +24,13 @@ from ratchet.workflow.attempting import Attempts, Parts
 
 TABLE = rows(40, days=140)
 KEYS = ["flight_id", "decided_at", "day", "label"]
+ENVIRONMENT = {
+    "commit": "0" * 40,
+    "lock_sha256": "1" * 64,
+    "python": "3.11.0",
+    "machine": "x86_64",
+    "libraries": {"xgboost": "3.2.0"},
+}
 DATASETS = {"flights": {"rows": TABLE.num_rows, "sha256": "f" * 64}}
 
 
@@ -82,7 +89,7 @@ class JudgingWorld(World):
             registry=lambda: self.registry,
             models=lambda: models,
             artifacts=lambda: self.artifacts,
-            environment=lambda: {"commit": "0" * 40, "lock_sha256": "1" * 64, "libraries": {"xgboost": "3"}},
+            environment=lambda: dict(ENVIRONMENT),
         )
         self.attempts = Attempts(self.parts)
         self._runs = 0

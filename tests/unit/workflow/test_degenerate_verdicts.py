@@ -209,6 +209,9 @@ class Finished:
     def finished(self, study: str) -> list[TrialRecord]:
         return [self.best]
 
+    def ended(self, study: str) -> list[TrialRecord]:
+        return [self.best]
+
 
 @dataclass(frozen=True)
 class Adapter:

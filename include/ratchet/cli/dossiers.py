@@ -1,0 +1,345 @@
+"""Commands for an auditor: read a dossier, replay its verdict, reproduce its model, write its card."""
+
+from __future__ import annotations
+
+import getpass
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Annotated, Any
+
+import typer
+from rich import box
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from ratchet.bootstrap import Ratchet, wire
+from ratchet.cli.tables import AsJson, print_rows
+from ratchet.errors import RatchetError, Refused
+from ratchet.ports.ledger import AttemptRow
+from ratchet.workflow import dossiers
+
+What = Annotated[str, typer.Argument(help="<attempt> or <model>@<version>")]
+OneOrAll = Annotated[str | None, typer.Argument(help="<attempt> or <model>@<version>; or --all")]
+All = Annotated[bool, typer.Option("--all", help="Every attempt that was judged.")]
+MOST_EVENTS = 20
+
+
+def register(app: typer.Typer) -> None:
+    """Add these commands to the app."""
+    for command in (trace, replay, reproduce, card):
+        app.command(command.__name__)(command)
+
+
+@dataclass(frozen=True)
+class Story:
+    """An attempt's dossier, and what the ledger says became of it afterwards."""
+
+    attempt: AttemptRow
+    dossier: Mapping[str, Any]
+    champions: Sequence[Mapping[str, Any]]
+    audit: Sequence[Mapping[str, Any]]
+
+
+def trace(what: What, as_json: AsJson = False) -> None:
+    """Everything that explains an attempt or a version: events, people, data, code, study, verdict, what followed."""
+    story = story_of(wire(), what)
+    if as_json or story.dossier["evidence"]["key"] is None:
+        after = {"champions": story.champions, "audit": story.audit}
+        typer.echo(json.dumps({"dossier": story.dossier, "after": after}, default=str, indent=1))
+        return
+    _print(story)
+
+
+def story_of(ratchet: Ratchet, what: str) -> Story:
+    """The dossier of an attempt, or of the attempt that made a version, with its champion history and audit entries.
+
+    Raises:
+        Refused: there is no such attempt or version, or it was not judged.
+    """
+    with ratchet.ledger.transaction() as tx:
+        attempt = dossiers.attempt_of(tx, what)
+        champions = [vars(row) for row in tx.champions(attempt.model)]
+        audit = tx.audit_log(attempt.model)
+    version = attempt.challenger_version
+    reigns = [
+        row | {"until": champions[i + 1]["promoted_at"] if i + 1 < len(champions) else None}
+        for i, row in enumerate(champions)
+        if version is not None and row["version"] == version
+    ]
+    return Story(
+        attempt=attempt,
+        dossier=dossiers.read(ratchet.store, attempt),
+        champions=reigns,
+        audit=[entry for entry in audit if _concerns(entry["detail"], attempt)],
+    )
+
+
+def _concerns(detail: Mapping[str, Any], attempt: AttemptRow) -> bool:
+    """Whether an audit entry names the attempt, or the version it made."""
+    if detail.get("attempt") == attempt.id:
+        return True
+    versions = (detail.get(name) for name in ("version", "from", "to", "before", "challenger"))
+    return attempt.challenger_version is not None and attempt.challenger_version in versions
+
+
+def replay(
+    what: OneOrAll = None,
+    every: All = False,
+    model: Annotated[str | None, typer.Option(help="With --all: only this model's.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Give the verdict again from the stored evidence, by the pinned policy; exit code 1 when anything differs."""
+    ratchet = wire()
+
+    def once(attempt: AttemptRow) -> dict[str, Any]:
+        found = ratchet.repeats.replay(attempt, getpass.getuser())
+        return asdict(found) | {"same": found.same}
+
+    _each(
+        _chosen(ratchet, what, model, every=every), once, ["attempt", "version", "decision", "result"], as_json=as_json
+    )
+
+
+def reproduce(
+    what: OneOrAll = None,
+    every: All = False,
+    model: Annotated[str | None, typer.Option(help="With --all: only this model's.")] = None,
+    threads: Annotated[int | None, typer.Option(min=1, help="Of the learner; the spec's when left out.")] = None,
+    from_source: Annotated[
+        bool, typer.Option("--from-source", help="Take the rows from the feature store again, too, and compare.")
+    ] = False,
+    allow_other_environment: Annotated[
+        bool, typer.Option("--allow-other-environment", help="Go on with other code, lock file, Python or machine.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Train again from the dossier: every prediction must be the stored one to the bit; exit code 1 when one is not."""
+    ratchet = wire()
+
+    def once(attempt: AttemptRow) -> dict[str, Any]:
+        found = ratchet.repeats.reproduce(
+            attempt,
+            getpass.getuser(),
+            threads=threads,
+            from_source=from_source,
+            allow_other_environment=allow_other_environment,
+        )
+        return asdict(found) | {"same": found.same}
+
+    columns = ["attempt", "version", "rows", "different", "largest", "tolerance", "threads", "model_digest_equal"]
+    _each(_chosen(ratchet, what, model, every=every), once, [*columns, "result"], as_json=as_json)
+
+
+def card(what: What) -> None:
+    """Write the model card of a version and print where it is: one HTML file that opens in any browser."""
+    ratchet = wire()
+    with ratchet.ledger.transaction() as tx:
+        attempt = dossiers.attempt_of(tx, what)
+    typer.echo(ratchet.card(attempt))
+
+
+def _chosen(ratchet: Ratchet, what: str | None, model: str | None, *, every: bool) -> list[AttemptRow]:
+    if every == (what is not None):
+        raise Refused("name one attempt or version, or give --all, but not both")
+    with ratchet.ledger.transaction() as tx:
+        if what is not None:
+            return [dossiers.attempt_of(tx, what)]
+        judged = [
+            attempt for attempt in tx.attempts(model=model) if attempt.dossier_sha256 and attempt.challenger_version
+        ]
+    if not judged:
+        raise Refused("no attempt has been judged yet. See: ratchet attempts")
+    return sorted(judged, key=lambda attempt: (attempt.model, attempt.epoch))
+
+
+def _each(
+    attempts: Iterable[AttemptRow],
+    once: Callable[[AttemptRow], dict[str, Any]],
+    columns: Sequence[str],
+    *,
+    as_json: bool,
+) -> None:
+    """Do it for each attempt; a problem of one does not hide the others'. Exit code 1 unless all are the same."""
+    rows = []
+    for attempt in attempts:
+        nothing: dict[str, Any] = dict.fromkeys(columns)
+        try:
+            found = once(attempt)
+            told = [f"{d['field']}: recorded {d['recorded']}, found {d['found']}" for d in found["differences"]]
+            result = "the same" if found["same"] else "; ".join(told) or "other predictions"
+        except RatchetError as error:
+            found = {"attempt": attempt.id, "version": attempt.challenger_version, "same": False, "differences": []}
+            result = str(error)
+        rows.append(nothing | found | {"result": result})
+    print_rows(rows, columns, as_json=as_json)
+    failed = sum(not row["same"] for row in rows)
+    typer.echo(f"{len(rows) - failed} of {len(rows)} are the same", err=True)
+    if failed:
+        raise typer.Exit(1)
+
+
+def _print(story: Story) -> None:
+    dossier, attempt, verdict = story.dossier, story.attempt, story.dossier["verdict"]
+    console = Console(highlight=False, soft_wrap=True)
+    version = f"{attempt.model}@{attempt.challenger_version}"
+    console.print(f"[bold]{escape(version)}[/] made by attempt {escape(attempt.id)}, {attempt.state}")
+
+    console.print("\n[bold]Why it started[/]")
+    options = {name: value for name, value in dossier["options"].items() if value}
+    _facts(
+        console,
+        {
+            "trigger": dossier["trigger"],
+            "actor": dossier["actor"],
+            "reason": dossier["reason"],
+            "options": ", ".join(f"{name}={value}" for name, value in options.items()),
+            "run": f"{dossier['run']['dag']} {dossier['run']['id']}",
+            "as of": f"{dossier['as_of']} (business time {dossier['business_at']})",
+            "events": f"{len(dossier['events']):,}",
+        },
+    )
+    for event in dossier["events"][:MOST_EVENTS]:
+        mark = "*" if event["trigger"] else " "
+        console.print(f"  {mark} {event['time']}  {escape(event['type'])}  {escape(event['id'])}")
+    if len(dossier["events"]) > MOST_EVENTS:
+        console.print(f"    and {len(dossier['events']) - MOST_EVENTS:,} more: --json has them all")
+
+    snapshot, environment, study = dossier["snapshot"], dossier["environment"], dossier["study"]
+    plan = snapshot["plan"]
+    console.print("\n[bold]Data[/]")
+    _facts(
+        console,
+        {
+            "trained on": f"{plan['fit_start']} until {plan['fit_end']}, calibrated on {plan['calibrate_start']} until "
+            f"{plan['calibrate_end']}: {snapshot['files']['train']['rows']:,} rows",
+            "judged on": f"{plan['holdout_days'][0]} to {plan['holdout_days'][-1]}: "
+            f"{snapshot['files']['holdout']['rows']:,} rows",
+            "spine": snapshot["spine_sha256"],
+            "snapshot": dossier["snapshot_manifest"]["sha256"],
+            "created cutoff": ", ".join(f"{k}: {v}" for k, v in snapshot["created_cutoff"].items()),
+            "feature views": ", ".join(
+                f"{name} v{view['version']}" for name, view in snapshot["feature_repository"]["views"].items()
+            ),
+            "feature repository": snapshot["feature_repository"]["hash"],
+        },
+    )
+    changed = [f for f in dossier["explanation"]["data_shift"] if f["size"] in ("moderate", "large")]
+    told = ", ".join(f"{f['feature']} {f['stability_index']:.2f} ({f['size']})" for f in changed) or "nothing much"
+    _facts(console, {"what changed": told})
+
+    console.print("\n[bold]Code[/]")
+    _facts(
+        console,
+        {
+            "commit": environment["commit"],
+            "sources": environment["code"],
+            "lock file": environment["lock_sha256"],
+            "python": f"{environment['python']} on {environment['machine']}",
+            "libraries": ", ".join(f"{name} {found}" for name, found in environment["libraries"].items() if found),
+            "spec": dossier["spec"]["digest"],
+        },
+    )
+
+    console.print("\n[bold]Study[/]")
+    _facts(
+        console,
+        {
+            "seed": dossier["seed"],
+            "parameters": ", ".join(f"{name}={value}" for name, value in study["params"].items()),
+            "model": dossier["challenger"]["digest"],
+        },
+    )
+    trials = [
+        {
+            "trial": t["number"],
+            "state": t["state"],
+            "value": t["value"],
+            "": "best" if t["number"] == study["best_trial"] else "",
+        }
+        for t in study["trials"]
+    ]
+    console.print(_grid(trials))
+
+    console.print(f"\n[bold]Verdict: {escape(verdict['decision'])}[/]")
+    champion = dossier["champion"]["version"]
+    rival = "the best constant decision" if champion is None else f"{attempt.model}@{champion}"
+    _facts(
+        console,
+        {
+            "against": rival,
+            "uplift": f"{_n(verdict['estimate'])} {verdict['unit']} per decision, one-sided bounds "
+            f"{_n(verdict['lower'])} and {_n(verdict['upper'])}",
+            "on": f"{verdict['n_rows']:,} rows of {verdict['n_clusters']} days",
+            "reasons": "; ".join(verdict["reasons"]),
+            "evidence": f"{dossier['evidence_digest']} ({dossier['evidence']['key']})",
+            "dossier": f"{attempt.dossier_sha256} ({attempt.dossier_uri})",
+        },
+    )
+    outcomes = {True: "holds", False: "does not hold", None: "not judged"}
+    console.print(
+        _grid(
+            [
+                {
+                    "check": check["metric"] + (f" of {check['slice']}" if check["slice"] else ""),
+                    "required": check["required"],
+                    "outcome": outcomes[check["passed"]],
+                    "detail": check["detail"],
+                }
+                for check in verdict["checks"]
+            ]
+        )
+    )
+    metrics = [
+        {"metric": f"{m['name']} {m['unit']}".strip()} | {side: _measured(m[side]) for side in _SIDES}
+        for m in dossier["explanation"]["metrics"]
+    ]
+    console.print(_grid(metrics))
+
+    console.print("\n[bold]Afterwards[/]")
+    for reign in story.champions:
+        until = f" until {reign['until']:%Y-%m-%d %H:%M:%SZ}" if reign["until"] else ", and serves"
+        console.print(
+            f"  champion #{reign['seq']} by {reign['kind']} since {reign['promoted_at']:%Y-%m-%d %H:%M:%SZ}{until}"
+            + escape(f" (data as of {reign['as_of']:%Y-%m-%d}, {reign['actor'] or 'ratchet'}: {reign['reason']})")
+        )
+    if not story.champions:
+        console.print("  never champion")
+    for entry in story.audit:
+        detail = {k: v for k, v in entry["detail"].items() if k not in ("attempt", "events")}
+        console.print(
+            f"  {entry['at']:%Y-%m-%d %H:%M:%SZ} {escape(entry['actor'])} {escape(entry['action'])} "
+            + escape(json.dumps(detail, default=str))
+        )
+
+
+_SIDES = ("champion", "challenger", "difference")
+
+
+def _facts(console: Console, facts: Mapping[str, Any]) -> None:
+    for name, value in facts.items():
+        if value not in (None, ""):
+            console.print(f"  [dim]{name:<18}[/] {escape(str(value))}")
+
+
+def _grid(rows: Sequence[Mapping[str, Any]]) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for name in rows[0] if rows else ():
+        table.add_column(name, overflow="fold")
+    for row in rows:
+        table.add_row(*(escape(_n(value)) for value in row.values()))
+    return table
+
+
+def _n(value: Any) -> str:
+    if value is None:
+        return "–"
+    return f"{value:.5g}" if isinstance(value, float) else str(value)
+
+
+def _measured(measured: Mapping[str, Any] | None) -> str:
+    if measured is None:
+        return "–"
+    value, lower, upper = measured["value"], measured["lower"], measured["upper"]
+    return _n(value) if lower is None else f"{_n(value)} ({_n(lower)} … {_n(upper)})"

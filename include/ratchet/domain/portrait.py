@@ -1,0 +1,147 @@
+"""What people ask of a verdict beside its decision: metrics with intervals, payoff by slice, calibration."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from scipy import stats
+
+from ratchet.domain.gate import Evidence, ScoredRows
+from ratchet.domain.guardrails import calibration_error
+from ratchet.domain.inference import Clusters, Floats, group, ratio_inference
+
+CALIBRATION_BINS = 10
+_CLIP = 1e-7
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A mean over rows with its bounds, each one-sided at the verdict's confidence; None below two clusters."""
+
+    value: float
+    lower: float | None
+    upper: float | None
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A metric of both models on the same rows, and challenger minus champion. None for a model that has it not."""
+
+    name: str
+    unit: str
+    champion: Measured | None
+    challenger: Measured | None
+    difference: Measured | None
+
+
+@dataclass(frozen=True)
+class Slice:
+    """The payoff per decision on the rows of one value of a slice column, and the uplift there."""
+
+    column: str
+    value: str
+    rows: int
+    clusters: int
+    champion: float
+    challenger: float
+    uplift: Measured
+
+
+@dataclass(frozen=True)
+class CalibrationBin:
+    """Rows of similar probability: what was said on average, and the share that was so."""
+
+    rows: int
+    said: float
+    was: float
+
+
+def metrics(evidence: Evidence, *, confidence: float, ordered: bool) -> list[Metric]:
+    """Payoff, share acted on, log loss (nats), Brier score and expected calibration error, by clustered intervals.
+
+    Each is a mean over rows (the calibration error by its linearisation, see ``calibration_error``), so the interval
+    is that of the verdict: ``ratchet.domain.inference.ratio_inference``. NaN in, NaN out; no rows have no metrics.
+    """
+    label = np.asarray(evidence.label, dtype=np.float64)
+    if not label.size:
+        return []
+    days = group(evidence.clusters)
+
+    def of(name: str, unit: str, rows: Any) -> Metric:
+        old, new = (rows(side) for side in (evidence.champion, evidence.challenger))
+        difference = None if old is None or new is None else new - old
+        values = (old, new, difference)
+        found = [None if v is None else _measure(v, days, confidence, ordered=ordered) for v in values]
+        return Metric(name, unit, *found)
+
+    def of_probability(value: Any) -> Any:
+        return lambda side: None if side.probability is None else value(np.asarray(side.probability, dtype=np.float64))
+
+    return [
+        of("payoff", f"{evidence.unit} per decision", lambda side: np.asarray(side.payoff, dtype=np.float64)),
+        of("acted", "share of rows", lambda side: None if side.act is None else np.asarray(side.act, dtype=np.float64)),
+        of("log_loss", "nats", of_probability(lambda p: _log_losses(p, label))),
+        of("brier_score", "", of_probability(lambda p: (p - label) ** 2)),
+        of("expected_calibration_error", "", of_probability(lambda p: calibration_error(p, label)[1])),
+    ]
+
+
+def by_slice(evidence: Evidence, *, confidence: float, ordered: bool) -> list[Slice]:
+    """Every value of every slice column, the largest first; what is joint inference is the guardrails' business."""
+    found = []
+    champion, challenger = (np.asarray(s.payoff, dtype=np.float64) for s in (evidence.champion, evidence.challenger))
+    clusters = np.asarray(evidence.clusters)
+    for column, values in evidence.slices.items():
+        by_value = group(values)
+        for code, name in enumerate(by_value.labels):
+            inside = by_value.codes == code
+            days = group(clusters[inside])
+            old, new = champion[inside], challenger[inside]
+            uplift = _measure(new - old, days, confidence, ordered=ordered)
+            found.append(
+                Slice(
+                    column, str(name), int(inside.sum()), len(days.labels), float(old.mean()), float(new.mean()), uplift
+                )
+            )
+    return sorted(found, key=lambda part: (part.column, -part.rows, part.value))
+
+
+def calibration(model: ScoredRows, label: npt.ArrayLike) -> list[CalibrationBin]:
+    """Ten bins of equally many rows, by probability: a reliability diagram. None of a model without probabilities.
+
+    Quantile bins after Naeini, Cooper and Hauskrecht (2015), *Obtaining well calibrated probabilities using Bayesian
+    binning*; equal probabilities are never split. Rows with a NaN are left out.
+    """
+    if model.probability is None:
+        return []
+    p, truth = np.asarray(model.probability, dtype=np.float64), np.asarray(label, dtype=np.float64)
+    known = np.isfinite(p) & np.isfinite(truth)
+    p, truth = p[known], truth[known]
+    if not p.size:
+        return []
+    edges = np.unique(np.quantile(p, np.arange(1, CALIBRATION_BINS) / CALIBRATION_BINS, method="lower"))
+    codes = np.searchsorted(edges, p, side="left")
+    rows = np.bincount(codes, minlength=edges.size + 1)
+    said, was = (np.bincount(codes, weights=v, minlength=edges.size + 1) for v in (p, truth))
+    return [
+        CalibrationBin(int(n), float(s / n), float(w / n)) for n, s, w in zip(rows, said, was, strict=True) if n > 0
+    ]
+
+
+def _measure(values: Floats, days: Clusters, confidence: float, *, ordered: bool) -> Measured:
+    mean = float(values.mean())
+    if len(days.labels) < 2 or not np.isfinite(mean):
+        return Measured(mean, None, None)
+    totals = np.bincount(days.codes, weights=values, minlength=len(days.labels))
+    inference = ratio_inference(totals, days.rows, ordered=ordered)
+    reach = float(stats.t.ppf(confidence, inference.dof)) * inference.std_error
+    return Measured(inference.estimate, inference.estimate - reach, inference.estimate + reach)
+
+
+def _log_losses(probability: Floats, label: Floats) -> Floats:
+    clipped = np.clip(probability, _CLIP, 1 - _CLIP)
+    loss: Floats = -np.where(label == 1, np.log(clipped), np.log1p(-clipped))
+    return loss

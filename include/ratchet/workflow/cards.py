@@ -1,0 +1,315 @@
+"""The model card of a version: one HTML file, free of scripts and of anything fetched, made from the dossier alone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from html import escape
+from typing import Any
+
+from ratchet.domain.shift import LARGE, MODERATE
+from ratchet.workflow import charts
+from ratchet.workflow.charts import Interval
+
+MOST_SLICES = 30
+HEADLINES = {
+    "promote": ("good", "earned its promotion"),
+    "keep_champion": ("bad", "is not to replace the champion"),
+    "not_enough_evidence": ("open", "has not shown enough yet"),
+}
+CELLS = {
+    "tp": "acting when it was right to",
+    "fp": "acting in vain",
+    "fn": "not acting when it was needed",
+    "tn": "rightly not acting",
+}
+PASSED = {True: ("good", "holds"), False: ("bad", "does not hold"), None: ("open", "not judged")}
+
+STYLE = """
+:root{color-scheme:light dark;--ink:#1c2430;--soft:#5c6675;--paper:#fff;--rule:#d9dee6;--good:#1a7f4b;--bad:#b3372f;
+--open:#9a6a00;--band:#1a7f4b22;--champion:#6b7280;--challenger:#2457c5}
+@media(prefers-color-scheme:dark){:root{--ink:#e6e9ee;--soft:#9aa4b2;--paper:#14181f;--rule:#2d3440;--good:#4cc38a;
+--bad:#f2766d;--open:#e0b04c;--band:#4cc38a2e;--champion:#9ca3af;--challenger:#7ba2ff}}
+body{font:16px/1.5 system-ui,sans-serif;color:var(--ink);background:var(--paper);max-width:860px;margin:2rem auto;
+padding:0 1rem}h1{font-size:1.6rem;margin:0}h2{font-size:1.15rem;margin:2.2rem 0 .4rem;border-top:1px solid var(--rule);
+padding-top:1.2rem}p.lead{font-size:1.1rem}.soft{color:var(--soft)}.tag{font-weight:600}
+table{border-collapse:collapse;width:100%;font-size:.92rem}td,th{text-align:left;padding:.3rem .6rem .3rem 0;
+border-bottom:1px solid var(--rule);vertical-align:top;overflow-wrap:anywhere}td.n,th.n{text-align:right;
+font-variant-numeric:tabular-nums;white-space:nowrap}svg{width:100%;height:auto;font:12px system-ui,sans-serif}
+svg text{fill:var(--soft)}.good{color:var(--good);fill:var(--good)}.bad{color:var(--bad);fill:var(--bad)}
+.open{color:var(--open);fill:var(--open)}.band{fill:var(--band)}.grid{stroke:var(--rule)}.axis{stroke:var(--soft)}
+.estimate{stroke:var(--challenger);stroke-width:2}.limit{stroke:var(--bad);stroke-dasharray:5 4}
+.whisker{stroke:var(--ink);stroke-width:2}.line{fill:none;stroke:var(--challenger);stroke-width:2}
+.champion{color:var(--champion);fill:var(--champion)}.challenger{color:var(--challenger);fill:var(--challenger)}
+.champion-line{stroke:var(--champion)}.challenger-line{stroke:var(--challenger)}.plain{fill:var(--challenger)}
+code{font-size:.85em}@media print{body{margin:0;max-width:none}}
+""".replace("\n", "")
+
+
+def key_of(attempt_id: str) -> str:
+    """Where the store keeps the attempt's card."""
+    return f"cards/{attempt_id}.html"
+
+
+def card(dossier: Mapping[str, Any], dossier_sha256: str) -> str:
+    """The page of a dossier as :mod:`ratchet.workflow.attempting` writes it; every text in it is escaped."""
+    model, version = dossier["model"], dossier["challenger"]["version"]
+    verdict, told = dossier["verdict"], dossier["explanation"]
+    unit = verdict["unit"]
+    kind, headline = HEADLINES[verdict["decision"]]
+    sections = [
+        f"<h1>{_e(model)}, version {version}</h1>",
+        f'<p class="lead"><span class="tag {kind}">Version {version} {headline}.</span> {_e(_in_words(dossier))}</p>',
+        _list(verdict["reasons"]),
+        _about(dossier),
+        _h2("Uplift by day", _UPLIFT.format(unit=_e(unit))) + _uplift(verdict, unit),
+        _payoff_curve(dossier, unit),
+        _slices(told["slices"], unit, dossier),
+        _h2("Calibration", _CALIBRATION) + _calibration(told["calibration"]),
+        _h2("What changed in the data", _SHIFT) + _shift(told["data_shift"]),
+        _h2("Metrics", "On the same rows for both models; the bounds are one-sided, each at the verdict's confidence.")
+        + _metrics(told["metrics"]),
+        _h2("Checks", "What the verdict looked at.") + _checks(verdict["checks"]),
+        _h2("Where it comes from", "Enough to make it again: ratchet reproduce " + dossier["attempt"])
+        + _provenance(dossier, dossier_sha256),
+    ]
+    head = f'<meta charset="utf-8"><meta name="viewport" content="width=device-width,initial-scale=1">{_STYLE}'
+    title = f"<title>{_e(model)} version {version}</title>"
+    return f'<!doctype html><html lang="en"><head>{head}{title}</head><body>{"".join(sections)}</body></html>'
+
+
+_STYLE = f"<style>{STYLE}</style>"
+_UPLIFT = (
+    "What the challenger earned beyond the champion, in {unit} per decision. Each bar is a day that neither model was "
+    "made with. The line is the estimate over all days, the band its interval, which allows for days that vary."
+)
+_CURVE = (
+    "What acting from each probability on would have earned on the judged days, in {unit} per decision. The line marks "
+    "the threshold that the model was frozen with before these days were seen."
+)
+_CALIBRATION = (
+    "When the model says 30 %, does it happen in 30 of 100 cases? On the dashed diagonal it does; above, it happens "
+    "more often than said. Each dot is a tenth of the rows."
+)
+_SHIFT = (
+    "How far the judged days differ from the days the model learned from, feature by feature (population stability "
+    f"index: below {MODERATE} is small, above {LARGE} is large). A large change is a reason to look, not an error."
+)
+_SLICES = "Uplift within each group, in {unit} per decision, with its own interval. Small groups have wide ones."
+
+
+def _in_words(dossier: Mapping[str, Any]) -> str:
+    verdict, unit = dossier["verdict"], dossier["verdict"]["unit"]
+    days, rows, estimate = verdict["n_clusters"], verdict["n_rows"], verdict["estimate"]
+    rival = dossier["champion"]["version"]
+    beaten = "the best single decision for every row" if rival is None else f"the champion, version {rival}"
+    if estimate is None:
+        return f"It was compared with {beaten} on {rows:,} decisions of {days} days, and no number can be given."
+    more = "more" if estimate >= 0 else "less"
+    said = (
+        f"On {rows:,} decisions of {days} days it earned {abs(estimate):,.2f} {unit} per decision {more} than "
+        f"{beaten}: {estimate * rows:+,.0f} {unit} in all."
+    )
+    if verdict["lower"] is None:
+        return said
+    sure = f"{dossier['policy']['confidence']:.0%}"
+    said += (
+        f" The difference is at least {verdict['lower']:+,.2f} with {sure} confidence, and at most "
+        f"{verdict['upper']:+,.2f} with the same."
+    )
+    if verdict["decision"] == "promote":
+        said += " The estimate was chosen for being good, so expect rather the lower of the two."
+    if verdict["needed_clusters"] is not None:
+        said += f" About {verdict['needed_clusters']} fresh days would tell."
+    return said
+
+
+def _about(dossier: Mapping[str, Any]) -> str:
+    spec = dossier["spec"]["document"]
+    business, owner = spec["business"], spec["owner"]
+    payoff = business["payoff"]
+    worth = [f"{words}: {payoff[cell]} {payoff.get('unit', '')}" for cell, words in CELLS.items() if cell in payoff]
+    triggers = [event for event in dossier["events"] if event["trigger"]]
+    why = "; ".join(f"{event['type']} of {event['time']}" for event in triggers) or dossier["trigger"]
+    return _table(
+        [
+            ("Goal", business["goal"]),
+            ("Owner", " · ".join(str(owner[name]) for name in ("team", "email", "escalation") if owner.get(name))),
+            ("What a decision is worth", "; ".join(worth)),
+            ("Look at the goal again by", business.get("review_by")),
+            ("Started by", f"{why} ({len(dossier['events']):,} events)"),
+            ("Asked by", dossier["actor"]),
+            ("Reason", dossier["reason"]),
+            ("Data as of", dossier["as_of"]),
+        ]
+    )
+
+
+def _uplift(verdict: Mapping[str, Any], unit: str) -> str:
+    days = verdict["diagnostics"].get("clusters", [])
+    if not days or verdict["estimate"] is None:
+        return '<p class="soft">There are no numbers to draw.</p>'
+    overall = Interval("", verdict["estimate"], verdict["lower"], verdict["upper"])
+    each = [day["total_uplift"] / day["rows"] for day in days]
+    return charts.days([str(day["label"]) for day in days], each, overall, f"{unit} per decision")
+
+
+def _payoff_curve(dossier: Mapping[str, Any], unit: str) -> str:
+    curve = dossier.get("payoff_curve")
+    if not curve:
+        return ""
+    known = [(x, y) for x, y in zip(curve["thresholds"], curve["challenger"], strict=True) if y is not None]
+    if not known:
+        return ""
+    chosen, hindsight = curve["chosen"]["challenger"], curve["hindsight"]["challenger"]
+    words = _CURVE.format(unit=_e(unit))
+    if hindsight is not None:
+        words += f" The best threshold in hindsight would have earned {hindsight['loss']:.4g} {_e(unit)} more."
+    drawn = charts.curve(known, chosen if isinstance(chosen, float) else None, "threshold")
+    return _h2("Payoff by threshold", words) + drawn
+
+
+def _slices(slices: Sequence[Mapping[str, Any]], unit: str, dossier: Mapping[str, Any]) -> str:
+    drawn = []
+    for column in dict.fromkeys(part["column"] for part in slices):
+        parts = [part for part in slices if part["column"] == column and part["uplift"]["value"] is not None]
+        rows = [
+            Interval(
+                f"{part['value']} ({part['rows']:,})",
+                part["uplift"]["value"],
+                part["uplift"]["lower"],
+                part["uplift"]["upper"],
+                f"{column}={part['value']}: {part['uplift']['value']:+.4g} {unit} per decision",
+            )
+            for part in parts[:MOST_SLICES]
+        ]
+        limits = [
+            -guardrail["max_regression"]
+            for guardrail in dossier["policy"]["guardrails"]
+            if guardrail["metric"] == "payoff" and guardrail["slice"] == column
+        ]
+        more = f" The {MOST_SLICES} largest of {len(parts)} are drawn." if len(parts) > MOST_SLICES else ""
+        limit = limits[0] if limits else None
+        dashed = "" if limit is None else f" The dashed line is the loss at which a group blocks, {limit:g} {_e(unit)}."
+        words = _SLICES.format(unit=_e(unit)) + dashed + more
+        drawn.append(_h2(f"Payoff by {column}", words) + charts.intervals(rows, limit))
+    return "".join(drawn)
+
+
+def _calibration(sides: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
+    series = [
+        (side, [(each["said"], each["was"], each["rows"]) for each in sides[side]])
+        for side in ("champion", "challenger")
+        if sides[side]
+    ]
+    if not series:
+        return '<p class="soft">Neither model gives probabilities.</p>'
+    legend = " · ".join(f'<span class="tag {side}">{side}</span>' for side, _ in series)
+    return f"<p>{legend}</p>{charts.reliability(series)}"
+
+
+def _shift(features: Sequence[Mapping[str, Any]]) -> str:
+    kinds = {"large": "bad", "moderate": "open", "small": "plain"}
+    known = sorted((f for f in features if f["stability_index"] is not None), key=lambda f: -f["stability_index"])
+    drawn = charts.bars([(f["feature"], f["stability_index"], kinds[f["size"]]) for f in known], [MODERATE, LARGE])
+    rows = [
+        (
+            f["feature"],
+            _number(f["stability_index"]),
+            f["size"],
+            f"{f['missing_before']:.1%}",
+            f"{f['missing_after']:.1%}",
+        )
+        for f in features
+        if f["missing_before"] or f["missing_after"] or f["stability_index"] is None
+    ]
+    heads = ("feature", "index", "change", "missing before", "missing now")
+    return drawn + (_grid(heads, rows, numeric={1, 3, 4}) if rows else "<p>No feature has missing values.</p>")
+
+
+def _metrics(metrics: Sequence[Mapping[str, Any]]) -> str:
+    rows = [
+        (f"{m['name']}" + (f", {m['unit']}" if m["unit"] else ""), *(_measured(m[s]) for s in _SIDES)) for m in metrics
+    ]
+    return _grid(("metric", "champion", "challenger", "difference"), rows, numeric={1, 2, 3})
+
+
+_SIDES = ("champion", "challenger", "difference")
+
+
+def _measured(measured: Mapping[str, Any] | None) -> str:
+    if measured is None or measured["value"] is None:
+        return "–"
+    if measured["lower"] is None:
+        return _number(measured["value"])
+    return f"{_number(measured['value'])} ({_number(measured['lower'])} … {_number(measured['upper'])})"
+
+
+def _checks(checks: Sequence[Mapping[str, Any]]) -> str:
+    heads = "".join(f"<th>{name}</th>" for name in ("check", "required", "outcome", "detail"))
+    rows = ""
+    for check in checks:
+        kind, words = PASSED[check["passed"]]
+        name = check["metric"] + (f" of {check['slice']}" if check["slice"] else "")
+        rows += (
+            f"<tr><td>{_e(name)}</td><td>{_e(check['required'])}</td>"
+            f'<td class="{kind}">{words}</td><td>{_e(check["detail"])}</td></tr>'
+        )
+    return f"<table><tr>{heads}</tr>{rows}</table>"
+
+
+def _provenance(dossier: Mapping[str, Any], digest: str) -> str:
+    environment, study, snapshot = dossier["environment"], dossier["study"], dossier["snapshot"]
+    states = [trial["state"] for trial in study["trials"]]
+    counted = ", ".join(f"{states.count(state)} {state}" for state in dict.fromkeys(states))
+    return _table(
+        [
+            ("Attempt", dossier["attempt"]),
+            ("Dossier (SHA-256)", digest),
+            ("Model (SHA-256)", dossier["challenger"]["digest"]),
+            ("Snapshot (SHA-256)", dossier["snapshot_manifest"]["sha256"]),
+            ("Rows trained on", f"{snapshot['files']['train']['rows']:,}"),
+            ("Days", " · ".join(f"{k} {v}" for k, v in snapshot["plan"].items() if k in _RANGES)),
+            ("Parameters", ", ".join(f"{name} = {_number(value)}" for name, value in study["params"].items())),
+            ("Trials", f"best is number {study['best_trial']} of {len(states)} ({counted})"),
+            ("Seed", dossier["seed"]),
+            ("Code", environment.get("commit") or environment["code"]),
+            ("Lock file (SHA-256)", environment["lock_sha256"]),
+            ("Libraries", ", ".join(f"{name} {found}" for name, found in environment["libraries"].items() if found)),
+        ]
+    )
+
+
+_RANGES = ("fit_start", "fit_end", "calibrate_start", "calibrate_end")
+
+
+def _number(value: Any) -> str:
+    if value is None:
+        return "–"
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def _h2(title: str, words: str) -> str:
+    return f'<h2>{_e(title)}</h2><p class="soft">{words}</p>'
+
+
+def _list(items: Iterable[str]) -> str:
+    return "<ul>" + "".join(f"<li>{_e(item)}</li>" for item in items) + "</ul>"
+
+
+def _table(rows: Iterable[tuple[str, Any]]) -> str:
+    told = ((name, value) for name, value in rows if value not in (None, ""))
+    return "<table>" + "".join(f"<tr><th>{_e(name)}</th><td>{_e(value)}</td></tr>" for name, value in told) + "</table>"
+
+
+def _grid(heads: Sequence[str], rows: Iterable[Sequence[str]], *, numeric: set[int]) -> str:
+    def cells(tag: str, values: Sequence[str]) -> str:
+        return "".join(
+            f"<{tag}{' class=n' if i in numeric else ''}>{_e(value)}</{tag}>" for i, value in enumerate(values)
+        )
+
+    body = "".join(f"<tr>{cells('td', row)}</tr>" for row in rows)
+    return f"<table><tr>{cells('th', heads)}</tr>{body}</table>"
+
+
+def _e(value: Any) -> str:
+    return escape(str(value))

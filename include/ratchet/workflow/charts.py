@@ -1,0 +1,178 @@
+"""Charts for a model card: SVG, each a function of its numbers. Colours are the page's classes; text is escaped."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from html import escape
+
+import numpy as np
+
+WIDTH, HEIGHT = 760, 260
+LEFT, RIGHT, TOP, BOTTOM = 64, 16, 14, 44
+ROW = 22
+LABELS = 190
+_TICKS = 5
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A labelled estimate with its bounds, where there are any; ``note`` is the tooltip."""
+
+    label: str
+    value: float
+    lower: float | None
+    upper: float | None
+    note: str = ""
+
+
+def days(labels: Sequence[str], values: Sequence[float], overall: Interval | None, unit: str) -> str:
+    """A bar per day from zero, over the band of the overall interval and the line of its estimate."""
+    every = [*values, *_numbers(overall)]
+    y = _scale(every, HEIGHT - BOTTOM, TOP, zero=True)
+    step = (WIDTH - LEFT - RIGHT) / max(len(values), 1)
+    parts = [_y_axis(every, y, zero=True)]
+    if overall is not None and overall.lower is not None and overall.upper is not None:
+        parts.append(_rect(LEFT, y(overall.upper), WIDTH - RIGHT, y(overall.lower), "band"))
+    for i, (label, value) in enumerate(zip(labels, values, strict=True)):
+        left = LEFT + i * step
+        kind = "good" if value >= 0 else "bad"
+        parts.append(
+            _rect(left + step * 0.15, y(value), left + step * 0.85, y(0), kind, f"{label}: {value:+.4g} {unit}")
+        )
+    if overall is not None:
+        parts.append(_line(LEFT, y(overall.value), WIDTH - RIGHT, y(overall.value), "estimate"))
+    parts.append(_line(LEFT, y(0), WIDTH - RIGHT, y(0), "axis"))
+    named = _spread(len(labels), 7)
+    parts += [_text(LEFT + (i + 0.5) * step, HEIGHT - BOTTOM + 18, labels[i], "middle") for i in named]
+    return _svg("".join(parts), HEIGHT)
+
+
+def curve(points: Sequence[tuple[float, float]], marked: float | None, x_title: str) -> str:
+    """A line through (x, y) points, and a marker at ``marked`` on the x axis."""
+    xs, ys = [p[0] for p in points], [p[1] for p in points]
+    x, y = _scale(xs, LEFT, WIDTH - RIGHT), _scale(ys, HEIGHT - BOTTOM, TOP)
+    path = " ".join(f"{x(a):.1f},{y(b):.1f}" for a, b in points)
+    parts = [_y_axis(ys, y), f'<polyline class="line" points="{path}"/>', _x_axis(xs, x, HEIGHT - BOTTOM)]
+    if marked is not None and min(xs) <= marked <= max(xs):
+        parts.append(_line(x(marked), TOP, x(marked), HEIGHT - BOTTOM, "estimate", f"{marked:.4g}"))
+    parts.append(_text((LEFT + WIDTH) / 2, HEIGHT - 8, x_title, "middle"))
+    return _svg("".join(parts), HEIGHT)
+
+
+def intervals(rows: Sequence[Interval], limit: float | None = None) -> str:
+    """A dot and a whisker per row, around zero; ``limit`` is drawn as a dashed line."""
+    height = len(rows) * ROW + 34
+    every = [number for row in rows for number in _numbers(row)] + [0.0] + ([] if limit is None else [limit])
+    x = _scale(every, LABELS, WIDTH - RIGHT)
+    parts = [_x_axis(every, x, height - 28), _line(x(0), 4, x(0), height - 28, "axis")]
+    if limit is not None:
+        parts.append(_line(x(limit), 4, x(limit), height - 28, "limit"))
+    for i, row in enumerate(rows):
+        middle = 4 + (i + 0.5) * ROW
+        parts.append(_text(LABELS - 8, middle + 4, row.label, "end"))
+        if row.lower is not None and row.upper is not None:
+            parts.append(_line(x(row.lower), middle, x(row.upper), middle, "whisker", row.note))
+        kind = "good" if row.value >= 0 else "bad"
+        parts.append(
+            f'<circle class="{kind}" cx="{x(row.value):.1f}" cy="{middle:.1f}" r="4">{_title(row.note)}</circle>'
+        )
+    return _svg("".join(parts), height)
+
+
+def bars(rows: Sequence[tuple[str, float, str]], limits: Sequence[float]) -> str:
+    """A horizontal bar from zero per (label, value >= 0, class), with dashed lines at the limits."""
+    height = len(rows) * ROW + 34
+    every = [0.0, *(value for _, value, _ in rows), *limits]
+    x = _scale(every, LABELS, WIDTH - RIGHT, zero=True)
+    parts = [_x_axis(every, x, height - 28)]
+    for i, (label, value, kind) in enumerate(rows):
+        top = 4 + i * ROW
+        parts.append(_text(LABELS - 8, top + ROW / 2 + 4, label, "end"))
+        parts.append(_rect(x(0), top + 4, max(x(value), x(0) + 1), top + ROW - 4, kind, f"{label}: {value:.3f}"))
+    parts += [_line(x(limit), 4, x(limit), height - 28, "limit") for limit in limits]
+    return _svg("".join(parts), height)
+
+
+def reliability(series: Sequence[tuple[str, Sequence[tuple[float, float, int]]]]) -> str:
+    """Said against was, per class: (probability said, share that was so, rows); the diagonal is perfect."""
+    points = [point for _, bins in series for point in bins]
+    top = max((max(said, was) for said, was, _ in points), default=1.0) * 1.05 or 1.0
+    side = 320
+    x, y = _scale([0.0, top], LEFT, LEFT + side), _scale([0.0, top], side + TOP, TOP)
+    parts = [_y_axis([0.0, top], y, right=LEFT + side), _x_axis([0.0, top], x, side + TOP)]
+    parts.append(_line(x(0), y(0), x(top), y(top), "limit"))
+    for kind, bins in series:
+        path = " ".join(f"{x(said):.1f},{y(was):.1f}" for said, was, _ in bins)
+        parts.append(f'<polyline class="line {kind}-line" points="{path}"/>')
+        for said, was, rows in bins:
+            note = f"said {said:.1%}, was {was:.1%} ({rows:,} rows)"
+            parts.append(f'<circle class="{kind}" cx="{x(said):.1f}" cy="{y(was):.1f}" r="4">{_title(note)}</circle>')
+    parts.append(_text(LEFT + side / 2, side + TOP + 36, "probability said", "middle"))
+    return _svg("".join(parts), side + TOP + BOTTOM, LEFT + side + RIGHT)
+
+
+def _numbers(interval: Interval | None) -> list[float]:
+    if interval is None:
+        return []
+    return [v for v in (interval.value, interval.lower, interval.upper) if v is not None]
+
+
+def _scale(values: Iterable[float], start: float, end: float, *, zero: bool = False) -> Callable[[float], float]:
+    known = [value for value in values if np.isfinite(value)] + ([0.0] if zero else [])
+    low, high = (min(known), max(known)) if known else (0.0, 1.0)
+    if low == high:
+        low, high = low - 0.5, high + 0.5
+    return lambda value: start + (value - low) / (high - low) * (end - start)
+
+
+def _ticks(values: Iterable[float], *, zero: bool = False) -> list[float]:
+    known = [value for value in values if np.isfinite(value)] + ([0.0] if zero else [])
+    low, high = (min(known), max(known)) if known else (0.0, 1.0)
+    rough = (high - low) / _TICKS or 1.0
+    power = 10.0 ** np.floor(np.log10(rough))
+    step = power * next((m for m in (1, 2, 5) if m * power >= rough), 10)
+    first = int(np.ceil(low / step))
+    return [float(i * step) for i in range(first, int(np.floor(high / step)) + 1)]
+
+
+def _y_axis(
+    values: Iterable[float], y: Callable[[float], float], *, zero: bool = False, right: float = WIDTH - RIGHT
+) -> str:
+    return "".join(
+        _line(LEFT, y(tick), right, y(tick), "grid") + _text(LEFT - 8, y(tick) + 4, f"{tick:g}", "end")
+        for tick in _ticks(values, zero=zero)
+    )
+
+
+def _x_axis(values: Iterable[float], x: Callable[[float], float], bottom: float) -> str:
+    return "".join(
+        _line(x(tick), 4, x(tick), bottom, "grid") + _text(x(tick), bottom + 18, f"{tick:g}", "middle")
+        for tick in _ticks(values)
+    )
+
+
+def _spread(count: int, most: int) -> list[int]:
+    return sorted({round(i) for i in np.linspace(0, count - 1, min(most, count))}) if count else []
+
+
+def _rect(x1: float, y1: float, x2: float, y2: float, kind: str, note: str = "") -> str:
+    left, top = min(x1, x2), min(y1, y2)
+    size = f'x="{left:.1f}" y="{top:.1f}" width="{abs(x2 - x1):.1f}" height="{abs(y2 - y1):.1f}"'
+    return f'<rect class="{kind}" {size}>{_title(note)}</rect>'
+
+
+def _line(x1: float, y1: float, x2: float, y2: float, kind: str, note: str = "") -> str:
+    return f'<line class="{kind}" x1="{x1:.1f}" y1="{y1:.1f}" x2="{x2:.1f}" y2="{y2:.1f}">{_title(note)}</line>'
+
+
+def _text(x: float, y: float, text: str, anchor: str) -> str:
+    return f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}">{escape(text)}</text>'
+
+
+def _title(note: str) -> str:
+    return f"<title>{escape(note)}</title>" if note else ""
+
+
+def _svg(content: str, height: float, width: float = WIDTH) -> str:
+    return f'<svg viewBox="0 0 {width:g} {height:g}" role="img" style="max-width:{width:g}px">{content}</svg>'

@@ -1,0 +1,103 @@
+"""trace, replay, reproduce and card on a world in which attempts are really judged."""
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from ratchet.adapters.ledger import SqlLedger
+from ratchet.bootstrap import Ratchet
+from ratchet.cli import app, dossiers
+from ratchet.settings import load_settings
+
+sys.path.append(str(Path(__file__).parents[1] / "workflow"))
+
+from judged_attempts import CODE, ENVIRONMENT, JudgingWorld
+
+
+class InProcess(Ratchet):
+    """The verbs on the judged world's own parts."""
+
+    def __init__(self, world: JudgingWorld) -> None:
+        super().__init__(resolver=None, settings=load_settings({"RATCHET_HOME": str(world.folder)}))  # type: ignore[arg-type]
+        for part in ("ledger", "store", "features", "registry", "studies"):
+            self.__dict__[part] = getattr(world, part)
+        self.__dict__["code_digest"] = CODE
+
+    def environment(self) -> dict:
+        return dict(ENVIRONMENT)
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("judged")
+    template = SqlLedger(f"sqlite:///{folder}/template.db")
+    template.migrate()
+    template.dispose()
+    made = JudgingWorld(folder, folder / "template.db")
+    made.first = made.run("2013-03-25", first_champion=True)
+    made.second = made.run("2013-04-20")
+    yield made
+    made.ledger.dispose()
+
+
+@pytest.fixture
+def run(world, monkeypatch):
+    monkeypatch.setattr(dossiers, "wire", lambda: InProcess(world))
+    return lambda *words: CliRunner().invoke(app, words, catch_exceptions=False)
+
+
+def test_a_version_is_traced_from_its_events_to_what_became_of_it(run, world):
+    told = run("trace", "flight_delay@1").output
+    for part in ("made by attempt flight_delay.1", "to see", "Verdict: promote", "holds", "champion #1 by init since"):
+        assert part in told
+    assert world.first.dossier_sha256 in told
+    assert world.first.evidence_digest in told
+    assert "champion.promoted" in told
+
+
+def test_the_trace_as_json_is_the_whole_dossier(run, world):
+    told = json.loads(run("trace", world.second.id, "--json").output)
+    assert told["dossier"]["attempt"] == world.second.id
+    assert len(told["dossier"]["study"]["trials"]) == world.spec.train.trials
+    assert {entry["action"] for entry in told["after"]["audit"]} >= {"attempt.opened", "attempt.judged"}
+
+
+def test_every_verdict_of_a_ledger_is_replayed_in_one_go(run):
+    answer = run("replay", "--all")
+    assert answer.exit_code == 0
+    assert "2 of 2 are the same" in answer.output
+
+
+def test_every_version_is_reproduced_in_one_go_with_other_threads(run):
+    answer = run("reproduce", "--all", "--threads", "3", "--from-source", "--json")
+    assert answer.exit_code == 0
+    rows = json.loads(answer.stdout)
+    assert [(row["different"], row["largest"], row["model_digest_equal"]) for row in rows] == [(0, 0.0, True)] * 2
+
+
+def test_a_problem_of_one_attempt_is_told_with_exit_code_one_and_hides_no_other(run, world):
+    path = world.folder / "store" / "evidence" / f"{world.first.id}.parquet"
+    kept = path.read_bytes()
+    path.write_bytes(kept[:-1] + bytes([kept[-1] ^ 1]))
+    answer = run("replay", "--all")
+    path.write_bytes(kept)
+    assert answer.exit_code == 1
+    assert "1 of 2 are the same" in answer.output
+    assert "sha256 must be" in answer.output
+
+
+def test_the_card_is_written_where_the_command_says(run, world):
+    path = Path(run("card", "flight_delay@2").output.strip())
+    assert path == world.folder / "store" / "cards" / f"{world.second.id}.html"
+    assert path.read_text().startswith("<!doctype html>")
+
+
+def test_one_attempt_or_all_but_not_both(run):
+    from ratchet.errors import Refused  # noqa: PLC0415 - only here
+
+    for words in (("replay",), ("replay", "flight_delay@1", "--all")):
+        with pytest.raises(Refused, match="not both"):
+            run(*words)
