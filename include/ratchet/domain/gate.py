@@ -16,6 +16,7 @@ from scipy import special, stats
 
 from ratchet.domain.guardrails import Check, Finding, Guardrail, Scene, ScoredRows, find
 from ratchet.domain.inference import Clusters, Floats, RatioInference, cosine_terms, group, ratio_inference
+from ratchet.domain.looks import spent_confidence
 
 __all__ = ["Check", "Evidence", "GatePolicy", "ScoredRows", "Verdict", "decide_promotion", "judge"]
 
@@ -53,7 +54,8 @@ class GatePolicy:
     """What the spec asks of a challenger; see the keys of ``gate`` in ``model.yaml``.
 
     ``min_uplift`` and ``target_gain`` are in payoff units per decision; ``min_uplift`` is the margin in mode
-    ``non_inferiority``. Raises ``ValueError`` on values that no verdict can obey.
+    ``non_inferiority``. ``alpha_share`` is what this judgement may spend of alpha (:mod:`ratchet.domain.looks`); the
+    guardrails keep ``confidence``. Raises ``ValueError`` on values that no verdict can obey.
     """
 
     mode: Mode = "superiority"
@@ -62,12 +64,18 @@ class GatePolicy:
     target_gain: float | None = None
     guardrails: tuple[Guardrail, ...] = ()
     ordered: bool = True
+    alpha_share: float = 1.0
 
     def __post_init__(self) -> None:
-        _refuse_impossible(self.mode, self.confidence, self.min_uplift, self.target_gain)
+        _refuse_impossible(self.mode, self.judging_confidence, self.min_uplift, self.target_gain)
+
+    @property
+    def judging_confidence(self) -> float:
+        """The confidence of the bounds on the uplift."""
+        return spent_confidence(self.confidence, self.alpha_share)
 
     @classmethod
-    def from_spec(cls, gate: Any, *, ordered: bool = True) -> GatePolicy:
+    def from_spec(cls, gate: Any, *, ordered: bool = True, alpha_share: float = 1.0) -> GatePolicy:
         """From any object with the attributes of the spec's ``gate``; its guardrails are objects or mappings."""
         return cls(
             mode=gate.mode,
@@ -76,6 +84,7 @@ class GatePolicy:
             target_gain=None if gate.target_gain is None else float(gate.target_gain),
             guardrails=tuple(Guardrail.from_spec(entry) for entry in gate.guardrails),
             ordered=ordered,
+            alpha_share=alpha_share,
         )
 
 
@@ -252,7 +261,7 @@ def decide_promotion(evidence: Evidence, policy: GatePolicy) -> Verdict:
         evidence.uplift,
         evidence.clusters,
         min_uplift=policy.min_uplift,
-        confidence=policy.confidence,
+        confidence=policy.judging_confidence,
         mode=policy.mode,
         ordered=policy.ordered,
         target_gain=policy.target_gain,

@@ -41,6 +41,7 @@ from pydantic import (
 from pydantic_core import PydanticCustomError
 
 from ratchet.domain.expression import Expression
+from ratchet.domain.looks import TOLERANCE
 from ratchet.domain.metrics import METRICS, misfit
 from ratchet.domain.quiet import QuietWindow, leaves_time_awake
 
@@ -171,6 +172,7 @@ PositiveDuration = Annotated[Duration, Field(gt=timedelta(0))]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$", max_length=63)]
 Text = Annotated[str, Field(min_length=1, max_length=1000)]
 Number = Annotated[float, Field(strict=True, allow_inf_nan=False)]
+Share = Annotated[float, Field(strict=True, gt=0, le=1)]
 Count = Annotated[int, Field(strict=True, ge=0)]
 PositiveCount = Annotated[int, Field(strict=True, ge=1)]
 Scalar = Annotated[bool | int | float | str, BeforeValidator(_to_scalar)]
@@ -726,12 +728,14 @@ class Gate(_Closed):
     """What a challenger must show. ``min_uplift`` and ``target_gain`` are payoff units per decision.
 
     ``lower`` and ``upper`` are each one-sided at ``confidence``. For ``non_inferiority`` ``min_uplift`` is the margin.
+    ``looks`` are the shares of alpha that looks at one challenger may spend, in order (:mod:`ratchet.domain.looks`).
     """
 
     mode: Literal["superiority", "non_inferiority"] = "superiority"
     confidence: Annotated[float, Field(strict=True, gt=0.5, lt=1)] = 0.95
     min_uplift: Annotated[float, Field(strict=True, ge=0)] = 0.0
     target_gain: Annotated[float, Field(strict=True, gt=0)] | None = None
+    looks: Annotated[tuple[Share, ...], Field(min_length=1)] = (1.0,)
     deploy: Literal["judged"] = "judged"
     guardrails: tuple[Guardrail, ...] = ()
     approval: Approval | None = None
@@ -761,6 +765,13 @@ class Gate(_Closed):
         if value is None:
             return "never"
         return "always" if value == Approval() else write(value)
+
+    @field_validator("looks")
+    @classmethod
+    def _spend_alpha_once(cls, value: tuple[float, ...]) -> tuple[float, ...]:
+        if sum(value) > 1 + TOLERANCE:
+            raise _rule(f"shares of alpha must sum to 1 at most, but {list(value)} sum to {sum(value):g}")
+        return value
 
     @field_validator("guardrails")
     @classmethod

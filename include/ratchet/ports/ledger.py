@@ -252,6 +252,12 @@ class AttemptRow:
         """Whether its challenger became champion; where people refused it, ``failure`` says so."""
         return self.verdict == "promote" and self.state == "concluded" and not self.dry_run and self.failure is None
 
+    @property
+    def look(self) -> int:
+        """Which look at its challenger this attempt takes: 1 makes the challenger, later ones judge it again."""
+        again = self.options.get("look")
+        return int(again["number"]) if again else 1
+
 
 @dataclass(frozen=True)
 class ChampionRow:

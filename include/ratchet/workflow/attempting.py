@@ -7,7 +7,7 @@ import io
 import json
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import date
 from pathlib import Path
 from typing import Any, Protocol
@@ -72,7 +72,8 @@ class Attempts:
     def snapshot(self, attempt_id: str) -> dict[str, Any]:
         """Freeze the rows: one Parquet file to train on, one to judge on, and a manifest that pins their source.
 
-        Tuning is given the first address only: what it cannot read it cannot fit to.
+        Tuning is given the first address only: what it cannot read it cannot fit to. Another look at a challenger has
+        the file that this was trained on, and the days of the look before with those that came in.
         """
 
         def work(attempt: AttemptRow) -> dict[str, Any]:
@@ -84,13 +85,18 @@ class Attempts:
                 raise Refused(
                     f"{attempt_id}: {planned.count} fresh days of {planned.needed} needed; more at {planned.ready_at}"
                 )
-            return self._freeze(attempt, spec, planned)
+            before = self._looked_before(attempt)
+            if before is None:
+                return self._freeze(attempt, spec, planned)
+            return self._freeze(attempt, spec, _look_again(before, planned), before["snapshot"]["files"]["train"])
 
         answer = step(self._parts.ledger, self._parts.settings, attempt_id, "snapshot", work)
         self._advance(attempt_id, "claimed", "snapshotted")
         return answer
 
-    def _freeze(self, attempt: AttemptRow, spec: ModelSpec, planned: HoldoutPlan) -> dict[str, Any]:
+    def _freeze(
+        self, attempt: AttemptRow, spec: ModelSpec, planned: HoldoutPlan, train: dict[str, Any] | None = None
+    ) -> dict[str, Any]:
         import pyarrow as pa  # noqa: PLC0415 - only where rows are handled
         import pyarrow.parquet as pq  # noqa: PLC0415
 
@@ -99,8 +105,9 @@ class Attempts:
         features, store = self._parts.features(), self._parts.store()
         features.apply()
         last_day = max(planned.holdout_days)
+        first_day = planned.fit_start if train is None else planned.holdout_start
         spine = features.spine(
-            spec, as_of=attempt.as_of, start=planned.fit_start, end=date.fromordinal(last_day.toordinal() + 1)
+            spec, as_of=attempt.as_of, start=first_day, end=date.fromordinal(last_day.toordinal() + 1)
         )
         rows = features.historical(spec, spine)
         check_columns(spec, rows.schema)
@@ -108,6 +115,9 @@ class Attempts:
         names = features.feature_names(spec)
         parts = rows_of(rows, planned.calibrate_end.isoformat(), [d.isoformat() for d in planned.holdout_days])
         files = {}
+        if train is not None:
+            del parts["train"]
+            files["train"] = train
         for name, table in parts.items():
             buffer = io.BytesIO()
             pq.write_table(table, buffer, compression="zstd")
@@ -143,11 +153,11 @@ class Attempts:
         }
 
     def plan_tuning(self, attempt_id: str) -> list[dict[str, Any]]:
-        """One entry per worker that shares the attempt's study."""
+        """One entry per worker that shares the attempt's study; one, with nothing to do, for another look."""
         with self._parts.ledger.transaction() as tx:
             attempt = resumable(tx, attempt_id)
         spec = self._spec(attempt)
-        workers = min(spec.train.workers, self._trials(attempt, spec))
+        workers = min(spec.train.workers, self._trials(attempt, spec)) if attempt.look == 1 else 1
         return [{"attempt": attempt_id, "worker": number} for number in range(workers)]
 
     def tune(self, attempt_id: str, worker: int) -> dict[str, Any]:
@@ -158,6 +168,8 @@ class Attempts:
 
             reach("tuning")
             spec = self._spec(attempt)
+            if attempt.look > 1:
+                return {"skipped": f"look {attempt.look} at version {attempt.options['look']['challenger']}"}
             taken = self._taken(attempt_id)
             manifest = self._manifest(taken)
             result = tune_worker(
@@ -299,7 +311,7 @@ class Attempts:
         return dossier | {"evidence_digest": dossiers.evidence_digest(dossier)}
 
     def _judged(self, attempt: AttemptRow, champion: Any) -> dict[str, Any]:
-        """Fit, score, judge and register; returns the dossier that tells of it.
+        """Fit, score, judge and register, or judge again what is registered; returns the dossier that tells of it.
 
         ``champion`` is None where there is none: the challenger then has to beat the best constant decision.
         """
@@ -319,57 +331,70 @@ class Attempts:
         taken = self._taken(attempt.id)
         manifest = self._manifest(taken)
         ranges, columns = ranges_of(manifest), Columns.of(manifest)
-        best = best_trial(self._parts.studies(), attempt.id)
         models, hook = self._parts.models(), self._parts.hook(spec)
-        challenger = fit_final(
-            spec=spec,
-            train=taken["train_uri"],
-            ranges=ranges,
-            columns=columns,
-            params=best.params,
-            seed=seed_of(attempt.id),
-            learner=models.learner_for(spec.train.estimator),
-            threads=spec.train.workers * spec.runtime.threads,  # the study's cores are free by now
-            calibrator=calibration_of(best),
-            tuned=tuned_threshold_of(best),
-            hook=hook,
-        )
-        holdout = self._table(manifest, "holdout")
-        rival = champion or best_constant(spec, taken["train_uri"], ranges, hook)
-        served = self._champion_folder(attempt)
-        with tempfile.TemporaryDirectory() as scratch:
-            folder = Path(scratch) / "model"
-            model_digest = models.save(challenger, folder)
-            sizes = (None if served is None else _megabytes(served), _megabytes(folder))
-            evidence = evaluate(spec, holdout, rival, challenger, sizes_mb=sizes, hook=hook)
-            policy = GatePolicy.from_spec(spec.gate)
-            verdict = decide_promotion(evidence, policy)
-            record = dossiers.plain(asdict(verdict)) | {"unit": spec.business.payoff.unit}
-            version = self._parts.registry().register(
-                attempt.id,
-                attempt.model,
-                folder,
-                metrics=_metrics(record) | {"validation_log_loss": best.value},
-                params=dict(best.params),
-                tags={
-                    "ratchet.attempt": attempt.id,
-                    "ratchet.verdict": verdict.decision,
-                    "ratchet.as_of": attempt.as_of.isoformat(),
-                    "ratchet.snapshot": taken["manifest_sha256"],
-                    "ratchet.model_digest": model_digest,
-                },
-            )
-        train = self._table(manifest, "train")
-        dossier = self._dossier(attempt, spec, manifest, record) | {
-            "snapshot_manifest": {"key": taken["manifest"], "sha256": taken["manifest_sha256"]},
-            "study": {
+        before = self._looked_before(attempt)
+        if before is None:
+            best = best_trial(self._parts.studies(), attempt.id)
+            study: dict[str, Any] = {
                 "name": attempt.id,
                 "best_trial": best.number,
                 "value": best.value,
                 "params": dict(best.params),
                 "trials": [asdict(trial) for trial in self._parts.studies().ended(attempt.id)],
-            },
-            "seed": seed_of(attempt.id),
+            }
+            seed = seed_of(attempt.id)
+            challenger = fit_final(
+                spec=spec,
+                train=taken["train_uri"],
+                ranges=ranges,
+                columns=columns,
+                params=best.params,
+                seed=seed,
+                learner=models.learner_for(spec.train.estimator),
+                threads=spec.train.workers * spec.runtime.threads,  # the study's cores are free by now
+                calibrator=calibration_of(best),
+                tuned=tuned_threshold_of(best),
+                hook=hook,
+            )
+        else:
+            study, seed, frozen = before["study"], before["seed"], before["challenger"]
+            challenger = self._parts.artifacts().load(attempt.model, frozen["version"])
+        holdout = self._table(manifest, "holdout")
+        rival = champion or best_constant(spec, taken["train_uri"], ranges, hook)
+        served = self._champion_folder(attempt)
+        share = spec.gate.looks[attempt.look - 1]
+        with tempfile.TemporaryDirectory() as scratch:
+            folder = Path(scratch) / "model"
+            model_digest = models.save(challenger, folder)
+            sizes = (None if served is None else _megabytes(served), _megabytes(folder))
+            evidence = evaluate(spec, holdout, rival, challenger, sizes_mb=sizes, hook=hook)
+            policy = GatePolicy.from_spec(spec.gate, alpha_share=share)
+            verdict = decide_promotion(evidence, policy)
+            record = dossiers.plain(asdict(verdict)) | {"unit": spec.business.payoff.unit}
+            version = (
+                before["challenger"]["version"]
+                if before
+                else self._parts.registry().register(
+                    attempt.id,
+                    attempt.model,
+                    folder,
+                    metrics=_metrics(record) | {"validation_log_loss": study["value"]},
+                    params=study["params"],
+                    tags={
+                        "ratchet.attempt": attempt.id,
+                        "ratchet.verdict": verdict.decision,
+                        "ratchet.as_of": attempt.as_of.isoformat(),
+                        "ratchet.snapshot": taken["manifest_sha256"],
+                        "ratchet.model_digest": model_digest,
+                    },
+                )
+            )
+        train = self._table(manifest, "train")
+        dossier = self._dossier(attempt, spec, manifest, record) | {
+            "snapshot_manifest": {"key": taken["manifest"], "sha256": taken["manifest_sha256"]},
+            "study": study,
+            "seed": seed,
+            "looks": {"plan": spec.gate.looks, "taken": [*_looks_of(before), _look(attempt, share, record, holdout)]},
             "challenger": {"version": version, "digest": model_digest, "provenance": dict(challenger.provenance)},
             "policy": asdict(policy),
             "evidence": self._keep_evidence(attempt.id, spec, holdout, evidence),
@@ -477,6 +502,16 @@ class Attempts:
             return None
         return self._parts.registry().download(attempt.model, attempt.champion_version)
 
+    def _looked_before(self, attempt: AttemptRow) -> dict[str, Any] | None:
+        """The dossier of the look before this one, to the byte; None where the attempt makes its challenger itself."""
+        if attempt.look == 1:
+            return None
+        with self._parts.ledger.transaction() as tx:
+            before = tx.attempt(attempt.options["look"]["after"])
+        if before is None:
+            raise Refused(f"{attempt.id} is another look after {attempt.options['look']['after']}, which is not known")
+        return dossiers.read(self._parts.store(), before)
+
     def _champion_params(self, attempt: AttemptRow) -> dict[str, Any] | None:
         """The parameters of the champion, from the dossier of the attempt that made it."""
         with self._parts.ledger.transaction() as tx:
@@ -503,6 +538,34 @@ def rows_of(rows: Any, train_end: str, holdout_days: Sequence[str]) -> dict[str,
         "train": rows.filter(pc.less(day, train_end)),
         "holdout": rows.filter(pc.is_in(day, value_set=pa.array(holdout_days))),
     }
+
+
+def _look_again(before: Mapping[str, Any], planned: HoldoutPlan) -> HoldoutPlan:
+    """The plan of the look before, its days followed by those that have come in; nothing is fitted again."""
+    was = before["snapshot"]["plan"]
+    return replace(
+        planned,
+        fit_start=date.fromisoformat(was["fit_start"]),
+        fit_end=date.fromisoformat(was["fit_end"]),
+        calibrate_start=date.fromisoformat(was["calibrate_start"]),
+        calibrate_end=date.fromisoformat(was["calibrate_end"]),
+        holdout_days=(*(date.fromisoformat(day) for day in was["holdout_days"]), *planned.holdout_days),
+    )
+
+
+def _looks_of(before: Mapping[str, Any] | None) -> list[dict[str, Any]]:
+    return before["looks"]["taken"] if before else []
+
+
+def _look(attempt: AttemptRow, share: float, verdict: Mapping[str, Any], holdout: Any) -> dict[str, Any]:
+    """One look as every later dossier of the challenger lists it."""
+    said = {name: verdict[name] for name in ("estimate", "lower", "upper", "n_rows", "n_clusters", "decision")}
+    return {
+        "attempt": attempt.id,
+        "look": attempt.look,
+        "alpha_share": share,
+        "days": sorted(_days(holdout, "", "9999")),
+    } | said
 
 
 def ranges_of(manifest: Mapping[str, Any]) -> Any:

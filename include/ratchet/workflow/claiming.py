@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import UTC, date, datetime, time
 from typing import Any
 
@@ -28,6 +28,7 @@ from ratchet.ports.ledger import (
 from ratchet.records import RunContext
 from ratchet.settings import Settings
 from ratchet.workflow.deciding import REQUESTED, admit, as_of, lacking, limits_of, plan, turn_of, write_fates
+from ratchet.workflow.follow_ups import Again, another_look
 
 logger = logging.getLogger(__name__)
 TRIGGERS = {
@@ -166,6 +167,7 @@ class Claims:
         trigger: EventRow | None = None
         since, incident = business, None
         trials, shrunk = form.trials, None
+        again = Again(None, None)
         if form.dry_run:
             reason = f"dry run: {form.reason}"
             if until is None:
@@ -190,6 +192,8 @@ class Claims:
                 return {"attempt": None, "reason": lacking(tx, spec) or admission.reason}
             claimed, trigger = _claimable(rows, admission, asked, business)
             reason = form.reason if asked else admission.reason
+            again = another_look(tx, trigger, claimed, row, self._code_digest)
+            reason = again.told(reason)
             since, incident = admission.since or business, admission.incident
             if admission.trials is not None:
                 trials, shrunk = admission.trials, admission.shrunk
@@ -222,6 +226,7 @@ class Claims:
                 "trials": trials,
                 "shrunk": f"{trials} of {form.trials or spec.train.trials} trials: {shrunk}" if shrunk else None,
                 "incident": turn.incident,
+                "look": asdict(again.look) if again.look else None,
                 "dry_run": form.dry_run,
                 "override_budget": form.override_budget,
                 "first_champion": form.first_champion,

@@ -151,14 +151,15 @@ def history(tx: Tx, spec: ModelSpec, business: datetime, until: datetime | None)
 def core_hours(tx: Tx, spec: ModelSpec, business: datetime, runs: Sequence[AttemptRow]) -> CoreHours | None:
     """What this month's attempts took, dry runs too, and what the newest judged one of ``runs`` did; None: no budget.
 
-    A step counts when it has finished, with the threads that the spec gives it now.
+    A step counts when it has finished, with the threads that the spec gives it now. An attempt that looked at a
+    challenger again does not tell what tuning takes.
     """
     if spec.retrain.budget.core_hours_per_month is None:
         return None
     began, resets_at = local_month(business, spec)
     threads = spec.runtime.threads
     spent = threads * sum(hours for _, hours in tx.step_hours(spec.model, began))
-    whole = next((run for run in runs if run.judged_at is not None), None)
+    whole = next((run for run in runs if run.judged_at is not None and run.look == 1), None)
     if whole is None:
         return CoreHours(spent, resets_at)
     hours = {

@@ -135,6 +135,12 @@ class Repeats:
         spec = ModelSpec.model_validate(dossier["spec"]["document"])
         manifest = dossier["snapshot"]
         train, holdout = self._table(manifest, "train"), self._table(manifest, "holdout")
+        first = dossier["looks"]["taken"][0]["attempt"]
+        if from_source and first != attempt.id:
+            raise Refused(
+                f"{attempt.id} judged the challenger of {first} again and took no training rows of its own: run "
+                f"`ratchet reproduce {first} --from-source`"
+            )
         found = self._source_differences(spec, manifest) if from_source else []
         models = self._parts.models()
         threads = threads or spec.runtime.threads

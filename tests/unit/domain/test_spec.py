@@ -364,3 +364,14 @@ def test_importing_the_spec_is_light_enough_for_every_parse_of_a_dag_file() -> N
     code = f"import sys, ratchet.adapters.specs; print(sorted({heavy!r} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("looks", [[1.0], [0.5, 0.5], [0.6, 0.2, 0.2], [0.3, 0.3, 0.3, 0.1]])
+def test_a_plan_of_looks_spends_alpha_at_most_once(looks: list[float]) -> None:
+    assert ModelSpec.model_validate(spec_with("gate.looks", looks)).gate.looks == tuple(looks)
+
+
+@pytest.mark.parametrize("looks", [[], [0.0, 1.0], [-0.1], [0.6, 0.6], [1.1], [True]])
+def test_a_plan_that_spends_more_than_alpha_or_nothing_at_a_look_is_refused(looks: list[float]) -> None:
+    (problem, *_) = problems_of(spec_with("gate.looks", looks))
+    assert problem.startswith("gate.looks")
