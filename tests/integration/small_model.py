@@ -23,7 +23,8 @@ EVENT_AGE_DAYS = 10
 """Less than ``FRESH_DAYS``: rows that arrived for one test do not count in the next."""
 BESIDE = ("run_failed", "task_failed", "task_cleared", "run_succeeded", "run_deleted", "dag_deleted", "paused")
 """Models for ``test_lifecycle``, each named after what is done to its run. No data event starts them."""
-
+WATCHED = "on_probation"
+"""A model for ``test_probation``: its spec has a probation with a loss limit. No data event starts it either."""
 ASKING = {"asks_one": "always", "asks_two": {"two_people_above": 0}}
 """Models for ``test_approvals``, and what their specs say of approval. No data event starts them."""
 
@@ -50,6 +51,8 @@ def write(models_dir: Path, name: str = "flight_delay") -> Path:
     if name != "flight_delay":
         spec["retrain"]["on"]["data"]["min_new_rows"] = 1_000_000_000
         spec["train"] |= {"trials": 1, "workers": 1}
+    if name == WATCHED:
+        spec["probation"] = {"for": "7d", "loss_limit": {"amount": 1000, "unit": "USD"}}
     file = models_dir / name / "model.yaml"
     file.parent.mkdir(parents=True, exist_ok=True)
     with file.open("w") as stream:
@@ -58,5 +61,5 @@ def write(models_dir: Path, name: str = "flight_delay") -> Path:
 
 
 if __name__ == "__main__":
-    for model in ("flight_delay", *BESIDE, *ASKING):
+    for model in ("flight_delay", *BESIDE, *ASKING, WATCHED):
         write(Path(sys.argv[1]), model)
