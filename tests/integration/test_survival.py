@@ -100,6 +100,28 @@ def test_the_alias_follows_the_ledger_although_the_promoting_process_died_betwee
     assert len({event["id"] for event in told}) == 1
 
 
+def test_the_decision_appears_although_the_promoting_process_died_before_it_published(system: System) -> None:
+    failpoint = "alias/not published"
+    system.fresh_days()
+    system.arm(failpoint)
+    before = system.champion()
+    event_id = system.request("a request whose announcement dies")
+    (waiting,) = system.arrival_at(failpoint)
+    assert waiting.pid in pids_of(system, "promote", PROMOTE)
+    assert system.champion().seq == before.seq + 1
+    assert system.alias_follows(), "the alias was set before the process came here"
+    attempt = system.attempt(str(system.champion().attempt_id))
+    assert system.decisions_on(attempt) == []
+    waiting.kill()
+
+    told = system.until("the promotion on ml.decisions", lambda: system.decisions_on(attempt))
+    assert {event["type"] for event in told} == {"ratchet.model.promoted.v1"}
+    assert len({event["id"] for event in told}) == 1
+    assert system.alias_follows()
+    assert system.champion().seq == before.seq + 1
+    assert_answered_once(system, event_id, attempt)
+
+
 def pids_of(system: System, task: str, dag_id: str, run_id: str = "~") -> set[int]:
     """The processes that execute the task now, by what Airflow knows."""
     return {found["pid"] for found in system.tasks(dag_id, run_id, state="running") if found["task_id"] == task}

@@ -84,6 +84,7 @@ def crown(system: System, model: str) -> None:
     with system.ratchet.ledger.transaction() as tx:
         tx.insert_champion(ChampionRow(model, 1, version, None, "init", now, None, "for the tests", None, tx.wall()))
         tx.mark([model])
+    system.ratchet.registry.set_alias(model, "champion", version)
 
 
 def request(system: System, model: str) -> Upset:
