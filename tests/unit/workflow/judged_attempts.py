@@ -11,8 +11,8 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
-from conftest import CODE, World
 from labelled_rows import COLUMNS, rows, spec
+from worlds import CODE, World
 
 from ratchet.adapters import models
 from ratchet.adapters.storage import ObjectStore

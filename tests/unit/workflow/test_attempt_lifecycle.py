@@ -93,7 +93,7 @@ def test_the_same_id_with_other_content_is_dead_lettered(world):
 
 
 def test_an_event_of_an_unknown_model_is_held_then_dead_lettered(tmp_path, migrated):
-    from conftest import World  # noqa: PLC0415 - the class behind the fixture, with other settings
+    from worlds import World  # noqa: PLC0415 - the class behind the fixture, with other settings
 
     world = World(tmp_path, migrated, unknown_hold_seconds=0.0)
     world.publish(RetrainRequested(reason="r", actor="ann"), "nobody", MAY)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 
 import pytest
-from conftest import World
+from worlds import World
 
 from ratchet.domain.events import DriftDetected, PerformanceDegraded
 from ratchet.domain.spec import ModelSpec

@@ -14,8 +14,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
-from conftest import CODE
 from labelled_rows import COLUMNS, HOLDOUT_START, RANGES, rows, spec
+from worlds import CODE
 
 from ratchet.adapters import models
 from ratchet.adapters.models import XGBoostLearner, XGBoostScorer
