@@ -1,13 +1,13 @@
 """The audit log and the champions are append-only by the database's own word; versions have their artifact's digest
 
-Revision ID: 0007
+Revision ID: 0006
 Revises: 0005
 """
 
 import sqlalchemy as sa
 from alembic import op
 
-revision = "0007"
+revision = "0006"
 down_revision = "0005"
 branch_labels = None
 depends_on = None

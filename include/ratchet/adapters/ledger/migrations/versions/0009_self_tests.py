@@ -1,15 +1,15 @@
 """Whether the gate keeps its promise on each model's own days
 
-Revision ID: 0006
-Revises: 0011
+Revision ID: 0009
+Revises: 0008
 """
 
 import sqlalchemy as sa
 from alembic import op
 from sqlalchemy.dialects import postgresql
 
-revision = "0006"
-down_revision = "0011"
+revision = "0009"
+down_revision = "0008"
 branch_labels = None
 depends_on = None
 
