@@ -729,6 +729,7 @@ class Gate(_Closed):
 
     ``lower`` and ``upper`` are each one-sided at ``confidence``. For ``non_inferiority`` ``min_uplift`` is the margin.
     ``looks`` are the shares of alpha that looks at one challenger may spend, in order (:mod:`ratchet.domain.looks`).
+    ``shadow`` judges and records, and never promotes: what the gate would have done, before it is trusted to do it.
     """
 
     mode: Literal["superiority", "non_inferiority"] = "superiority"
@@ -737,6 +738,7 @@ class Gate(_Closed):
     target_gain: Annotated[float, Field(strict=True, gt=0)] | None = None
     looks: Annotated[tuple[Share, ...], Field(min_length=1)] = (1.0,)
     deploy: Literal["judged"] = "judged"
+    shadow: Annotated[bool, Field(strict=True)] = False
     guardrails: tuple[Guardrail, ...] = ()
     approval: Approval | None = None
 
@@ -849,14 +851,27 @@ class ModelSpec(_Closed):
 
     def canonical_json(self) -> str:
         """The spec with all defaults filled in, keys sorted; reads back to an equal spec."""
-        return json.dumps(
-            self.model_dump(mode="json", exclude_none=True), sort_keys=True, separators=(",", ":"), ensure_ascii=False
-        )
+        return _canonical(self.model_dump(mode="json"))
 
     @cached_property
     def digest(self) -> str:
         """SHA-256 of :meth:`canonical_json`, hexadecimal: layout, comments and spelled-out defaults do not matter."""
-        return hashlib.sha256(self.canonical_json().encode()).hexdigest()
+        return digest_of(self.model_dump(mode="json"))
+
+
+def digest_of(document: Mapping[str, Any]) -> str:
+    """The digest of a spec as it was kept: that of its own day, whatever keys specs have been given since."""
+    return hashlib.sha256(_canonical(document).encode()).hexdigest()
+
+
+def _canonical(document: Mapping[str, Any]) -> str:
+    return json.dumps(_without_none(document), sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+
+
+def _without_none(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _without_none(inner) for key, inner in value.items() if inner is not None}
+    return [_without_none(inner) for inner in value] if isinstance(value, list | tuple) else value
 
 
 @dataclass(frozen=True)

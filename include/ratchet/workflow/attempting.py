@@ -31,6 +31,7 @@ from ratchet.workflow.promotion import conclude
 from ratchet.workflow.telling import challenger_alias
 
 MOST_REASONS = 5
+SHADOW = "shadow mode"
 
 
 class Models(Loader, Protocol):
@@ -203,6 +204,7 @@ class Attempts:
                 return answer
             attempt = tx.own_lease(attempt_id)
             verdict = answer["verdict"]
+            shadow = bool(tx.spec_document(attempt.spec_digest)["gate"].get("shadow"))
             tx.update_attempt(
                 attempt_id,
                 state="judged",
@@ -237,8 +239,9 @@ class Attempts:
                 raise Refused(f"attempt {attempt_id} vanished while it was judged")
             if not attempt.dry_run:
                 challenger_alias(tx, judged)
-            if verdict["decision"] != "promote" or attempt.dry_run:
-                conclude(tx, judged, champion_after=attempt.champion_version)
+            if verdict["decision"] != "promote" or attempt.dry_run or shadow:
+                kept = SHADOW if shadow and verdict["decision"] == "promote" and not attempt.dry_run else None
+                conclude(tx, judged, champion_after=attempt.champion_version, kept=kept)
             else:
                 tx.release_lease(attempt_id)
         return answer

@@ -137,6 +137,8 @@ class Claims:
         """A request by hand or by schedule is an event like any other, except that a dry run leaves none."""
         if form.first_champion and tx.current_champion(spec.model) is not None:
             raise Refused(f"{spec.model} has a champion already: leave first_champion off, or retire the model first")
+        if form.first_champion and spec.gate.shadow:
+            raise Refused(f"{spec.model} is in shadow mode and promotes nothing: take gate.shadow out of the spec")
         if form.dry_run:
             return None
         _, business = tx.clock()

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ratchet.domain.differences import Difference, differences
-from ratchet.domain.spec import ModelSpec
+from ratchet.domain.spec import ModelSpec, digest_of
 from ratchet.errors import Refused
 from ratchet.ports.ledger import AttemptRow
 from ratchet.workflow import dossiers
@@ -91,7 +91,7 @@ class Repeats:
         again = {
             "verdict": found,
             "evidence_digest": dossiers.evidence_digest(dossier | {"verdict": found}),
-            "spec.digest": ModelSpec.model_validate(dossier["spec"]["document"]).digest,
+            "spec.digest": digest_of(dossier["spec"]["document"]),
         } | {"ledger": {"verdict": found["decision"], "evidence_digest": dossiers.evidence_digest(dossier)}}
         answer = Replay(attempt.id, attempt.challenger_version, verdict.decision, tuple(differences(record, again)))
         self._audit(actor, "attempt.replayed", attempt, {"same": answer.same, "differences": len(answer.differences)})

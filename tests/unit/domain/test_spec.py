@@ -21,6 +21,7 @@ from ratchet.domain.spec import (
     ApprovalCondition,
     ModelSpec,
     Problem,
+    digest_of,
     explain,
     format_duration,
     known_keys,
@@ -92,6 +93,15 @@ def test_spelling_out_a_default_does_not_change_the_digest_but_a_value_does() ->
     digest = ModelSpec.model_validate(WHOLE).digest
     assert ModelSpec.model_validate(spec_with("gate.approval", "never")).digest == digest
     assert ModelSpec.model_validate(spec_with("train.trials", 13)).digest != digest
+
+
+def test_a_kept_document_has_the_digest_of_its_day_although_specs_have_other_keys_since() -> None:
+    spec = ModelSpec.model_validate(WHOLE)
+    document = spec.model_dump(mode="json")
+    assert digest_of(document) == spec.digest
+    del document["gate"]["shadow"]
+    assert digest_of(document) != spec.digest
+    assert ModelSpec.model_validate(document).digest == spec.digest
 
 
 def test_a_spec_is_frozen() -> None:
