@@ -24,8 +24,14 @@ def two_versions(system: System) -> System:
         system.fresh_days()
         attempt = system.ended(system.attempt_of(event_id=system.request("a second champion")))
         assert attempt.verdict == "promote", attempt.verdict_record
-    system.until("the alias to follow", system.alias_follows)
+    system.until("the alias to follow, and nothing left that moves it", lambda: settled(system))
     return system
+
+
+def settled(system: System) -> bool:
+    """Whether the alias follows and no row of the outbox is open that would put it back untold."""
+    with system.ratchet.ledger.transaction() as tx:
+        return bool(tx.settled_champions(MODEL)) and system.alias_follows()
 
 
 def incidents(system: System) -> list[dict[str, object]]:
