@@ -9,16 +9,15 @@ from dataclasses import asdict, dataclass
 from typing import Annotated, Any
 
 import typer
-from rich import box
 from rich.console import Console
 from rich.markup import escape
-from rich.table import Table
 
 from ratchet.bootstrap import Ratchet, wire
 from ratchet.cli.tables import AsJson, print_rows
 from ratchet.errors import RatchetError, Refused
 from ratchet.ports.ledger import AttemptRow
 from ratchet.workflow import dossiers
+from ratchet.workflow.approving import approvals_of
 
 What = Annotated[str, typer.Argument(help="<attempt> or <model>@<version>")]
 OneOrAll = Annotated[str | None, typer.Argument(help="<attempt> or <model>@<version>; or --all")]
@@ -38,6 +37,7 @@ class Story:
 
     attempt: AttemptRow
     dossier: Mapping[str, Any]
+    approvals: Mapping[str, Any] | None
     champions: Sequence[Mapping[str, Any]]
     audit: Sequence[Mapping[str, Any]]
 
@@ -46,14 +46,14 @@ def trace(what: What, as_json: AsJson = False) -> None:
     """Everything that explains an attempt or a version: events, people, data, code, study, verdict, what followed."""
     story = story_of(wire(), what)
     if as_json or story.dossier["evidence"]["key"] is None:
-        after = {"champions": story.champions, "audit": story.audit}
+        after = {"approvals": story.approvals, "champions": story.champions, "audit": story.audit}
         typer.echo(json.dumps({"dossier": story.dossier, "after": after}, default=str, indent=1))
         return
-    _print(story)
+    show(story)
 
 
 def story_of(ratchet: Ratchet, what: str) -> Story:
-    """The dossier of an attempt, or of the attempt that made a version, with its champion history and audit entries.
+    """The dossier of an attempt or a version, with its approvals, champion history and audit entries.
 
     Raises:
         Refused: there is no such attempt or version, or it was not judged.
@@ -62,6 +62,7 @@ def story_of(ratchet: Ratchet, what: str) -> Story:
         attempt = dossiers.attempt_of(tx, what)
         champions = [vars(row) for row in tx.champions(attempt.model)]
         audit = tx.audit_log(attempt.model)
+        approvals = approvals_of(tx, attempt.id)
     version = attempt.challenger_version
     reigns = [
         row | {"until": champions[i + 1]["promoted_at"] if i + 1 < len(champions) else None}
@@ -71,6 +72,7 @@ def story_of(ratchet: Ratchet, what: str) -> Story:
     return Story(
         attempt=attempt,
         dossier=dossiers.read(ratchet.store, attempt),
+        approvals=approvals,
         champions=reigns,
         audit=[entry for entry in audit if _concerns(entry["detail"], attempt)],
     )
@@ -180,7 +182,8 @@ def _each(
         raise typer.Exit(1)
 
 
-def _print(story: Story) -> None:
+def show(story: Story) -> None:
+    """Print it for people."""
     dossier, attempt, verdict = story.dossier, story.attempt, story.dossier["verdict"]
     console = Console(highlight=False, soft_wrap=True)
     version = f"{attempt.model}@{attempt.challenger_version}"
@@ -220,7 +223,8 @@ def _print(story: Story) -> None:
             "snapshot": dossier["snapshot_manifest"]["sha256"],
             "created cutoff": ", ".join(f"{k}: {v}" for k, v in snapshot["created_cutoff"].items()),
             "feature views": ", ".join(
-                f"{name} v{view['version']}" for name, view in snapshot["feature_repository"]["views"].items()
+                name + ("" if view["version"] is None else f" v{view['version']}")
+                for name, view in snapshot["feature_repository"]["views"].items()
             ),
             "feature repository": snapshot["feature_repository"]["hash"],
         },
@@ -260,7 +264,7 @@ def _print(story: Story) -> None:
         }
         for t in study["trials"]
     ]
-    console.print(_grid(trials))
+    _rows(trials)
 
     console.print(f"\n[bold]Verdict: {escape(verdict['decision'])}[/]")
     champion = dossier["champion"]["version"]
@@ -278,24 +282,44 @@ def _print(story: Story) -> None:
         },
     )
     outcomes = {True: "holds", False: "does not hold", None: "not judged"}
-    console.print(
-        _grid(
-            [
-                {
-                    "check": check["metric"] + (f" of {check['slice']}" if check["slice"] else ""),
-                    "required": check["required"],
-                    "outcome": outcomes[check["passed"]],
-                    "detail": check["detail"],
-                }
-                for check in verdict["checks"]
-            ]
-        )
+    _rows(
+        [
+            {
+                "check": check["metric"] + (f" of {check['slice']}" if check["slice"] else ""),
+                "required": check["required"],
+                "outcome": outcomes[check["passed"]],
+                "detail": check["detail"],
+            }
+            for check in verdict["checks"]
+        ]
     )
+    looks = dossier["looks"]["taken"]
+    if len(looks) > 1:
+        _rows(
+            [{name: look[name] for name in ("look", "attempt", "alpha_share", "lower", "decision")} for look in looks]
+        )
     metrics = [
         {"metric": f"{m['name']} {m['unit']}".strip()} | {side: _measured(m[side]) for side in _SIDES}
         for m in dossier["explanation"]["metrics"]
     ]
-    console.print(_grid(metrics))
+    _rows(metrics)
+
+    console.print("\n[bold]Approval[/]")
+    asked = story.approvals
+    if asked is None:
+        console.print("  nobody was asked")
+    else:
+        _facts(
+            console,
+            {
+                "asked": f"{asked['asked_at']}, {asked['people']} to agree until {asked['expires_at']}",
+                "why": asked["reason"],
+                "of evidence": asked["evidence_digest"],
+            },
+        )
+        for answer in asked["answers"]:
+            said = f"{answer['at']} {answer['actor']} by {answer['via']}: {answer['answer']}, {answer['reason']}"
+            console.print(f"  {escape(said)}")
 
     console.print("\n[bold]Afterwards[/]")
     for reign in story.champions:
@@ -323,13 +347,9 @@ def _facts(console: Console, facts: Mapping[str, Any]) -> None:
             console.print(f"  [dim]{name:<18}[/] {escape(str(value))}")
 
 
-def _grid(rows: Sequence[Mapping[str, Any]]) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for name in rows[0] if rows else ():
-        table.add_column(name, overflow="fold")
-    for row in rows:
-        table.add_row(*(escape(_n(value)) for value in row.values()))
-    return table
+def _rows(rows: Sequence[Mapping[str, Any]]) -> None:
+    if rows:
+        print_rows([{k: _n(v) for k, v in row.items()} for row in rows], list(rows[0]), as_json=False)
 
 
 def _n(value: Any) -> str:

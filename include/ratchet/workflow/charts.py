@@ -43,8 +43,10 @@ def days(labels: Sequence[str], values: Sequence[float], overall: Interval | Non
     if overall is not None:
         parts.append(_line(LEFT, y(overall.value), WIDTH - RIGHT, y(overall.value), "estimate"))
     parts.append(_line(LEFT, y(0), WIDTH - RIGHT, y(0), "axis"))
-    named = _spread(len(labels), 7)
-    parts += [_text(LEFT + (i + 0.5) * step, HEIGHT - BOTTOM + 18, labels[i], "middle") for i in named]
+    for i in _spread(len(labels), 7):
+        anchor = "end" if len(labels) > 1 and i == len(labels) - 1 else "middle"
+        x = WIDTH - RIGHT if anchor == "end" else LEFT + (i + 0.5) * step
+        parts += [_text(x, HEIGHT - BOTTOM + 18, labels[i], anchor)]
     return _svg("".join(parts), HEIGHT)
 
 
@@ -108,7 +110,7 @@ def reliability(series: Sequence[tuple[str, Sequence[tuple[float, float, int]]]]
         for said, was, rows in bins:
             note = f"said {said:.1%}, was {was:.1%} ({rows:,} rows)"
             parts.append(f'<circle class="{kind}" cx="{x(said):.1f}" cy="{y(was):.1f}" r="4">{_title(note)}</circle>')
-    parts.append(_text(LEFT + side / 2, side + TOP + 36, "probability said", "middle"))
+    parts.append(_text(LEFT + side / 2, side + TOP + 36, "probability said (across), share that was so (up)", "middle"))
     return _svg("".join(parts), side + TOP + BOTTOM, LEFT + side + RIGHT)
 
 

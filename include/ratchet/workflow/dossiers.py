@@ -88,7 +88,7 @@ def compared(dossier: dict[str, Any]) -> dict[str, Any]:
 
 
 def attempt_of(tx: Tx, what: str) -> AttemptRow:
-    """The attempt named by ``<attempt>``, or the one that made ``<model>@<version>``.
+    """The attempt named by ``<attempt>``, or the one that judged ``<model>@<version>`` last.
 
     Raises:
         Refused: there is no such attempt or version.

@@ -2,6 +2,7 @@
 
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -51,11 +52,28 @@ def run(world, monkeypatch):
 
 def test_a_version_is_traced_from_its_events_to_what_became_of_it(run, world):
     told = run("trace", "flight_delay@1").output
-    for part in ("made by attempt flight_delay.1", "to see", "Verdict: promote", "holds", "champion #1 by init since"):
+    for part in (
+        "made by attempt flight_delay.1",
+        "to see",
+        "Verdict: promote",
+        "holds",
+        "champion #1 by init since",
+        "nobody was asked",
+    ):
         assert part in told
     assert world.first.dossier_sha256 in told
     assert world.first.evidence_digest in told
     assert "champion.promoted" in told
+
+
+def test_a_trace_names_who_agreed_and_to_which_evidence(world, capsys):
+    answer = {"actor": "ursula", "answer": "approve", "reason": "seen", "via": "airflow", "at": "2013-04-20"}
+    asked = dict.fromkeys(("asked_at", "expires_at", "reason"), "2013-04-19") | {"people": 1, "answers": [answer]}
+    story = dossiers.story_of(InProcess(world), "flight_delay@1")
+    dossiers.show(replace(story, approvals=asked | {"evidence_digest": world.first.evidence_digest}))
+    told = capsys.readouterr().out
+    assert "1 to agree until 2013-04-19" in told
+    assert "ursula by airflow: approve, seen" in told
 
 
 def test_the_trace_as_json_is_the_whole_dossier(run, world):
