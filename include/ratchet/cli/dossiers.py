@@ -304,22 +304,7 @@ def show(story: Story) -> None:
     ]
     _rows(metrics)
 
-    console.print("\n[bold]Approval[/]")
-    asked = story.approvals
-    if asked is None:
-        console.print("  nobody was asked")
-    else:
-        _facts(
-            console,
-            {
-                "asked": f"{asked['asked_at']}, {asked['people']} to agree until {asked['expires_at']}",
-                "why": asked["reason"],
-                "of evidence": asked["evidence_digest"],
-            },
-        )
-        for answer in asked["answers"]:
-            said = f"{answer['at']} {answer['actor']} by {answer['via']}: {answer['answer']}, {answer['reason']}"
-            console.print(f"  {escape(said)}")
+    _approval(console, story.approvals)
 
     console.print("\n[bold]Afterwards[/]")
     for reign in story.champions:
@@ -336,6 +321,25 @@ def show(story: Story) -> None:
             f"  {entry['at']:%Y-%m-%d %H:%M:%SZ} {escape(entry['actor'])} {escape(entry['action'])} "
             + escape(json.dumps(detail, default=str))
         )
+
+
+def _approval(console: Console, asked: Mapping[str, Any] | None) -> None:
+    """Who was asked to agree, and what they answered."""
+    console.print("\n[bold]Approval[/]")
+    if asked is None:
+        console.print("  nobody was asked")
+    else:
+        _facts(
+            console,
+            {
+                "asked": f"{asked['asked_at']}, {asked['people']} to agree until {asked['expires_at']}",
+                "why": asked["reason"],
+                "of evidence": asked["evidence_digest"],
+            },
+        )
+        for answer in asked["answers"]:
+            said = f"{answer['at']} {answer['actor']} by {answer['via']}: {answer['answer']}, {answer['reason']}"
+            console.print(f"  {escape(said)}")
 
 
 _SIDES = ("champion", "challenger", "difference")
