@@ -141,6 +141,7 @@ def test_a_person_who_is_no_admin_approves_and_is_on_record(system: System, aske
     assert states == {"promote": "success", "approval": "success", "champion": "success"}
 
 
+@pytest.mark.long
 def test_marking_success_approves_nothing_and_two_people_are_asked_until_two_have_agreed(
     system: System, asked: dict[str, Upset]
 ) -> None:
