@@ -1,32 +1,15 @@
 """From records to fates, and what happens to events when attempts end in any way."""
 
 import json
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
 import pytest
+from worlds import Runs
 
 from ratchet.domain.events import DataArrived, RetrainRequested
 from ratchet.errors import Refused, StaleAttempt
 
 MAY = datetime(2013, 5, 1, 4, tzinfo=UTC)
-
-
-@dataclass
-class Runs:
-    """What the orchestrator would say."""
-
-    run: str
-    working: bool = False
-
-    def state(self, dag_id: str, run_id: str) -> str:
-        return self.run
-
-    def started_step(self, dag_id: str, run_id: str) -> bool:
-        return self.working
-
-    def startable(self, dag_id: str) -> bool:
-        return True
 
 
 def decisions(world) -> list[dict]:

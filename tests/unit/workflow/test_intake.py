@@ -5,6 +5,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 import sqlalchemy as sa
+from worlds import Runs
 
 from ratchet.adapters.ledger import schema as t
 from ratchet.domain.events import DataArrived, DriftDetected
@@ -90,29 +91,19 @@ def test_a_model_that_cannot_be_decided_keeps_nobody_else_from_it(world, caplog)
 
 
 def test_an_absent_intake_is_logged_each_time_and_audited_once(world, caplog):
-    class NoRuns:
-        def state(self, dag_id, run_id):
-            return "missing"
-
-        def started_step(self, dag_id, run_id):
-            return False
-
-        def startable(self, dag_id):
-            return True
-
     def actions():
         with world.ledger.transaction() as tx:
             return [entry["action"] for entry in tx.audit_log() if entry["action"].startswith("intake.")]
 
-    assert world.sweeper.sweep(NoRuns(), {world.model})["intake_absent"] is False
+    assert world.sweeper.sweep(Runs("missing"), {world.model})["intake_absent"] is False
     with world.ledger.transaction() as tx:
         tx.beat(PumpRow("host:1", "g", NOON, {}))
         tx._db.execute(sa.update(t.pump).values(beat_at=tx.wall() - timedelta(minutes=6)))
     with caplog.at_level(logging.ERROR):
-        assert [world.sweeper.sweep(NoRuns(), {world.model})["intake_absent"] for _ in range(2)] == [True, True]
+        assert [world.sweeper.sweep(Runs("missing"), {world.model})["intake_absent"] for _ in range(2)] == [True, True]
     assert caplog.text.count("intake absent") == 2
     assert actions() == ["intake.absent"]
     with world.ledger.transaction() as tx:
         tx.beat(PumpRow("host:1", "g", NOON, {}))
-    assert world.sweeper.sweep(NoRuns(), {world.model})["intake_absent"] is False
+    assert world.sweeper.sweep(Runs("missing"), {world.model})["intake_absent"] is False
     assert actions() == ["intake.absent", "intake.back"]

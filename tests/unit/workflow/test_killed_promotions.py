@@ -2,10 +2,10 @@
 
 import json
 from contextlib import suppress
-from dataclasses import dataclass
 from datetime import UTC, datetime
 
 import pytest
+from worlds import Runs
 
 from ratchet.ports.bus import DECISIONS
 from ratchet.workflow import telling
@@ -15,20 +15,6 @@ MAY = datetime(2013, 5, 1, 4, tzinfo=UTC)
 
 class Killed(BaseException):
     """Nobody catches it, as nobody catches ``kill -9``."""
-
-
-@dataclass
-class Runs:
-    """What the orchestrator would say: nothing runs."""
-
-    def state(self, dag_id: str, run_id: str) -> str:
-        return "success"
-
-    def started_step(self, dag_id: str, run_id: str) -> bool:
-        return False
-
-    def startable(self, dag_id: str) -> bool:
-        return True
 
 
 def dies(*args, **options):
@@ -87,14 +73,14 @@ def test_what_was_killed_after_the_compare_and_set_is_finished_by_one_sweep(worl
         champion = tx.current_champion(world.model)
     assert champion.version == version, "the compare-and-set had happened"
 
-    swept = world.sweeper.sweep(Runs(), {world.model})
+    swept = world.sweeper.sweep(Runs("success"), {world.model})
 
     assert world.registry.alias_version(world.model, "champion") == version
     assert swept["moved"] == [], "a promotion that was cut off is no alias moved by hand"
     told = decisions(world)
     assert {event["type"] for event in told} == {kind}
     assert len({event["id"] for event in told}) == 1
-    world.sweeper.sweep(Runs(), {world.model})
+    world.sweeper.sweep(Runs("success"), {world.model})
     assert decisions(world) == told, "what was told is told no more"
 
 

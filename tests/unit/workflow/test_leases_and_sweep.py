@@ -1,11 +1,12 @@
 """Who may write for an attempt, what frees a model whose attempt cannot go on, and who is rung for it."""
 
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
 import sqlalchemy as sa
+from worlds import Runs
 
 from ratchet.adapters.ledger import schema
 from ratchet.domain.spec import ModelSpec
@@ -18,24 +19,6 @@ from ratchet.workflow.telling import Relay
 
 MAY = datetime(2013, 5, 1, 4, tzinfo=UTC)
 STEPS = ("snapshot", "tune.0", "tune.1", "evaluate")
-
-
-@dataclass
-class Runs:
-    """What the orchestrator would say."""
-
-    run: str = "running"
-    working: bool = False
-    paused: bool = False
-
-    def state(self, dag_id: str, run_id: str) -> str:
-        return self.run
-
-    def started_step(self, dag_id: str, run_id: str) -> bool:
-        return self.working
-
-    def startable(self, dag_id: str) -> bool:
-        return not self.paused
 
 
 def sweep(world, runs: Runs, folders=None) -> dict:

@@ -1,10 +1,10 @@
 """An alias that was moved by hand is told once and put back; a promotion in flight is never taken for one."""
 
 import logging
-from dataclasses import dataclass
 from datetime import UTC, datetime
 
 import pytest
+from worlds import Runs
 
 from ratchet.errors import Refused, Unavailable
 from ratchet.ports.ledger import ChampionRow
@@ -13,22 +13,8 @@ from ratchet.workflow.telling import champion_moved
 MAY = datetime(2013, 5, 1, 4, tzinfo=UTC)
 
 
-@dataclass
-class Runs:
-    """What the orchestrator would say: nothing runs."""
-
-    def state(self, dag_id: str, run_id: str) -> str:
-        return "success"
-
-    def started_step(self, dag_id: str, run_id: str) -> bool:
-        return False
-
-    def startable(self, dag_id: str) -> bool:
-        return True
-
-
 def sweep(world) -> list[str]:
-    return world.sweeper.sweep(Runs(), {world.model})["moved"]
+    return world.sweeper.sweep(Runs("success"), {world.model})["moved"]
 
 
 def alias(world) -> int | None:
@@ -135,7 +121,7 @@ def refuse(error: Exception):
 def test_a_registry_that_does_not_answer_does_not_stop_the_sweep(world, error):
     world.crown(1)
     world.registry.alias_version = refuse(error)
-    assert world.sweeper.sweep(Runs(), {world.model})["moved"] == []
+    assert world.sweeper.sweep(Runs("success"), {world.model})["moved"] == []
     assert world.audit_log.kept() == world.audit_log.verify().kept
 
 

@@ -8,6 +8,7 @@ from datetime import UTC, date, datetime, timedelta
 import numpy as np
 import pyarrow as pa
 import pytest
+from worlds import Runs
 
 from ratchet.domain.spec import ModelSpec
 from ratchet.workflow.artifacts import UnusableArtifact
@@ -73,20 +74,6 @@ class Shelf:
         return self.deciders[f"v{version}"]
 
 
-@dataclass
-class Runs:
-    awake: bool = True
-
-    def state(self, dag_id, run_id):
-        return "success"
-
-    def started_step(self, dag_id, run_id):
-        return False
-
-    def startable(self, dag_id):
-        return self.awake
-
-
 class Watched:
     """The world with a spec that has a probation, and version 2 promoted over version 1 on the first of May."""
 
@@ -146,7 +133,7 @@ class Watched:
             return [entry["action"] for entry in tx.audit_log(self.world.model)]
 
     def sweep(self, **runs) -> dict:
-        return self.world.sweeper.sweep(Runs(**runs), {self.world.model})
+        return self.world.sweeper.sweep(Runs("success", **runs), {self.world.model})
 
 
 @pytest.fixture
@@ -394,7 +381,7 @@ def test_where_a_new_promotion_restarts_the_newest_pair_is_watched(world):
 def test_the_sweep_rings_for_days_that_became_mature_and_not_again_at_once(watched, world):
     assert watched.sweep()["probation"] == []
     world.arrive(MAY + timedelta(days=6))
-    assert watched.sweep(awake=False)["probation"] == []
+    assert watched.sweep(paused=True)["probation"] == []
     assert watched.sweep()["probation"] == ["flight_delay"]
     assert watched.sweep()["probation"] == []
     with world.ledger.transaction() as tx:

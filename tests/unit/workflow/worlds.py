@@ -1,7 +1,7 @@
 """A small world for the verbs: a migrated SQLite ledger, the shipped spec deployed, the clock in replay."""
 
 import shutil
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -25,6 +25,24 @@ from ratchet.workflow.telling import Relay
 
 ROOT = Path(__file__).resolve().parents[3]
 CODE = "c" * 64
+
+
+@dataclass
+class Runs:
+    """What the orchestrator would say: of every run the same, and whether DAGs are paused."""
+
+    run: str = "running"
+    working: bool = False
+    paused: bool = False
+
+    def state(self, dag_id: str, run_id: str) -> str:
+        return self.run
+
+    def started_step(self, dag_id: str, run_id: str) -> bool:
+        return self.working
+
+    def startable(self, dag_id: str) -> bool:
+        return not self.paused
 
 
 class AnyLoader:
