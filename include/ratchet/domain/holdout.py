@@ -98,14 +98,14 @@ def fresh_at(first: date, count: int, timezone: str, label_delay: timedelta) -> 
     return mature_at(first + (count - 1) * _DAY, timezone, label_delay)
 
 
-def days_to_wait_for(needed: int | None, judged: int, *, last: timedelta | int, min_clusters: int, asked: bool) -> int:
+def days_to_wait_for(needed: int | None, judged: int, *, last: timedelta, min_clusters: int, asked: bool) -> int:
     """How many fresh days the next verdict should have after one that was not enough evidence.
 
     ``needed``: the verdict's ``needed_clusters``; ``judged``: of these, how many the next verdict has already (0 for
     another challenger). ``asked``: a target gain is given, so that no ``needed`` means that no holdout is long enough,
     and the longest is waited for; without one, the fewest. The answer lies in ``[min_clusters, last]``.
     """
-    most = last if isinstance(last, int) else last // _DAY
+    most = last // _DAY
     wanted = (most if asked else min_clusters) if needed is None else needed - judged
     return min(max(wanted, min_clusters), most)
 

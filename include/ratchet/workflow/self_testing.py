@@ -76,11 +76,18 @@ class SelfTests:
         return found
 
     def _recent(self, attempts: list[AttemptRow], unreadable: dict[str, str]) -> Iterator[JudgedRows]:
-        """What the attempts were judged on, newest first, until there is enough; what cannot be read is named."""
+        """What the attempts were judged on, newest first, until there is enough; what cannot be read is named.
+
+        Of several looks at one challenger the last is taken, which has the days of the others; an attempt that compared
+        nothing has no rows.
+        """
         from ratchet.domain.selftest import BLOCK_DAYS, MOST_WEEKS  # noqa: PLC0415 - scipy
 
-        n_days = 0
+        n_days, seen = 0, set[int]()
         for attempt in attempts:
+            version = attempt.challenger_version
+            if version is not None and version in seen:
+                continue
             try:
                 rows, days = self._rows(attempt)
             except RatchetError as error:
@@ -89,19 +96,24 @@ class SelfTests:
                 logger.error("%s is left out of the self-test: %s", attempt.id, error)  # noqa: TRY400
                 unreadable[attempt.id] = str(error)
                 continue
+            if rows is None:
+                continue
+            seen.update([] if version is None else [version])
             yield rows
             n_days += days
             if n_days >= MOST_WEEKS * BLOCK_DAYS:
                 return
 
-    def _rows(self, attempt: AttemptRow) -> tuple[JudgedRows, int]:
-        """The rows the attempt was judged on, as its dossier names them, and their number of days."""
+    def _rows(self, attempt: AttemptRow) -> tuple[JudgedRows | None, int]:
+        """The rows the attempt was judged on, as its dossier names them, and their number of days; None without any."""
         import pyarrow.parquet as pq  # noqa: PLC0415 - only where rows are handled
 
         from ratchet.domain.selftest import JudgedRows  # noqa: PLC0415 - scipy
 
         store = self._store()
         named = dossiers.read(store, attempt)["evidence"]
+        if not named["rows"]:
+            return None, 0
         columns = ["day", "champion_payoff", "challenger_payoff"]
         table = pq.read_table(io.BytesIO(store.get_bytes(named["key"], digest=named["sha256"])), columns=columns)
         day, champion, challenger = (table.column(name).to_numpy(zero_copy_only=False) for name in columns)

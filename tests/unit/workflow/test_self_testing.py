@@ -39,18 +39,20 @@ def _fewer_copies(monkeypatch):
     monkeypatch.setattr(selftest, "self_test", lambda recent, **rule: whole(recent, **rule | {"copies": 200}))
 
 
-def judged(world, store, number: int, verdict: str = "keep_champion") -> str:
-    """An attempt that has ended with a verdict on 28 days, with its dossier and its rows."""
+def judged(world, store, number: int, verdict: str = "keep_champion", *, version: int | None = None, rows=True) -> str:
+    """An attempt that has ended with a verdict on 28 days, with its dossier and its rows, or without any."""
     attempt_id = f"{world.model}.{number}"
     rng = np.random.default_rng(number)
     start = date(2013, 1, 1) + timedelta(30 * number)
     days = np.repeat([(start + timedelta(day)).isoformat() for day in range(DAYS)], 10)
     champion = rng.standard_normal(days.size)
     challenger = champion + np.repeat(rng.standard_normal(DAYS), 10)
-    rows = io.BytesIO()
-    pq.write_table(pa.table({"day": days, "champion_payoff": champion, "challenger_payoff": challenger}), rows)
-    key = f"evidence/{attempt_id}.parquet"
-    named = {"key": key, "sha256": store.put_bytes(key, rows.getvalue()), "rows": days.size}
+    named = {"key": None, "sha256": None, "rows": 0}
+    if rows:
+        file = io.BytesIO()
+        pq.write_table(pa.table({"day": days, "champion_payoff": champion, "challenger_payoff": challenger}), file)
+        key = f"evidence/{attempt_id}.parquet"
+        named = {"key": key, "sha256": store.put_bytes(key, file.getvalue()), "rows": days.size}
     dossier = json.dumps({"attempt": attempt_id, "evidence": named}).encode()
     store.put_bytes(f"dossiers/{attempt_id}.json", dossier)
     with world.ledger.transaction() as tx:
@@ -70,6 +72,7 @@ def judged(world, store, number: int, verdict: str = "keep_champion") -> str:
             "spec_digest": world.spec.digest,
             "code_digest": "c" * 64,
             "champion_seq": 1,
+            "challenger_version": version,
             "verdict": verdict,
             "dossier_uri": store.uri(f"dossiers/{attempt_id}.json"),
             "dossier_sha256": hashlib.sha256(dossier).hexdigest(),
@@ -162,6 +165,18 @@ def test_rows_that_were_changed_are_left_out_by_name(world, store, tests, tmp_pa
     assert made[2] not in found.attempts
     assert len(found.attempts) == 5
     assert list(kept(world)[0].detail["unreadable"]) == [made[2]]
+
+
+def test_an_attempt_that_compared_nothing_is_passed_over(world, store, tests):
+    made = [judged(world, store, number, rows=number != 3) for number in range(1, 7)]
+    found = tests.run(actor="ann")[world.model]
+    assert list(found.attempts) == [each for each in made[::-1] if each != made[2]]
+    assert kept(world)[0].detail["unreadable"] == {}
+
+
+def test_of_several_looks_at_one_challenger_the_last_is_taken(world, store, tests):
+    made = [judged(world, store, number, version=max(number, 2)) for number in range(1, 7)]
+    assert list(tests.run(actor="ann")[world.model].attempts) == made[:0:-1]
 
 
 def test_a_store_that_does_not_answer_fails_no_gate(world, store, tests, monkeypatch):
