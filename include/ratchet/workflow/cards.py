@@ -117,7 +117,7 @@ def _in_words(dossier: Mapping[str, Any]) -> str:
         f"{verdict['upper']:+,.2f} with the same."
     )
     if verdict["decision"] == "promote":
-        said += " The estimate was chosen for being good, so expect rather the lower of the two."
+        said += " The estimate was chosen for being good, so expect something nearer the lower bound."
     if verdict["needed_clusters"] is not None:
         said += f" About {verdict['needed_clusters']} fresh days would tell."
     return said
@@ -163,7 +163,11 @@ def _payoff_curve(dossier: Mapping[str, Any], unit: str) -> str:
     chosen, hindsight = curve["chosen"]["challenger"], curve["hindsight"]["challenger"]
     words = _CURVE.format(unit=_e(unit))
     if hindsight is not None:
-        words += f" The best threshold in hindsight would have earned {hindsight['loss']:.4g} {_e(unit)} more."
+        words += (
+            f" The best threshold in hindsight would have earned {hindsight['loss']:.4g} {_e(unit)} more."
+            if hindsight["loss"] > 0
+            else " No single threshold would have earned more, even in hindsight."
+        )
     drawn = charts.curve(known, chosen if isinstance(chosen, float) else None, "threshold")
     return _h2("Payoff by threshold", words) + drawn
 

@@ -72,7 +72,7 @@ def test_the_card_says_in_words_and_money_what_the_verdict_was(judging):
 def test_a_first_champions_card_names_its_rival_and_that_its_estimate_was_selected(judging):
     page = page_of(judging, judging.first)
     assert "than the best single decision for every row" in page
-    assert "expect rather the lower of the two" in page
+    assert "expect something nearer the lower bound" in page
 
 
 def test_what_comes_from_outside_is_escaped(judging):
@@ -118,3 +118,11 @@ def test_without_rows_there_is_no_payoff_curve_to_draw(judging):
 
     assert "Payoff by threshold" in page_of(judging, judging.second)
     assert "Payoff by threshold" not in page_of(judging, judging.second, empty)
+
+
+@pytest.mark.parametrize(("loss", "said"), [(0.25, "would have earned 0.25 USD more"), (-0.04, "No single threshold")])
+def test_the_card_says_what_hindsight_would_have_earned_if_anything(judging, loss, said):
+    def change(dossier):
+        dossier["payoff_curve"]["hindsight"]["challenger"] = {"loss": loss, "threshold": 0.3}
+
+    assert said in page_of(judging, judging.second, change)
