@@ -144,6 +144,16 @@ class AirflowRunStates:
         found = _if_any(lambda: RuntimeTaskInstance.get_dag(dag_id))
         return found is not None and not found.is_paused
 
+    def claim_awaited(self, model: str) -> bool:
+        """Whether a retrain is queued, or runs and its claim waits for the scheduler, a slot or a worker."""
+        from airflow.sdk.execution_time.task_runner import RuntimeTaskInstance
+
+        dag_id, ask = f"retrain__{model}", RuntimeTaskInstance
+        queued = _if_any(lambda: ask.get_dr_count(dag_id, states=["queued"]))
+        return bool(
+            queued or _if_any(lambda: ask.get_ti_count(dag_id, task_ids=["claim"], states=["scheduled", "queued"]))
+        )
+
 
 def _if_any(ask: Callable[[], Any]) -> Any:
     """What Airflow answers; None when there is no such thing."""

@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from airflow.triggers.base import BaseEventTrigger, TriggerEvent
+from asgiref.sync import sync_to_async
 
 import ratchet_airflow
 
@@ -30,10 +31,13 @@ REPORT_SECONDS = 3600.0
 
 @dataclass(frozen=True)
 class Tick:
-    """What every watcher hears about once a second: the due models, and how to win the right to ring for one."""
+    """What every watcher hears about once a second: the due models, and how to win the right to ring for one.
+
+    ``ring(model)`` says the how-manieth ring was won, 0 if none was.
+    """
 
     due: tuple[str, ...]
-    ring: Callable[[str], bool]
+    ring: Callable[[str], int]
 
 
 class IntakeEndedError(RuntimeError):
@@ -112,14 +116,15 @@ class DueTrigger(_SharesTheIntake):
     async def filter_shared_stream(self, shared_stream: AsyncIterator[Tick]) -> AsyncIterator[TriggerEvent]:
         """Yield after the compare-and-set on the doorbell was won; losing it, or failing, waits for the next tick."""
         async for tick in shared_stream:
-            if self.model in tick.due and await asyncio.to_thread(self._won, tick):
+            if self.model in tick.due and await sync_to_async(self._won, thread_sensitive=False)(tick):
                 yield TriggerEvent({"model": self.model})
 
     def _won(self, tick: Tick) -> bool:
+        from ratchet.domain.fleet import heard
         from ratchet.failpoints import reach
 
         try:
-            won = tick.ring(self.model)
+            won = heard(tick.ring(self.model), self._claim_awaited)
         except Exception:
             log.exception("doorbell of %s not rung; tried again at the next tick", self.model)
             return False
@@ -127,11 +132,20 @@ class DueTrigger(_SharesTheIntake):
             reach("rung/not claimed")
         return won
 
+    def _claim_awaited(self) -> bool:
+        """Whether a run waits for its claim; if Airflow does not answer, the bell had better ring."""
+        try:
+            return ratchet_airflow.AirflowRunStates().claim_awaited(self.model)
+        except Exception:
+            log.exception("whether a run of %s waits is not known; its doorbell is rung again", self.model)
+            return False
+
 
 PumpRun = Callable[[threading.Event, Callable[[list[str]], None]], None]
+Ring = Callable[[str], int]
 
 
-async def _wired() -> tuple[PumpRun, Callable[[str], bool]]:
+async def _wired() -> tuple[PumpRun, Ring]:
     """The pump and the doorbell, wired to Airflow's connections; tried until it works: no watcher dies of it."""
     wait = 1.0
     while True:
@@ -144,7 +158,7 @@ async def _wired() -> tuple[PumpRun, Callable[[str], bool]]:
             wait = min(wait * 2, 30.0)
 
 
-def _wire(resolver: Any) -> tuple[PumpRun, Callable[[str], bool]]:
+def _wire(resolver: Any) -> tuple[PumpRun, Ring]:
     from ratchet.adapters.connections import KAFKA
     from ratchet.adapters.kafka_intake import IntakeLoop
     from ratchet.bootstrap import wire

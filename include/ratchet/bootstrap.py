@@ -206,8 +206,8 @@ class Ratchet:
         """What the pump hands its records to; its tick also has dead letters and resolutions told."""
         return _Sink(self.ledger, self.settings, self.relay)
 
-    def ring(self, model: str) -> bool:
-        """Win the right to start the model's retrain now."""
+    def ring(self, model: str) -> int:
+        """Win the right to start the model's retrain now: the how-manieth ring this is, 0 if it was not won."""
         with self.ledger.transaction() as tx:
             return tx.ring(model, self.settings.ring_backoff_seconds, self.settings.ring_backoff_max_seconds)
 

@@ -83,6 +83,20 @@ def test_a_claim_with_nothing_to_do_skips_the_rest_and_keeps_its_reason() -> Non
 
 
 class TestWhatAirflowBelievesOfARun:
+    @pytest.mark.parametrize(("queued", "waiting", "awaited"), [(1, 0, True), (0, 1, True), (0, 0, False)])
+    def test_a_claim_is_awaited_while_its_run_is_queued_or_the_task_itself_waits(
+        self, monkeypatch: pytest.MonkeyPatch, queued: int, waiting: int, awaited: bool
+    ) -> None:
+        def runs(dag_id: str, states: list[str]) -> int:
+            return queued if (dag_id, states) == ("retrain__m", ["queued"]) else 0
+
+        def tasks(dag_id: str, task_ids: list[str], states: list[str]) -> int:
+            return waiting if (dag_id, task_ids) == ("retrain__m", ["claim"]) and "queued" in states else 0
+
+        monkeypatch.setattr(RuntimeTaskInstance, "get_dr_count", staticmethod(runs))
+        monkeypatch.setattr(RuntimeTaskInstance, "get_ti_count", staticmethod(tasks))
+        assert ratchet_airflow.AirflowRunStates().claim_awaited("m") is awaited
+
     def test_a_deleted_run_is_missing(self, monkeypatch: pytest.MonkeyPatch) -> None:
         def deleted(dag_id: str, run_id: str) -> str:
             raise AirflowRuntimeError(ErrorResponse(error=ErrorType.API_SERVER_ERROR, detail={"status_code": 404}))

@@ -29,6 +29,7 @@ class FakePump:
         self.most_running = 0
         self.sessions = 0
         self.ring_errors = 0
+        self.rings_to_win = 1
         self.dies = False
         self._lock = threading.Lock()
 
@@ -46,15 +47,15 @@ class FakePump:
             with self._lock:
                 self.running -= 1
 
-    def ring(self, model: str) -> bool:
+    def ring(self, model: str) -> int:
         with self._lock:
             if self.ring_errors:
                 self.ring_errors -= 1
                 raise ConnectionError("the ledger is away")
-            if model in self.rung:
-                return False
+            if self.rung.count(model) >= self.rings_to_win:
+                return 0
             self.rung.append(model)
-            return True
+            return self.rung.count(model)
 
 
 @pytest.fixture
@@ -129,6 +130,32 @@ def test_a_due_model_is_rung_once_however_often_it_is_heard(pump: FakePump) -> N
         await watchers.until(lambda: len(watchers.heard) >= 2)
         await watchers.stop()
         assert [payload for _, payload in watchers.heard] == [{"model": "a"}, {"model": "z"}]
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize(
+    ("claim_awaited", "heard"),
+    [(True, 2), (False, 4), (None, 4)],
+    ids=["its run waits", "no run waits", "Airflow does not answer"],
+)
+def test_while_a_run_waits_for_its_claim_its_doorbell_stays_silent_but_not_for_ever(
+    pump: FakePump, monkeypatch: pytest.MonkeyPatch, claim_awaited: bool | None, heard: int
+) -> None:
+    def answer(_: Any, model: str) -> bool:
+        assert model == "a"
+        if claim_awaited is None:
+            raise ConnectionError("the API server is away")
+        return claim_awaited
+
+    monkeypatch.setattr(intake.ratchet_airflow.AirflowRunStates, "claim_awaited", answer)
+    pump.rings_to_win, pump.due = 4, ["a"]
+
+    async def scenario() -> None:
+        watchers = Watchers()
+        watchers.add(1, DueTrigger("a"))
+        await watchers.until(lambda: len(pump.rung) == 4 and len(watchers.heard) == heard)
+        await watchers.stop()
 
     asyncio.run(scenario())
 

@@ -19,12 +19,13 @@ without either is alone.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
 INCIDENT_WINDOW = timedelta(hours=6)
 SILENT_RINGS = 3
+PATIENT_RINGS = 3
 SHRINKS_TO = 4
 """A run is shrunk to no less than one trial in so many."""
 
@@ -149,3 +150,18 @@ def _waits(rule: str, full: str, each: Due, ahead: Sequence[str]) -> str:
     named = ", ".join(ahead[:NAMED]) + (f" and {len(ahead) - NAMED} more" if len(ahead) > NAMED else "")
     turn = f", after {named}" if ahead else ""
     return f"{rule}: {full}; goes when an attempt ends, by priority {each.priority}{turn}"
+
+
+def heard(rings: int, claim_awaited: Callable[[], bool]) -> bool:
+    """Whether a bell that was won is to be heard.
+
+    On a busy cluster a run may wait for minutes before it claims; ringing again meanwhile would only add runs that find
+    nothing to do. The first ring is always heard, and so is the fourth (after seven minutes): a queue may be stuck.
+
+    Args:
+        rings: the how-manieth ring it is; 0 when it was not won.
+        claim_awaited: asks the orchestrator whether a run waits for its claim; not asked where it does not matter.
+    """
+    if not 1 < rings <= PATIENT_RINGS:
+        return rings > 0
+    return not claim_awaited()

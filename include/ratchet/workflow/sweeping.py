@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Collection
+from functools import partial
 from typing import Any, Protocol
 
+from ratchet.domain.fleet import heard
 from ratchet.errors import RatchetError
 from ratchet.ports.ledger import AWAITING_APPROVAL, LIVE_STATES, AttemptRow, Ledger
 from ratchet.settings import Settings
@@ -39,6 +41,10 @@ class RunStates(Protocol):
 
     def startable(self, dag_id: str) -> bool:
         """Whether a bell starts this DAG now: it is there and not paused."""
+        ...
+
+    def claim_awaited(self, model: str) -> bool:
+        """Whether a retrain of this model was started and still waits for its claim to be executed."""
         ...
 
 
@@ -156,7 +162,8 @@ class Sweeper:
             for model in sorted(resting):
                 tx.unring(model)
             overdue = tx.due_models(*self._backoff, overdue_seconds=OVERDUE_SECONDS)
-            return [model for model in overdue if model not in resting and tx.ring(model, *self._backoff)]
+            won = {model: tx.ring(model, *self._backoff) for model in overdue if model not in resting}
+        return [m for m, rings in won.items() if heard(rings, partial(runs.claim_awaited, m))]
 
     def _judged(self) -> list[str]:
         """Models with a verdict that was not acted upon in time; what waits for a probation is not rung for."""

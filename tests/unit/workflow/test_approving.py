@@ -52,6 +52,9 @@ class Runs:
     def startable(self, dag_id: str) -> bool:
         return True
 
+    def claim_awaited(self, model: str) -> bool:
+        return False
+
     def is_open(self, run_id: str) -> bool:
         return self.state("promote__flight_delay", run_id) in {"queued", "running"}
 

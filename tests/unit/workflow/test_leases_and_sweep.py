@@ -282,6 +282,17 @@ def test_a_model_that_can_start_is_rung_within_its_back_off_only(world):
     assert doorbell(world) == (True, True, 5)
 
 
+@pytest.mark.parametrize("awaited", [True, False])
+def test_the_sweep_does_not_ring_again_for_a_run_that_waits_for_its_claim(world, awaited):
+    world.crown()
+    world.arrive(MAY)
+    with world.ledger.engine.begin() as db:
+        long_ago = datetime.now(UTC) - timedelta(seconds=600)
+        db.execute(sa.update(schema.doorbell).values(rung_at=long_ago, due_at=long_ago, rings=1))
+    assert sweep(world, Runs(awaited=awaited))["due"] == ([] if awaited else [world.model])
+    assert doorbell(world) == (True, True, 2), "counted either way: the next one comes later"
+
+
 def test_a_promotion_that_was_cut_off_is_announced_by_the_sweep_once(world, claimed):
     world.judge(claimed, "promote")
     world.promotions.promote(world.model)

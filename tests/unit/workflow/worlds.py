@@ -34,6 +34,7 @@ class Runs:
     run: str = "running"
     working: bool = False
     paused: bool = False
+    awaited: bool = False
 
     def state(self, dag_id: str, run_id: str) -> str:
         return self.run
@@ -43,6 +44,9 @@ class Runs:
 
     def startable(self, dag_id: str) -> bool:
         return not self.paused
+
+    def claim_awaited(self, model: str) -> bool:
+        return self.awaited
 
 
 class AnyLoader:

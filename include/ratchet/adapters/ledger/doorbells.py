@@ -64,21 +64,20 @@ class Doorbells(Base):
             return True
         return rung_at + timedelta(seconds=min(backoff * 2 ** max(rings - 1, 0), most)) <= now
 
-    def ring(self, model: str, backoff_seconds: float, backoff_max_seconds: float) -> bool:
-        """Win the right to ring now: one winner among all processes."""
+    def ring(self, model: str, backoff_seconds: float, backoff_max_seconds: float) -> int:
+        """Win the right to ring now: one winner among all processes is told the how-manieth ring this is, others 0."""
         now = self.wall()
         row = self._one(sa.select(t.doorbell).where(t.doorbell.c.model == model).with_for_update())
         if row is None or row["due_at"] is None or row["due_at"] > now or row["held"] is not None:
-            return False
+            return 0
         if not self._may_ring(row["rung_at"], row["rings"], now, backoff_seconds, backoff_max_seconds):
-            return False
+            return 0
         held = self._one(sa.select(t.lease.c.attempt_id).where(t.lease.c.model == model))
         if held and held["attempt_id"] is not None:
-            return False
-        self._db.execute(
-            sa.update(t.doorbell).where(t.doorbell.c.model == model).values(rung_at=now, rings=row["rings"] + 1)
-        )
-        return True
+            return 0
+        rings = int(row["rings"]) + 1
+        self._db.execute(sa.update(t.doorbell).where(t.doorbell.c.model == model).values(rung_at=now, rings=rings))
+        return rings
 
     def unring(self, model: str) -> None:
         """Forget that the doorbell was rung: the model stays due, and the next ring need not wait."""
