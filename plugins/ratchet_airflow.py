@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 Bell = Literal["due", "judged", "probation", "champion"]
 LIVE_STEP_STATES = frozenset({"running", "restarting"})
+UNCLAIMED_STATES = ["null", "scheduled", "queued", "running"]
+"""Of a first task that has not ended; ``null`` is the API's word for one that the scheduler has not seen yet."""
 
 
 def bell(model: str, name: Bell, **extra: Any) -> Asset:
@@ -145,14 +147,11 @@ class AirflowRunStates:
         return found is not None and not found.is_paused
 
     def claim_awaited(self, model: str) -> bool:
-        """Whether a retrain is queued, or runs and its claim waits for the scheduler, a slot or a worker."""
+        """Whether the claim of a retrain waits for the scheduler, a slot or a worker, or is being executed."""
         from airflow.sdk.execution_time.task_runner import RuntimeTaskInstance
 
-        dag_id, ask = f"retrain__{model}", RuntimeTaskInstance
-        queued = _if_any(lambda: ask.get_dr_count(dag_id, states=["queued"]))
-        return bool(
-            queued or _if_any(lambda: ask.get_ti_count(dag_id, task_ids=["claim"], states=["scheduled", "queued"]))
-        )
+        count = RuntimeTaskInstance.get_ti_count
+        return bool(_if_any(lambda: count(f"retrain__{model}", task_ids=["claim"], states=UNCLAIMED_STATES)))
 
 
 def _if_any(ask: Callable[[], Any]) -> Any:

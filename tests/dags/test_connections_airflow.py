@@ -83,18 +83,13 @@ def test_a_claim_with_nothing_to_do_skips_the_rest_and_keeps_its_reason() -> Non
 
 
 class TestWhatAirflowBelievesOfARun:
-    @pytest.mark.parametrize(("queued", "waiting", "awaited"), [(1, 0, True), (0, 1, True), (0, 0, False)])
-    def test_a_claim_is_awaited_while_its_run_is_queued_or_the_task_itself_waits(
-        self, monkeypatch: pytest.MonkeyPatch, queued: int, waiting: int, awaited: bool
-    ) -> None:
-        def runs(dag_id: str, states: list[str]) -> int:
-            return queued if (dag_id, states) == ("retrain__m", ["queued"]) else 0
+    @pytest.mark.parametrize("state", ["null", "scheduled", "queued", "running", "success", "up_for_retry", "failed"])
+    def test_a_claim_is_awaited_until_it_ended_or_failed(self, monkeypatch: pytest.MonkeyPatch, state: str) -> None:
+        def count(dag_id: str, task_ids: list[str], states: list[str]) -> int:
+            return int((dag_id, task_ids) == ("retrain__m", ["claim"]) and state in states)
 
-        def tasks(dag_id: str, task_ids: list[str], states: list[str]) -> int:
-            return waiting if (dag_id, task_ids) == ("retrain__m", ["claim"]) and "queued" in states else 0
-
-        monkeypatch.setattr(RuntimeTaskInstance, "get_dr_count", staticmethod(runs))
-        monkeypatch.setattr(RuntimeTaskInstance, "get_ti_count", staticmethod(tasks))
+        monkeypatch.setattr(RuntimeTaskInstance, "get_ti_count", staticmethod(count))
+        awaited = state in {"null", "scheduled", "queued", "running"}
         assert ratchet_airflow.AirflowRunStates().claim_awaited("m") is awaited
 
     def test_a_deleted_run_is_missing(self, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -25,7 +25,7 @@ from datetime import UTC, datetime, timedelta
 
 INCIDENT_WINDOW = timedelta(hours=6)
 SILENT_RINGS = 3
-PATIENT_RINGS = 3
+PATIENT_RINGS = 2
 SHRINKS_TO = 4
 """A run is shrunk to no less than one trial in so many."""
 
@@ -156,11 +156,11 @@ def heard(rings: int, claim_awaited: Callable[[], bool]) -> bool:
     """Whether a bell that was won is to be heard.
 
     On a busy cluster a run may wait for minutes before it claims; ringing again meanwhile would only add runs that find
-    nothing to do. The first ring is always heard, and so is the fourth (after seven minutes): a queue may be stuck.
+    nothing to do. The first ring is always heard, and so is the third (after three minutes): the worker may be lost.
 
     Args:
         rings: the how-manieth ring it is; 0 when it was not won.
-        claim_awaited: asks the orchestrator whether a run waits for its claim; not asked where it does not matter.
+        claim_awaited: asks the orchestrator whether a run has not claimed yet; not asked where it does not matter.
     """
     if not 1 < rings <= PATIENT_RINGS:
         return rings > 0

@@ -44,7 +44,7 @@ class RunStates(Protocol):
         ...
 
     def claim_awaited(self, model: str) -> bool:
-        """Whether a retrain of this model was started and still waits for its claim to be executed."""
+        """Whether a retrain of this model was started and its claim has not ended yet."""
         ...
 
 
