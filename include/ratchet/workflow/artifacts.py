@@ -48,6 +48,15 @@ class Artifacts:
         except RatchetError as error:
             if error.retry_helps:
                 raise
+        return self.prove(model, version)
+
+    def prove(self, model: str, version: int) -> Any:
+        """The version's model by the registry's own bytes, whatever a local copy says.
+
+        Raises:
+            UnusableArtifact: it does not pass; told in the log and in the audit log.
+            Unavailable: the registry did not answer; repeating may help.
+        """
         try:
             return self.inspect(model, version)
         except UnusableArtifact as unusable:

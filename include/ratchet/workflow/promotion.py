@@ -19,7 +19,7 @@ from ratchet.ports.ledger import (
     Tx,
 )
 from ratchet.workflow.approving import approval_of, body, keep_answer, subject
-from ratchet.workflow.artifacts import Artifacts
+from ratchet.workflow.artifacts import Artifacts, UnusableArtifact
 from ratchet.workflow.follow_ups import UNDECIDED, follow_up
 from ratchet.workflow.probation import begin_probation, holding, supersede_probation
 from ratchet.workflow.telling import Relay, champion_moved, decision
@@ -128,9 +128,13 @@ class Promotions:
 
         The champion, the attempt's end, its events' fates and what is to be told are one transaction; telling follows,
         and is taken up by the sweep when this process dies. While the gate's last self-test on this model has failed,
-        the attempt is held: it goes on waiting, and the sweep rings for it.
+        the attempt is held: it goes on waiting, and the sweep rings for it when a self-test has passed.
+
+        Raises:
+            Unavailable: the registry did not answer, so the artifact cannot be verified; the attempt goes on waiting.
         """
         promoted = held = None
+        self._prove(model)
         with self._ledger.transaction() as tx:
             tx.lock_lease(model)
             newest = self._supersede(tx, model)
@@ -167,10 +171,16 @@ class Promotions:
 
         Raises:
             Refused: no actor, no such attempt, or nothing waits for this answer any more; the refusal is audited.
+            Unavailable: the registry did not answer, so what is approved cannot be verified; no answer was taken.
         """
         actor, reason = actor.strip(), reason.strip() or "no reason given"
         if not actor:
             raise Refused("an approval needs a person: who answers is what the audit log will say")
+        if approve:
+            with self._ledger.transaction() as tx:
+                named = tx.attempt(attempt_id)
+            if named is not None:
+                self._prove(named.model, answered=attempt_id)
         refusal, counted, after = None, True, None
         with self._ledger.transaction() as tx:
             attempt = self._asked(tx, attempt_id)
@@ -213,6 +223,7 @@ class Promotions:
         Returns:
             ``{"attempt": id, "subject": one line, "body": Markdown, "seconds": until it expires}``
         """
+        self._prove(model)
         with self._ledger.transaction() as tx:
             attempt = self._settle(tx, model)
             requests = tx.approval_requests(model)
@@ -237,10 +248,38 @@ class Promotions:
 
     def settle(self, model: str) -> str | None:
         """End what waits for people and cannot be approved any more; returns the attempt that waits for an answer."""
+        self._prove(model)
         with self._ledger.transaction() as tx:
             waits = self._settle(tx, model)
             decision = approval_of(tx, waits) if waits else None
         return waits.id if waits and decision and decision.state == "waiting" else None
+
+    def _prove(self, model: str, answered: str | None = None) -> None:
+        """Give up what is about to be promoted if its artifact is not the one that was judged.
+
+        Weeks may lie between a verdict and its approval, and who loads by the alias asks no ledger. What still waits
+        for people is looked at when they have ``answered``.
+
+        Raises:
+            Unavailable: the registry did not answer.
+        """
+        with self._ledger.transaction() as tx:
+            waiting = [a for a in tx.attempts(model=model, states=WAITING_STATES) if a.verdict == "promote"]
+            newest = max(waiting, key=lambda a: a.epoch, default=None)
+            if newest is None or newest.challenger_version is None:
+                return
+            if newest.state == AWAITING_APPROVAL and newest.id != answered:
+                approval = approval_of(tx, newest)
+                if approval is not None and approval.state != "approved":
+                    return
+        try:
+            self._artifacts.prove(model, newest.challenger_version)
+        except UnusableArtifact as unusable:
+            with self._ledger.transaction() as tx:
+                tx.lock_lease(model)
+                again = tx.attempt(newest.id)
+                if again is not None and again.state in WAITING_STATES:
+                    release(tx, again, "failed", str(unusable), self._most_tries)
 
     def _asked(self, tx: Tx, attempt_id: str) -> AttemptRow:
         """The attempt as it is after what has become void or late has ended."""

@@ -9,7 +9,7 @@ import sqlalchemy as sa
 
 from ratchet.adapters.ledger import schema
 from ratchet.domain.spec import ModelSpec
-from ratchet.errors import Refused
+from ratchet.errors import CorruptObjectError, Refused, Unavailable
 from ratchet.workflow.approving import approvals_of
 from ratchet.workflow.retiring import retire
 
@@ -125,6 +125,54 @@ def told(world) -> list[dict]:
 
 def sweep(world, runs: Runs | None = None) -> dict:
     return world.sweeper.sweep(runs or Runs(), {world.model})
+
+
+# What is promoted is what was judged ----------------------------------------------------------------------------------
+
+
+def tampered(folder, *, expected=None):
+    raise CorruptObjectError(f"{folder}: sha256 must be {expected}, but got another")
+
+
+def away(folder, *, expected=None):
+    raise Unavailable("MLflow does not answer")
+
+
+def test_an_artifact_that_changed_while_it_waited_is_not_promoted_and_the_events_wait_for_another_attempt(world):
+    asks(world, "never")
+    world.crown(1)
+    world.arrive(MAY)
+    attempt = verdict(world)
+    world.loader.load = tampered
+    assert world.promotions.promote(world.model)["promoted"] is None
+    assert champion(world) == 1
+    assert (world.attempt(attempt).state, "version 2" in world.attempt(attempt).failure) == ("failed", True)
+    assert {event.fate for event in world.events()} == {"pending"}
+    assert [entry["detail"]["version"] for entry in audited(world, "artifact.tampered")] == [2]
+
+
+def test_an_artifact_that_changed_while_people_were_asked_is_not_promoted_by_their_answer(world):
+    attempt = waiting(world)
+    world.loader.load = tampered
+    with pytest.raises(Refused, match="waits for no answer: it is failed"):
+        respond(world, attempt)
+    assert champion(world) == 1
+    assert audited(world, "artifact.tampered")
+
+
+def test_a_rejection_asks_nothing_of_the_artifact(world):
+    attempt = waiting(world)
+    world.loader.load = tampered
+    assert respond(world, attempt, approve=False)["state"] == "concluded"
+
+
+def test_what_cannot_be_verified_goes_on_waiting_and_no_answer_was_taken(world):
+    attempt = waiting(world)
+    world.loader.load = away
+    with pytest.raises(Unavailable):
+        respond(world, attempt)
+    assert world.attempt(attempt).state == "awaiting_approval"
+    assert audited(world, "approval.approved") == []
 
 
 # Asking ---------------------------------------------------------------------------------------------------------------
