@@ -273,9 +273,15 @@ class Ratchet:
             with self.ledger.transaction() as tx:
                 judged = attempt_of(tx, attempt)
             self.card(judged)
-        except RatchetError as error:
-            # The verdict stands without its card, which can be written at any time.
-            logger.warning("no card of %s, write it with: ratchet card %s (%s)", attempt, attempt, error)
+        except Exception as error:
+            # Whatever is wrong with a card, the verdict stands without it, and it can be written at any time.
+            logger.warning(
+                "no card of %s, write it with: ratchet card %s (%s)",
+                attempt,
+                attempt,
+                error,
+                exc_info=not isinstance(error, RatchetError),
+            )
         return {key: answer[key] for key in ("evidence_digest", "challenger_version", "dossier_uri")} | {
             "decision": answer["verdict"]["decision"],
             "estimate": answer["verdict"]["estimate"],
