@@ -166,7 +166,7 @@ class Sweeper:
         return [m for m, rings in won.items() if heard(rings, partial(runs.claim_awaited, m))]
 
     def _judged(self) -> list[str]:
-        """Models with a verdict that was not acted upon in time; what waits for a probation is not rung for."""
+        """Models with a verdict that was not acted upon in time; what a probation or a failed self-test holds waits."""
         with self._ledger.transaction() as tx:
             now = tx.wall()
             overdue = {
@@ -174,7 +174,7 @@ class Sweeper:
                 for a in tx.attempts(states=("judged",))
                 if a.judged_at is not None and (now - a.judged_at).total_seconds() > JUDGED_OVERDUE_SECONDS
             }
-            return sorted(model for model in overdue if holding(tx, model) is None)
+            return sorted(m for m in overdue if holding(tx, m) is None and tx.failed_self_test(m) is None)
 
     def _watched(self, runs: RunStates, folders: Collection[str]) -> list[str]:
         """Win the rings of watches that have days to score; a watch that nobody can go on with ends here."""
