@@ -23,6 +23,7 @@ from airflow.sdk import (
     RetryAction,
     RetryRule,
     chain,
+    get_parsing_context,
     task,
 )
 
@@ -33,6 +34,8 @@ from ratchet.settings import load_settings
 from ratchet_approval import AskForApproval
 from ratchet_intake_trigger import DueTrigger
 
+RUNNING = get_parsing_context().dag_id
+"""The DAG whose task is being started; None where Airflow wants to know them all."""
 REFUSALS_ARE_FINAL = ExceptionRetryPolicy(
     [
         RetryRule(
@@ -324,10 +327,13 @@ def _dag(function: Callable[[ModelSpec], DAG], spec: ModelSpec, **options: Any) 
 
 for file in spec_files(load_settings().models_dir):
     name = file.parent.name
+    if RUNNING is not None and RUNNING.partition("__")[2] != name:
+        continue
     try:
         read = load_spec(file)
     except SpecRefused as error:
         globals()[f"refused__{name}"] = refused_dag(name, error)
     else:
         for make in (retrain_dag, promote_dag, rollback_dag, *([probation_dag] if read.probation else [])):
-            globals()[f"{make.__name__}__{name}"] = make(read)
+            if RUNNING in (None, f"{make.__name__.removesuffix('_dag')}__{name}"):
+                globals()[f"{make.__name__}__{name}"] = make(read)

@@ -43,6 +43,22 @@ def test_these_dags_and_no_others(bag: DagBag) -> None:
     assert set(bag.dags) == CENSUS
 
 
+@pytest.mark.parametrize("dag_id", ["retrain__flight_delay", "promote__flight_delay", "retrain__broken"])
+def test_a_task_builds_its_own_dag_and_reads_its_own_spec_only(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dag_id: str
+) -> None:
+    shipped = (root / "include" / "models" / "flight_delay" / "model.yaml").read_text()
+    for name, text in (("flight_delay", shipped), ("broken", "model: broken")):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "model.yaml").write_text(text)
+    monkeypatch.setenv("RATCHET_MODELS_DIR", str(tmp_path))
+    everything = set(DagBag(str(root / "dags" / "retrain.py")).dags)
+    assert everything == {f"{verb}__flight_delay" for verb in ("retrain", "promote", "rollback")} | {"retrain__broken"}
+    # As Airflow's task runner says it.
+    monkeypatch.setenv("_AIRFLOW_PARSING_CONTEXT_DAG_ID", dag_id)
+    assert set(DagBag(str(root / "dags" / "retrain.py")).dags) == {dag_id}
+
+
 @pytest.mark.parametrize("dag_id", sorted(CENSUS))
 class TestEveryDag:
     def test_runs_without_anyone_unpausing_it_and_never_catches_up(self, bag: DagBag, dag_id: str) -> None:
