@@ -13,8 +13,9 @@ BENCH_STAMP := .venv/.bench-installed
 BENCH_ARGS ?=
 CALIBRATE_ARGS ?=
 SOURCES := include tests dags plugins bench
+BENCHES := events judging dag_parsing registering
 
-.PHONY: help setup lock schemas up down status demo bench-setup bench-intake lint check test test-long chaos chaos-proof bench-events bench-judging calibrate clean
+.PHONY: help setup lock schemas up down status demo bench-setup bench bench-intake lint check test test-long chaos chaos-proof bench-events bench-judging calibrate clean
 
 help: ## List the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -86,6 +87,10 @@ chaos: setup ## Kill everything under load and close the books; KILLS, EVENTS, M
 
 chaos-proof: setup ## Show that the books of make chaos do not balance on builds without a guard
 	scripts/chaos-proof
+
+bench: setup ## The benches that take minutes, one after the other, and the table of docs/performance.md
+	for part in $(BENCHES); do .venv/bin/python -m bench.$$part || exit 1; done
+	.venv/bin/python -m bench.summary
 
 bench-events: setup ## Validate one event, side by side with peers; rows in bench/results/events.json
 	.venv/bin/python -m bench.events

@@ -11,21 +11,18 @@ Each measurement is a process of its own; contenders take turns.
 
 from __future__ import annotations
 
-import json
 import os
-import platform
 import statistics
 import subprocess
 import sys
 import tempfile
-from datetime import UTC, datetime
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from bench.reports import machine, write
+
 ROOT = Path(__file__).resolve().parents[1]
 SHIPPED = ROOT / "include" / "models" / "flight_delay" / "model.yaml"
-RESULTS = Path(__file__).parent / "results" / "dag_parsing.json"
 MODELS = 200
 ROUNDS = 5
 PARSE_GOAL_MS, START_GOAL_MS = 1_000.0, 150.0
@@ -78,11 +75,9 @@ def main() -> None:
         _row(f"parse {MODELS} specs", "none: the DAG processor needs all", parse, None, PARSE_GOAL_MS, spent["parse"]),
         _row(f"task start among {MODELS} specs", "eager loader", start, parse, START_GOAL_MS, spent["task start"]),
     ]
-    report = {"machine": machine(), "rows": rows}
     for row in rows:
         print(f"{row['name']:<32} {row['ours']:>9.1f} ms, goal {row['goal']}, {row['dags']} DAGs, ratio {row['ratio']}")
-    RESULTS.write_text(json.dumps(report, indent=1) + "\n")
-    print(f"rows: {RESULTS}")
+    write("dag_parsing", rows, machine(ROUNDS, "apache-airflow", "pydantic", "ruamel.yaml"))
 
 
 def _row(
@@ -100,18 +95,6 @@ def _row(
         "dags": seen[0][1],
         "spread": [round(min(ms for ms, _, _ in seen), 1), round(max(ms for ms, _, _ in seen), 1)],
         "peak_mb": round(max(peak for _, _, peak in seen)),
-    }
-
-
-def machine() -> dict[str, Any]:
-    """Where and with what it was measured."""
-    return {
-        "at": datetime.now(UTC).isoformat(timespec="seconds"),
-        "cpus": os.cpu_count(),
-        "machine": platform.machine(),
-        "python": platform.python_version(),
-        "rounds": ROUNDS,
-        "libraries": {name: version(name) for name in ("apache-airflow", "pydantic", "ruamel.yaml")},
     }
 
 

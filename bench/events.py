@@ -17,27 +17,22 @@ import gc
 import hashlib
 import importlib
 import json
-import os
-import platform
 import statistics
 import sys
 import time
 from collections.abc import Callable
-from datetime import UTC, datetime
-from importlib.metadata import version
-from pathlib import Path
 from typing import Any, Literal
 
 import msgspec
 from jsonschema import Draft202012Validator
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 
+from bench.reports import machine, write
 from ratchet.domain import events
 from ratchet.domain.event_schemas import event_schema
 
 ROUNDS = 15
 ROUND_SECONDS = 0.15
-RESULTS = Path(__file__).parent / "results" / "events.json"
 KIND = "ratchet.drift.detected.v1"
 HEADERS = [("content-type", b"application/cloudevents+json")]
 GOAL_US = 15.0
@@ -232,26 +227,11 @@ def main() -> None:
         low, high = row["spread"]
         print(f"{row['peer']:<44} {row['theirs']:>8.2f} us {row['ratio']:>7.2f}x  [{low}-{high}]")
     print(f"ours: {ours:.2f} us, {1e6 / ours:,.0f} events/s on one core, {len(value):,} bytes")
-    RESULTS.parent.mkdir(exist_ok=True)
-    RESULTS.write_text(json.dumps({"machine": machine(), "missing": missing, "rows": rows}, indent=2) + "\n")
-    print(f"rows: {RESULTS}")
+    write("events", rows, machine(ROUNDS, "jsonschema", "msgspec", "pydantic"), missing=missing)
 
 
 def _spread(figures: list[float]) -> list[float]:
     return [round(min(figures), 2), round(max(figures), 2)]
-
-
-def machine() -> dict[str, Any]:
-    """Where and with what it was measured."""
-    return {
-        "at": datetime.now(UTC).isoformat(timespec="seconds"),
-        "cpus": os.cpu_count(),
-        "machine": platform.machine(),
-        "python": platform.python_version(),
-        "load": [round(load, 1) for load in os.getloadavg()],
-        "rounds": ROUNDS,
-        "libraries": {name: version(name) for name in ("jsonschema", "msgspec", "pydantic")},
-    }
 
 
 if __name__ == "__main__":

@@ -10,19 +10,14 @@ ours: checks, interval, diagnostics. The ratio is ours by one plain NumPy sum by
 from __future__ import annotations
 
 import gc
-import json
-import os
-import platform
 import statistics
 import time
 from collections.abc import Callable
-from datetime import UTC, datetime
-from importlib.metadata import version
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from bench.reports import machine, write
 from ratchet.domain.gate import judge
 from ratchet.domain.inference import group
 
@@ -30,7 +25,6 @@ ROWS = 1_000_000
 DAYS = 28
 ROUNDS = 9
 GOAL_MS = 50.0
-RESULTS = Path(__file__).parent / "results" / "judging.json"
 
 
 def labels() -> dict[str, Any]:
@@ -94,18 +88,7 @@ def main() -> None:
             f"{kind:<22} judge {spent['judge']:>7.1f} ms, the pass {spent['pass']:>7.1f}, beyond it {beyond:>6.1f}; "
             f"one plain sum {spent['numpy']:.1f}"
         )
-    machine = {
-        "at": datetime.now(UTC).isoformat(timespec="seconds"),
-        "cpus": os.cpu_count(),
-        "machine": platform.machine(),
-        "python": platform.python_version(),
-        "load": [round(load, 1) for load in os.getloadavg()],
-        "rounds": ROUNDS,
-        "libraries": {name: version(name) for name in ("numpy", "scipy")},
-    }
-    RESULTS.parent.mkdir(exist_ok=True)
-    RESULTS.write_text(json.dumps({"machine": machine, "rows": rows}, indent=2) + "\n")
-    print(f"rows: {RESULTS}")
+    write("judging", rows, machine(ROUNDS, "numpy", "scipy"))
 
 
 if __name__ == "__main__":
