@@ -28,6 +28,17 @@ WATCHED = "on_probation"
 ASKING = {"asks_one": "always", "asks_two": {"two_people_above": 0}}
 """Models for ``test_approvals``, and what their specs say of approval. No data event starts them."""
 
+HOOKED, SHADOWED, LOOKED_AT = "hooked", "shadowed", "looked_at"
+"""Models for ``test_rules_long``: a payoff in Python under a capacity, shadow mode, two looks at one challenger."""
+CAPACITY = 100
+HOOK = """import numpy as np
+
+
+def value(rows, label, act):
+    fare = 60.0 + 0.02 * rows.column("distance_miles").to_numpy()
+    return np.where(act, np.where(label == 1, 3.0 * fare, -fare), 0.0)
+"""
+
 
 def write(models_dir: Path, name: str = "flight_delay") -> Path:
     """Write the small model below ``models_dir``; returns its file."""
@@ -55,11 +66,20 @@ def write(models_dir: Path, name: str = "flight_delay") -> Path:
         spec["probation"] = {"for": "7d", "loss_limit": {"amount": 1000, "unit": "USD"}}
     file = models_dir / name / "model.yaml"
     file.parent.mkdir(parents=True, exist_ok=True)
+    if name == HOOKED:
+        (file.parent / "worth.py").write_text(HOOK)
+        spec["business"]["payoff"] = {"hook": "worth.py:value", "columns": ["distance_miles"], "unit": "USD"}
+        spec["business"]["decision"] = {"threshold": "tuned", "capacity": {"at_most": CAPACITY, "per": "day"}}
+    if name == SHADOWED:
+        spec["gate"]["shadow"] = True
+    if name == LOOKED_AT:
+        spec["gate"] |= {"mode": "superiority", "min_uplift": 0.0, "confidence": 0.999, "target_gain": 100_000.0}
+        spec["gate"] |= {"looks": [0.5, 0.5]}
     with file.open("w") as stream:
         yaml.dump(spec, stream)
     return file
 
 
 if __name__ == "__main__":
-    for model in ("flight_delay", *BESIDE, *ASKING, WATCHED):
+    for model in ("flight_delay", *BESIDE, *ASKING, WATCHED, HOOKED, SHADOWED, LOOKED_AT):
         write(Path(sys.argv[1]), model)
