@@ -17,6 +17,7 @@ means are the world's and rows of one day still move together:
   gate that has few days: printed, not judged.
 
 ``EWC`` judges days in their order; ``CR3`` (``ordered=False``) stands beside it where the order says nothing.
+Last come the real days of the flights (``bench/flight_days.py``): the share promoted on null copies of them.
 *Controls* are methods that are known to fail, on the same attempts. Each must exceed the limit in some cell, or this
 simulation could not tell a good gate from a bad one.
 
@@ -48,6 +49,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy import special
 
+from bench import flight_days
 from ratchet.domain import gate
 from ratchet.domain.inference import ratio_inference
 
@@ -372,10 +374,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     asked = parser.parse_args(arguments)
     cells = measure_all(asked.attempts, asked.seed, asked.workers)
     controls = controls_seen(cells)
-    wrong = failures(cells, controls)
+    flights = flight_days.measure(*flight_days.read(), seed=asked.seed, confidence=CONFIDENCE)
+    wrong = failures(cells, controls) + flight_days.failures(flights)
     print(table(cells))
     for name, found in controls.items():
         print(f"control {name}: {found['share']:.3f} without uplift ({found['cell']}), the limit is {found['limit']:g}")
+    print("\n".join(flight_days.told(flights)))
     report = {
         "at": datetime.now(UTC).isoformat(timespec="seconds"),
         "python": platform.python_version(),
@@ -386,6 +390,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "true_standard_errors": TRUE_STANDARD_ERRORS,
         "cells": [asdict(cell) for cell in cells],
         "controls": controls,
+        "flights": flights,
         "failures": wrong,
     }
     asked.output.parent.mkdir(parents=True, exist_ok=True)
