@@ -1,9 +1,9 @@
-"""Spines, and their features as known at ``decided_at``, from a Feast repository on Feast's own DuckDB engine.
+"""Spines, and their features as known at ``decided_at``, from a Feast repository, joined by the engine that it names.
 
 Read in Feast 0.67 and obeyed here:
 
 - ``filter_by_created_timestamp`` must be on, or a value published after the decision is joined;
-- the default (dask) engine loses entity rows: any store but DuckDB is refused;
+- the default (dask) engine loses entity rows: any store but ours (``offline_store``) and Feast's DuckDB is refused;
 - DuckDB returns rows in any order and would drop columns ending in ``_y``: rows carry a number through the join, and
   the answer is checked to hold every one of them exactly once;
 - a ``FileSource`` path is opened relative to the working directory: the registry holds paths below the data folder and
@@ -35,12 +35,12 @@ import pyarrow.parquet as pq
 from ruamel.yaml import YAML
 
 from ratchet.adapters import file_lock
+from ratchet.adapters.feature_engine import AS_OF, CONFIG_FILE, engine_of, engine_refused
 from ratchet.errors import Refused
 
 if TYPE_CHECKING:
     from ratchet.domain.spec import ModelSpec
 
-_CONFIG = "feature_store.yaml"
 _DATASETS = "datasets.yaml"
 _DEFINITIONS = "definitions.py"
 _DECIDED_AT = "event_timestamp"  # the name by which Feast knows an entity row's time
@@ -172,10 +172,17 @@ class FeastFeatures:
         if spine.num_rows == 0:
             msg = f"{spec.data.features}: the spine must hold rows to join features to, but is empty."
             raise Refused(msg)
-        for view in service.feature_view_projections:
-            answer = self._as_known(store, view, spine)
-            for field in view.features:
-                spine = spine.append_column(field.name, answer[field.name].combine_chunks())
+        for projection in service.feature_view_projections:
+            if projection.name_alias or projection.join_key_map:
+                msg = f"{projection.name}: a renamed view or join key in a feature service is not yet supported."
+                raise Refused(msg)
+        if engine_of(self._config) == AS_OF:
+            answers = [self._as_of(store, service, spine, join_keys)]
+        else:
+            answers = [self._as_known(store, view, spine) for view in service.feature_view_projections]
+        for answer in answers:
+            for name in answer.column_names:
+                spine = spine.append_column(name, answer[name].combine_chunks())
         return spine
 
     def feature_names(self, spec: ModelSpec) -> tuple[str, ...]:
@@ -236,7 +243,8 @@ class FeastFeatures:
             for name in sorted(self._catalog["datasets"])
         }
         pinned = {"views": views, "services": services, "datasets": datasets, "timezone": self._catalog["timezone"]}
-        engine = {name: version(name) for name in ("feast", "duckdb")}
+        engine = {"offline_store": engine_of(self._config)}
+        engine |= {name: version(name) for name in ("duckdb", "feast", "numpy", "pyarrow")}
         # A view's version counts the changes made in this folder's registry: told, but not part of its content.
         content = json.dumps(pinned | {"views": _without_versions(views)}, sort_keys=True).encode()
         return pinned | {"engine": engine, "hash": hashlib.sha256(content).hexdigest()}
@@ -249,15 +257,10 @@ class FeastFeatures:
 
     @cached_property
     def _config(self) -> dict[str, Any]:
-        text = (self.repo_dir / _CONFIG).read_text().replace("${RATCHET_DATA_DIR}", str(self.data_dir))
+        text = (self.repo_dir / CONFIG_FILE).read_text().replace("${RATCHET_DATA_DIR}", str(self.data_dir))
         config = dict(YAML(typ="safe").load(text))
-        engine = config.get("offline_store", {}).get("type")
-        if engine != "duckdb":
-            msg = (
-                f"{self.repo_dir / _CONFIG}: offline_store.type must be 'duckdb', but is {engine!r}: "
-                "Feast's default engine loses entity rows."
-            )
-            raise Refused(msg)
+        if said := engine_refused(config):
+            raise Refused(f"{self.repo_dir / CONFIG_FILE}: {said}")
         return config
 
     @property
@@ -286,7 +289,7 @@ class FeastFeatures:
 
     def _definitions_digest(self) -> str:
         digest = hashlib.sha256(f"{version('feast')}\n{self.data_dir}\n".encode())
-        for name in (_CONFIG, _DATASETS, _DEFINITIONS):
+        for name in (CONFIG_FILE, _DATASETS, _DEFINITIONS):
             digest.update((self.repo_dir / name).read_bytes())
         return digest.hexdigest()
 
@@ -300,12 +303,23 @@ class FeastFeatures:
         return services[name]
 
     @staticmethod
+    def _as_of(store: Any, service: Any, spine: pa.Table, join_keys: tuple[str, ...]) -> pa.Table:
+        """The service's features for each row of the spine, in its order, by one as-of join."""
+        decided_at = spine["decided_at"].cast(pa.timestamp("us", tz="UTC"))
+        asked = pa.table({key: spine[key] for key in join_keys} | {_DECIDED_AT: decided_at})
+        asked = asked.append_column(_ROW, pa.array(np.arange(asked.num_rows, dtype=np.int64)))
+        named = [(view.name, field.name) for view in service.feature_view_projections for field in view.features]
+        job = store.get_historical_features(
+            entity_df=asked.to_pandas(),
+            features=[f"{view}:{feature}" for view, feature in named],
+            filter_by_created_timestamp=True,
+        )
+        return _same_rows(asked, job.to_arrow(), list(join_keys)).select([feature for _, feature in named])
+
+    @staticmethod
     def _as_known(store: Any, projection: Any, spine: pa.Table) -> pa.Table:
-        """One view's features for each row of the spine, in its order."""
+        """One view's features for each row of the spine, in its order, by Feast's DuckDB store."""
         view = store.get_feature_view(projection.name)
-        if projection.name_alias or projection.join_key_map:
-            msg = f"{projection.name}: a renamed view or join key in a feature service is not yet supported."
-            raise Refused(msg)
         keys = [column.name for column in view.entity_columns]
         moments = _canonical(spine["decided_at"], _turning_points(view))
         rows = pa.table({key: spine[key] for key in keys} | {_DECIDED_AT: moments}).to_pandas()
@@ -318,7 +332,8 @@ class FeastFeatures:
             filter_by_created_timestamp=True,
         )
         asked = pa.Table.from_pandas(distinct, preserve_index=False)
-        return _same_rows(asked, job.to_arrow(), keys).take(pa.array(question))
+        answer = _same_rows(asked, job.to_arrow(), keys).select([field.name for field in projection.features])
+        return answer.take(pa.array(question))
 
     @staticmethod
     def _feature_names(service: Any) -> tuple[str, ...]:
@@ -401,7 +416,8 @@ def _same_rows(asked: pa.Table, answer: pa.Table, join_keys: list[str]) -> pa.Ta
     if answer.num_rows != asked.num_rows:
         msg = f"Feast must answer with the {asked.num_rows} rows it was asked for, but gave {answer.num_rows}."
         raise Refused(msg)
-    answer = answer.sort_by(_ROW)
+    if not answer[_ROW].equals(asked[_ROW]):
+        answer = answer.sort_by(_ROW)
     for name in (_ROW, *join_keys, _DECIDED_AT):
         got = answer[name].cast(asked.schema.field(name).type)
         if not got.equals(asked[name]):

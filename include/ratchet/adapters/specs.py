@@ -16,11 +16,13 @@ from ruamel.yaml.comments import CommentedMap, CommentedSeq
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
 from ratchet.adapters import hooks
+from ratchet.adapters.feature_engine import CONFIG_FILE, engine_refused
 from ratchet.domain.spec import ModelSpec, Problem, did_you_mean, explain
 from ratchet.errors import Refused
 
 SPEC_FILE = "model.yaml"
 DATASETS_FILE = "feature_repo/datasets.yaml"
+FEATURE_STORE_FILE = f"feature_repo/{CONFIG_FILE}"
 MAX_SPEC_BYTES = 256_000
 MAX_SPEC_DEPTH = 24
 
@@ -96,9 +98,9 @@ def validate_all(models_dir: Path | str, feature_names: FeatureNames | None = No
     """Every problem of every spec, one line each; empty when all hold.
 
     Where ``feature_repo/datasets.yaml`` stands beside the models folder, the names of datasets, keys, slices and groups
-    are checked against it. Whether the feature service exists is the feature store's to say, not checked here; it is
-    asked, through ``feature_names``, only when a payoff reads a column that the spine does not carry. Left out, such
-    columns are taken for features.
+    are checked against it; so is the engine that ``feature_repo/feature_store.yaml`` names. Whether the feature service
+    exists is the feature store's to say, not checked here; it is asked, through ``feature_names``, only when a payoff
+    reads a column that the spine does not carry. Left out, such columns are taken for features.
     """
     folder = Path(models_dir)
     listed = folder.parent / DATASETS_FILE
@@ -109,6 +111,7 @@ def validate_all(models_dir: Path | str, feature_names: FeatureNames | None = No
             datasets = _read_datasets(listed)
         except SpecRefused as refused:
             problems.extend(refused.problems)
+    problems.extend(_refused_engine(folder.parent / FEATURE_STORE_FILE))
     for file in spec_files(folder):
         try:
             spec = load_spec(file)
@@ -195,6 +198,20 @@ def _read_datasets(file: Path) -> dict[str, _Dataset]:
         )
         for name, entry in datasets.items()
     }
+
+
+def _refused_engine(file: Path) -> Iterator[str]:
+    """Why the feature repository's engine may make no snapshot, where it is read from ``file``."""
+    if not file.is_file():
+        return
+    try:
+        tree = _read(file, "")
+    except SpecRefused as refused:
+        yield from refused.problems
+        return
+    if said := engine_refused(tree):
+        at = ("offline_store", "type")
+        yield f"{_shown(file)}:{_line(tree, at)}: {said} {_remedy('')}"
 
 
 def _read(file: Path, model: str) -> CommentedMap:

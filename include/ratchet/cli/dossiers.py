@@ -227,6 +227,9 @@ def show(story: Story) -> None:
                 for name, view in snapshot["feature_repository"]["views"].items()
             ),
             "feature repository": snapshot["feature_repository"]["hash"],
+            "joined by": ", ".join(
+                f"{name} {found}" for name, found in snapshot["feature_repository"]["engine"].items()
+            ),
         },
     )
     changed = [f for f in dossier["explanation"]["data_shift"] if f["size"] in ("moderate", "large")]

@@ -141,6 +141,41 @@ def test_a_name_the_feature_repository_does_not_have_is_told(tmp_path: Path, old
     assert problem.startswith(str(listed))
 
 
+@pytest.mark.parametrize(
+    ("text", "line", "said"),
+    [
+        (
+            "project: x\noffline_store:\n  type: dask\n",
+            3,
+            "but is 'dask'. Of 1,000,000 entity rows that engine lost 13.6 %",
+        ),
+        ("project: x\noffline_store:\n  path: x\n", 2, "but is not set, and Feast's default is dask"),
+        ("offline_store: file\n", 1, "but is 'file'. Of 1,000,000 entity rows"),
+        ("project: x\noffline_store:\n  type: bigquery\n", 3, "but is 'bigquery', which is not yet supported"),
+        ("a: [", 1, "not valid YAML"),
+    ],
+)
+def test_a_feature_engine_that_loses_rows_is_told_with_file_and_line(
+    tmp_path: Path, text: str, line: int, said: str
+) -> None:
+    written(tmp_path, SHIPPED.read_text())
+    config = tmp_path / "feature_repo" / "feature_store.yaml"
+    config.parent.mkdir()
+    config.write_text(text)
+    (problem,) = specs.validate_all(tmp_path / "models")
+    assert problem.startswith(f"{config}:{line}: ")
+    assert said in problem
+
+
+@pytest.mark.parametrize("engine", ["duckdb", "ratchet.adapters.offline_store.AsOfOfflineStore"])
+def test_an_engine_that_answers_for_every_row_is_not_told(tmp_path: Path, engine: str) -> None:
+    written(tmp_path, SHIPPED.read_text())
+    config = tmp_path / "feature_repo" / "feature_store.yaml"
+    config.parent.mkdir()
+    config.write_text(f"offline_store:\n  type: {engine}\n")
+    assert specs.validate_all(tmp_path / "models") == []
+
+
 LISTED = """datasets:
   flights: {keys: [flight_id], join_keys: [carrier, fare], outcomes: [minutes_late]}
   weather: {keys: [origin]}
