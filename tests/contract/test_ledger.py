@@ -435,6 +435,16 @@ def test_days_on_which_a_first_champion_failed_are_used_for_the_next_try(ledger)
         assert tx.used_days("m", None) == {date(2013, 4, 1)}
 
 
+def test_the_digest_of_a_refit_is_known_beside_that_of_what_was_judged(ledger):
+    with ledger.transaction() as tx:
+        tx.start_attempt(attempt(1, challenger_version=7, model_digest="a" * 64), 45)
+        assert tx.attempt("m.1").candidate_version == 7
+        tx.update_attempt("m.1", deployed_version=8, deployed_digest="b" * 64)
+        assert [tx.version_digest("m", version) for version in (7, 8, 9)] == ["a" * 64, "b" * 64, None]
+        refitted = tx.attempt("m.1")
+        assert (refitted.candidate_version, refitted.candidate_digest) == (8, "b" * 64)
+
+
 def test_two_promotions_over_one_champion_cannot_both_win(ledger):
     with ledger.transaction() as tx:
         tx.insert_champion(champion(1, 1))

@@ -63,11 +63,10 @@ def story_of(ratchet: Ratchet, what: str) -> Story:
         champions = [vars(row) for row in tx.champions(attempt.model)]
         audit = tx.audit_log(attempt.model)
         approvals = approvals_of(tx, attempt.id)
-    version = attempt.challenger_version
     reigns = [
         row | {"until": champions[i + 1]["promoted_at"] if i + 1 < len(champions) else None}
         for i, row in enumerate(champions)
-        if version is not None and row["version"] == version
+        if row["version"] in _versions(attempt)
     ]
     return Story(
         attempt=attempt,
@@ -79,11 +78,14 @@ def story_of(ratchet: Ratchet, what: str) -> Story:
 
 
 def _concerns(detail: Mapping[str, Any], attempt: AttemptRow) -> bool:
-    """Whether an audit entry names the attempt, or the version it made."""
-    if detail.get("attempt") == attempt.id:
-        return True
-    versions = (detail.get(name) for name in ("version", "from", "to", "before", "challenger"))
-    return attempt.challenger_version is not None and attempt.challenger_version in versions
+    """Whether an audit entry names the attempt, or a version it made."""
+    named = {detail.get(name) for name in ("version", "from", "to", "before", "challenger")}
+    return detail.get("attempt") == attempt.id or bool(named & _versions(attempt))
+
+
+def _versions(attempt: AttemptRow) -> set[int]:
+    """What the attempt judged, and what it made of it to serve."""
+    return {version for version in (attempt.challenger_version, attempt.deployed_version) if version is not None}
 
 
 def replay(
@@ -95,9 +97,9 @@ def replay(
     """Give the verdict again from the stored evidence, by the pinned policy; exit code 1 when anything differs."""
     ratchet = wire()
 
-    def once(attempt: AttemptRow) -> dict[str, Any]:
+    def once(attempt: AttemptRow) -> list[dict[str, Any]]:
         found = ratchet.repeats.replay(attempt, getpass.getuser())
-        return asdict(found) | {"same": found.same}
+        return [asdict(found) | {"same": found.same}]
 
     _each(
         _chosen(ratchet, what, model, every=every), once, ["attempt", "version", "decision", "result"], as_json=as_json
@@ -120,7 +122,7 @@ def reproduce(
     """Train again from the dossier: every prediction must be the stored one to the bit; exit code 1 when one is not."""
     ratchet = wire()
 
-    def once(attempt: AttemptRow) -> dict[str, Any]:
+    def once(attempt: AttemptRow) -> list[dict[str, Any]]:
         found = ratchet.repeats.reproduce(
             attempt,
             getpass.getuser(),
@@ -128,7 +130,10 @@ def reproduce(
             from_source=from_source,
             allow_other_environment=allow_other_environment,
         )
-        return asdict(found) | {"same": found.same}
+        return [
+            {name: value for name, value in asdict(each).items() if name != "refit"} | {"same": each.same}
+            for each in found.each
+        ]
 
     columns = ["attempt", "version", "rows", "different", "largest", "tolerance", "threads", "model_digest_equal"]
     _each(_chosen(ratchet, what, model, every=every), once, [*columns, "result"], as_json=as_json)
@@ -158,23 +163,23 @@ def _chosen(ratchet: Ratchet, what: str | None, model: str | None, *, every: boo
 
 def _each(
     attempts: Iterable[AttemptRow],
-    once: Callable[[AttemptRow], dict[str, Any]],
+    once: Callable[[AttemptRow], list[dict[str, Any]]],
     columns: Sequence[str],
     *,
     as_json: bool,
 ) -> None:
     """Do it for each attempt; a problem of one does not hide the others'. Exit code 1 unless all are the same."""
-    rows = []
+    rows: list[dict[str, Any]] = []
     for attempt in attempts:
         nothing: dict[str, Any] = dict.fromkeys(columns)
         try:
-            found = once(attempt)
-            told = [f"{d['field']}: recorded {d['recorded']}, found {d['found']}" for d in found["differences"]]
-            result = "the same" if found["same"] else "; ".join(told) or "other predictions"
+            for found in once(attempt):
+                told = [f"{d['field']}: recorded {d['recorded']}, found {d['found']}" for d in found["differences"]]
+                result = "the same" if found["same"] else "; ".join(told) or "other predictions"
+                rows.append(nothing | found | {"result": result})
         except RatchetError as error:
             found = {"attempt": attempt.id, "version": attempt.challenger_version, "same": False, "differences": []}
-            result = str(error)
-        rows.append(nothing | found | {"result": result})
+            rows.append(nothing | found | {"result": str(error)})
     print_rows(rows, columns, as_json=as_json)
     failed = sum(not row["same"] for row in rows)
     typer.echo(f"{len(rows) - failed} of {len(rows)} are the same", err=True)
@@ -296,6 +301,7 @@ def show(story: Story) -> None:
             for check in verdict["checks"]
         ]
     )
+    _deployed(console, dossier)
     looks = dossier["looks"]["taken"]
     if len(looks) > 1:
         _rows(
@@ -324,6 +330,31 @@ def show(story: Story) -> None:
             f"  {entry['at']:%Y-%m-%d %H:%M:%SZ} {escape(entry['actor'])} {escape(entry['action'])} "
             + escape(json.dumps(detail, default=str))
         )
+
+
+def _deployed(console: Console, dossier: Mapping[str, Any]) -> None:
+    """What serves after a promotion, where the spec asked for a refit."""
+    deployed = dossier.get("deployed")
+    if deployed is None:
+        return
+    moved, refit = deployed.get("on_holdout"), deployed["kind"] == "refit"
+    console.print(f"\n[bold]Deployed: {escape(dossier['model'])}@{deployed['version']}[/]")
+    _facts(
+        console,
+        {
+            "what": f"the recipe of version {dossier['challenger']['version']}, which was judged, fitted again"
+            if refit
+            else f"what was judged: {deployed['why']}",
+            "model": deployed["digest"],
+            "fitted on": f"{' until '.join(deployed['fit'])}: {deployed['fit_rows']:,} rows" if refit else None,
+            "judged one on": " until ".join(deployed["judged_fit"]) if refit else None,
+            "as judged": ", ".join(deployed["frozen"]) if refit else None,
+            "moved, in sample": None
+            if moved is None
+            else f"{moved['flipped']:,} of {moved['rows']:,} decisions of the judged rows, probabilities by "
+            f"{_n(moved['mean'])} on average and {_n(moved['largest'])} at most",
+        },
+    )
 
 
 def _approval(console: Console, asked: Mapping[str, Any] | None) -> None:

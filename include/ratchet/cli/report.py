@@ -84,7 +84,7 @@ def _attempt(attempt: AttemptRow, received: Mapping[int, datetime]) -> dict[str,
 
 def champion_after(attempt: AttemptRow) -> int | None:
     """Who serves when the attempt has ended."""
-    return attempt.challenger_version if attempt.promoted else attempt.champion_version
+    return attempt.candidate_version if attempt.promoted else attempt.champion_version
 
 
 def in_order(attempts: Sequence[AttemptRow]) -> list[AttemptRow]:

@@ -65,7 +65,8 @@ def plan_holdout(
     holdout that training may reach back; ``last``: most holdout days; ``min_clusters``: fewest; ``used_days``: local
     days (dates or ISO strings) that may not judge: those which fitted, tuned or calibrated the champion, promoted it,
     or were in any earlier verdict against it (dry runs and shadow too). ``train_floor``: the first day of data, when
-    known. Training may use any day before the holdout less the gap, used in a verdict or not. Reads no data.
+    known. Training may use any day before the holdout less the gap, used in a verdict or not. Where the champion is a
+    refit, the days of :func:`days_too_near` are among the used ones. Reads no data.
 
     Raises ``ValueError`` on a naive ``as_of`` and on lengths that leave no room for training.
     """
@@ -122,6 +123,15 @@ def mature_at(day: date, timezone: str, label_delay: timedelta) -> datetime:
 def gap_days(label_delay: timedelta) -> timedelta:
     """The label delay in whole days, rounded up."""
     return -(-label_delay // _DAY) * _DAY
+
+
+def days_too_near(last: date, label_delay: timedelta) -> tuple[date, ...]:
+    """The days that a champion fitted up to ``last``, inclusive, may not be judged on, ascending: one gap of them.
+
+    A judged champion has that gap behind it, before its own holdout; one that was refitted up to the newest mature day
+    has it before the next.
+    """
+    return tuple(last + (i + 1) * _DAY for i in range(gap_days(label_delay) // _DAY))
 
 
 def _newest_mature_day(as_of: datetime, timezone: str, label_delay: timedelta) -> date | None:

@@ -729,6 +729,8 @@ class Gate(_Closed):
 
     ``lower`` and ``upper`` are each one-sided at ``confidence``. For ``non_inferiority`` ``min_uplift`` is the margin.
     ``looks`` are the shares of alpha that looks at one challenger may spend, in order (:mod:`ratchet.domain.looks`).
+    ``deploy`` says what a verdict to promote lets serve: the artifact that was judged, or the same recipe fitted again
+    on all mature rows, the judged ones included, under the spec's probation.
     ``shadow`` judges and records, and never promotes: what the gate would have done, before it is trusted to do it.
     """
 
@@ -737,17 +739,10 @@ class Gate(_Closed):
     min_uplift: Annotated[float, Field(strict=True, ge=0)] = 0.0
     target_gain: Annotated[float, Field(strict=True, gt=0)] | None = None
     looks: Annotated[tuple[Share, ...], Field(min_length=1)] = (1.0,)
-    deploy: Literal["judged"] = "judged"
+    deploy: Literal["judged", "refit"] = "judged"
     shadow: Annotated[bool, Field(strict=True)] = False
     guardrails: tuple[Guardrail, ...] = ()
     approval: Approval | None = None
-
-    @field_validator("deploy", mode="before")
-    @classmethod
-    def _only_judged(cls, value: object) -> object:
-        if value == "refit":
-            raise _not_yet("gate.deploy: refit; write judged")
-        return value
 
     @field_validator("approval", mode="before")
     @classmethod
@@ -841,6 +836,15 @@ class ModelSpec(_Closed):
         limit, unit = self.probation.loss_limit if self.probation else None, self.business.payoff.unit
         if limit is not None and limit.unit != unit:
             raise _rule(f"probation.loss_limit.unit must be that of business.payoff, {unit!r}, but got {limit.unit!r}")
+        return self
+
+    @model_validator(mode="after")
+    def _a_refit_is_watched(self) -> Self:
+        if self.gate.deploy == "refit" and self.probation is None:
+            raise _rule(
+                "gate.deploy: refit needs a probation: the refit itself is judged by nothing, so it serves under watch "
+                "or not at all. Add probation: {for: 28d}, or write deploy: judged"
+            )
         return self
 
     @property

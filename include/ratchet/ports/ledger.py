@@ -211,7 +211,11 @@ class SeenWindow:
 
 @dataclass(frozen=True)
 class AttemptRow:
-    """One attempt to replace a champion."""
+    """One attempt to replace a champion.
+
+    ``challenger_version`` and ``model_digest`` are those of the artifact that was judged, ``deployed_version`` and
+    ``deployed_digest`` those of its refit; None where the judged one itself is what a promotion lets serve.
+    """
 
     id: str
     model: str
@@ -241,6 +245,18 @@ class AttemptRow:
     concluded_at: datetime | None
     model_digest: str | None = None
     dossier_sha256: str | None = None
+    deployed_version: int | None = None
+    deployed_digest: str | None = None
+
+    @property
+    def candidate_version(self) -> int | None:
+        """The version that serves when the attempt is promoted: the refit where there is one, else the judged one."""
+        return self.challenger_version if self.deployed_version is None else self.deployed_version
+
+    @property
+    def candidate_digest(self) -> str | None:
+        """The digest of the candidate's artifact."""
+        return self.model_digest if self.deployed_version is None else self.deployed_digest
 
     @property
     def dry_run(self) -> bool:
@@ -249,7 +265,7 @@ class AttemptRow:
 
     @property
     def promoted(self) -> bool:
-        """Whether its challenger became champion; where people refused it, ``failure`` says so."""
+        """Whether its candidate became champion; where people refused it, ``failure`` says so."""
         return self.verdict == "promote" and self.state == "concluded" and not self.dry_run and self.failure is None
 
     @property
@@ -350,7 +366,8 @@ class UsedDays:
     """The whole local days an attempt used in one role, with the rows of each.
 
     Role ``holdout`` are the days of a verdict and ``probation`` those on which a probation reverted: neither judges the
-    attempt's champion again. Every other role (``fit``, ``calibrate``, …) is of days that made its challenger.
+    attempt's champion again. Every other role (``fit``, ``calibrate``, …) is of days that made its challenger; for a
+    refit, ``refit`` are those it was fitted on and ``gap``, of no rows, those that lie too near to them to judge it.
     """
 
     role: str

@@ -17,6 +17,7 @@ from ratchet.domain.approval import (
 from ratchet.domain.spec import ModelSpec
 from ratchet.errors import Refused
 from ratchet.ports.ledger import AWAITING_APPROVAL, ApprovalRequestRow, ApprovalRow, AttemptRow, Tx
+from ratchet.workflow.deployment import said
 
 MOST_CHECKS = 20
 """Guardrails in one request, those that did not pass first; the dossier has all."""
@@ -35,16 +36,17 @@ def approval_of(tx: Tx, attempt: AttemptRow) -> ApprovalDecision | None:
         return None
     asked = tx.approval_request(attempt.id)
     if asked is None:
-        if attempt.challenger_version is None or attempt.evidence_digest is None:
+        version = attempt.candidate_version
+        if version is None or attempt.evidence_digest is None:
             raise Refused(f"attempt {attempt.id} has a verdict but no registered challenger: start a new run")
         now = tx.wall()
         asked = ApprovalRequestRow(
             attempt_id=attempt.id,
             model=attempt.model,
-            challenger_version=attempt.challenger_version,
+            challenger_version=version,
             champion_seq=attempt.champion_seq,
             evidence_digest=attempt.evidence_digest,
-            reason=need.reason,
+            reason="; ".join(filter(None, (need.reason, said(tx, attempt)))),
             people=need.people,
             value_at_risk=need.value_at_risk,
             asked_at=now,

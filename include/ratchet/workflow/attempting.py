@@ -26,6 +26,7 @@ from ratchet.settings import Settings
 from ratchet.workflow import dossiers
 from ratchet.workflow.artifacts import Artifacts, Loader, UnusableArtifact
 from ratchet.workflow.deciding import plan
+from ratchet.workflow.deployment import REFIT, to_refit
 from ratchet.workflow.leases import resumable, step
 from ratchet.workflow.promotion import conclude
 from ratchet.workflow.telling import challenger_alias
@@ -105,8 +106,9 @@ class Attempts:
 
         features, store = self._parts.features(), self._parts.store()
         features.apply()
-        last_day = max(planned.holdout_days)
-        first_day = planned.fit_start if train is None else planned.holdout_start
+        last_day, refits = max(planned.holdout_days), spec.gate.deploy == "refit"
+        kept_from = planned.calibrate_end if refits else planned.holdout_start
+        first_day = planned.fit_start if train is None else kept_from
         spine = features.spine(
             spec, as_of=attempt.as_of, start=first_day, end=date.fromordinal(last_day.toordinal() + 1)
         )
@@ -114,7 +116,8 @@ class Attempts:
         check_columns(spec, rows.schema)
         self._parts.hook(spec)  # a changed or broken file ends the attempt here, before anything is spent
         names = features.feature_names(spec)
-        parts = rows_of(rows, planned.calibrate_end.isoformat(), [d.isoformat() for d in planned.holdout_days])
+        judging = [d.isoformat() for d in planned.holdout_days]
+        parts = rows_of(rows, planned.calibrate_end.isoformat(), judging, between=refits)
         files = {}
         if train is not None:
             del parts["train"]
@@ -195,10 +198,12 @@ class Attempts:
         """Fit the winner, score both models on the fresh rows, give the verdict, write the dossier.
 
         A verdict that keeps the champion ends the attempt here, with its announcement, in one transaction; one that
-        promotes waits in state ``judged`` for ``promote``.
+        promotes waits in state ``judged`` for ``promote``, with its refit where the spec deploys one.
         """
         self._advance(attempt_id, "snapshotted", "tuned")
         answer = step(self._parts.ledger, self._parts.settings, attempt_id, "evaluate", self._evaluate)
+        if answer.get("refit"):
+            answer = answer | step(self._parts.ledger, self._parts.settings, attempt_id, REFIT, self._refit)
         with self._parts.ledger.transaction() as tx:
             if resumable(tx, attempt_id).state not in LIVE_STATES:
                 return answer
@@ -215,13 +220,12 @@ class Attempts:
                 dossier_uri=answer["dossier_uri"],
                 dossier_sha256=answer["dossier_sha256"],
                 model_digest=answer["model_digest"],
+                deployed_version=answer.get("deployed_version"),
+                deployed_digest=answer.get("deployed_digest"),
                 judged_at=tx.wall(),
             )
-            used = [
-                UsedDays(role, {date.fromisoformat(day): rows for day, rows in days.items()})
-                for role, days in answer["used_days"].items()
-            ]
-            tx.save_used_days(attempt, answer["challenger_version"], used)
+            tx.save_used_days(attempt, answer["challenger_version"], _used(answer["used_days"]))
+            tx.save_used_days(attempt, answer.get("deployed_version"), _used(answer.get("refit_days", {})))
             tx.audit(
                 attempt.actor or "ratchet",
                 "attempt.judged",
@@ -232,7 +236,8 @@ class Attempts:
                     "why": list(verdict.get("reasons", ()))[:MOST_REASONS],
                     "evidence": answer["evidence_digest"],
                     "dossier": answer["dossier_sha256"],
-                },
+                }
+                | ({"deployed": answer["said"]} if "said" in answer else {}),
             )
             judged = tx.attempt(attempt_id)
             if judged is None:
@@ -247,7 +252,7 @@ class Attempts:
         return answer
 
     def card(self, attempt: AttemptRow) -> str:
-        """Write the model card of a judged attempt, in storage and beside its version; returns its address.
+        """Write the model card of a judged attempt, in storage and beside its versions; returns its address.
 
         Raises:
             Refused: the attempt has no dossier, or nothing was compared.
@@ -258,24 +263,38 @@ class Attempts:
         dossier = dossiers.compared(dossiers.read(store, attempt))
         page = cards.card(dossier, str(attempt.dossier_sha256)).encode()
         store.put_bytes(cards.key_of(attempt.id), page)
-        self._parts.registry().attach(attempt.model, dossier["challenger"]["version"], "model_card.html", page)
+        for version in {dossier[named]["version"] for named in ("challenger", "deployed") if named in dossier}:
+            self._parts.registry().attach(attempt.model, version, "model_card.html", page)
         return store.uri(cards.key_of(attempt.id))
 
     def _evaluate(self, attempt: AttemptRow) -> dict[str, Any]:
         store = self._parts.store()
-        if store.exists(dossiers.key_of(attempt.id)):
-            dossier, digest = dossiers.standing(store, attempt.id)
+        refits = store.exists(dossiers.key_of(attempt.id, before_refit=True))
+        if refits or store.exists(dossiers.key_of(attempt.id)):
+            dossier, digest = dossiers.standing(store, attempt.id, before_refit=refits)
         else:
-            dossier, digest = dossiers.write(store, self._judged_if_champion_loads(attempt))
+            judged = self._judged_if_champion_loads(attempt)
+            refits = to_refit(attempt, self._spec(attempt), judged["verdict"]["decision"])
+            dossier, digest = dossiers.write(store, judged, before_refit=refits)
         return {
             "verdict": dossier["verdict"],
             "evidence_digest": dossier["evidence_digest"],
             "challenger_version": dossier["challenger"]["version"],
-            "dossier_uri": store.uri(dossiers.key_of(attempt.id)),
+            "dossier_uri": store.uri(dossiers.key_of(attempt.id, before_refit=refits)),
             "dossier_sha256": digest,
             "model_digest": dossier["challenger"]["digest"],
             "used_days": dossier["used_days"],
+            "refit": refits,
         }
+
+    def _refit(self, attempt: AttemptRow) -> dict[str, Any]:
+        from ratchet.workflow.refitting import refit  # noqa: PLC0415 - numpy, pyarrow
+
+        with self._parts.ledger.transaction() as tx:
+            judged = tx.step_result(attempt.id, "evaluate")
+        if judged is None:
+            raise Refused(f"{attempt.id} has no verdict: clear the run's judge task first")
+        return refit(self._parts, attempt, self._spec(attempt), judged["dossier_sha256"])
 
     def _judged_if_champion_loads(self, attempt: AttemptRow) -> dict[str, Any]:
         """The dossier of the verdict; a champion that cannot be used is kept, named, and nothing is compared with it.
@@ -531,16 +550,15 @@ def seed_of(attempt_id: str) -> int:
     return int.from_bytes(hashlib.sha256(attempt_id.encode()).digest()[:4], "big") >> 1
 
 
-def rows_of(rows: Any, train_end: str, holdout_days: Sequence[str]) -> dict[str, Any]:
-    """The rows before the day ``train_end``, and those of the days that judge."""
+def rows_of(rows: Any, train_end: str, holdout_days: Sequence[str], *, between: bool = False) -> dict[str, Any]:
+    """The rows before the day ``train_end``, those of the days that judge, and when asked for all ``between``."""
     import pyarrow as pa  # noqa: PLC0415 - only where rows are handled
     import pyarrow.compute as pc  # noqa: PLC0415
 
     day = rows.column("day")
-    return {
-        "train": rows.filter(pc.less(day, train_end)),
-        "holdout": rows.filter(pc.is_in(day, value_set=pa.array(holdout_days))),
-    }
+    trains, judges = pc.less(day, train_end), pc.is_in(day, value_set=pa.array(holdout_days))
+    parts = {"train": rows.filter(trains), "holdout": rows.filter(judges)}
+    return parts | ({"between": rows.filter(pc.invert(pc.or_(trains, judges)))} if between else {})
 
 
 def _look_again(before: Mapping[str, Any], planned: HoldoutPlan) -> HoldoutPlan:
@@ -577,6 +595,14 @@ def ranges_of(manifest: Mapping[str, Any]) -> Any:
 
     planned = manifest["plan"]
     return Ranges(*(planned[name] for name in ("fit_start", "fit_end", "calibrate_start", "calibrate_end")))
+
+
+def _used(days_by_role: Mapping[str, Mapping[str, int]]) -> list[UsedDays]:
+    """Used days as the ledger takes them, from how a step keeps them."""
+    return [
+        UsedDays(role, {date.fromisoformat(day): rows for day, rows in days.items()})
+        for role, days in days_by_role.items()
+    ]
 
 
 def _days(table: Any, start: str, end: str) -> dict[str, int]:

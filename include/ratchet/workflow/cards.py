@@ -60,6 +60,7 @@ def card(dossier: Mapping[str, Any], dossier_sha256: str) -> str:
         f"<h1>{_e(model)}, version {version}</h1>",
         f'<p class="lead"><span class="tag {kind}">Version {version} {headline}.</span> {_e(_in_words(dossier))}</p>',
         _list(verdict["reasons"]),
+        _deployed(dossier),
         _about(dossier),
         _h2("Uplift by day", _UPLIFT.format(unit=_e(unit))) + _uplift(verdict, unit),
         _payoff_curve(dossier, unit),
@@ -81,6 +82,11 @@ _STYLE = f"<style>{STYLE}</style>"
 _UPLIFT = (
     "What the challenger earned beyond the champion, in {unit} per decision. Each bar is a day that neither model was "
     "made with. The line is the estimate over all days, the band its interval, which allows for days that vary."
+)
+_REFIT = (
+    "The recipe of version {judged} fitted again on every day whose labels are known, so that the newest count too. "
+    "All that this page says of money and of doubt is about version {judged}: version {version} has seen the judged "
+    "days, so they cannot judge it, and how far the two differ there says little of days to come. Its probation does."
 )
 _CURVE = (
     "What acting from each probability on would have earned on the judged days, in {unit} per decision. The line marks "
@@ -121,6 +127,26 @@ def _in_words(dossier: Mapping[str, Any]) -> str:
     if verdict["needed_clusters"] is not None:
         said += f" About {verdict['needed_clusters']} fresh days would tell."
     return said
+
+
+def _deployed(dossier: Mapping[str, Any]) -> str:
+    """What serves when people agree, where the spec asked for a refit of what is judged on this page."""
+    deployed, judged = dossier.get("deployed"), dossier["challenger"]["version"]
+    if deployed is None:
+        return ""
+    if deployed["kind"] == "judged":
+        return _h2(f"What serves: version {judged}", _e(f"As it was judged, not refitted: {deployed['why']}."))
+    moved = deployed["on_holdout"]
+    words = _REFIT.format(judged=judged, version=deployed["version"])
+    rows = [
+        ("Judged version learned from", " until ".join(deployed["judged_fit"])),
+        ("Deployed version learned from", f"{' until '.join(deployed['fit'])}: {deployed['fit_rows']:,} rows"),
+        ("The same in both", ", ".join(deployed["frozen"])),
+        ("Decisions that differ", f"{moved['flipped']:,} of {moved['rows']:,} on the judged days"),
+        ("Probabilities differ by", f"{_number(moved['mean'])} on average, {_number(moved['largest'])} at most"),
+        ("Deployed model (SHA-256)", deployed["digest"]),
+    ]
+    return _h2(f"What serves: version {deployed['version']}", words) + _table(rows)
 
 
 def _about(dossier: Mapping[str, Any]) -> str:

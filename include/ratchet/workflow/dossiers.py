@@ -16,13 +16,16 @@ from ratchet.ports.store import AlreadyStored, Store
 logger = logging.getLogger(__name__)
 
 
-def key_of(attempt_id: str) -> str:
-    """Where the store keeps the attempt's dossier."""
-    return f"dossiers/{attempt_id}.json"
+def key_of(attempt_id: str, *, before_refit: bool = False) -> str:
+    """Where the store keeps the attempt's dossier; ``before_refit``, what was known when the verdict was given."""
+    return f"dossiers/{attempt_id}{'.verdict' if before_refit else ''}.json"
 
 
 def evidence_digest(dossier: Mapping[str, Any]) -> str:
-    """The SHA-256 of what a promotion is bound to: the rivals, the rows, and the verdict on them."""
+    """The SHA-256 of what a promotion is bound to: the rivals, the rows, the verdict on them, and what is to serve.
+
+    ``deployed`` is there only where the spec asked for a refit.
+    """
     content = {
         "attempt": dossier["attempt"],
         "champion": dossier["champion"]["version"],
@@ -32,33 +35,36 @@ def evidence_digest(dossier: Mapping[str, Any]) -> str:
         "rows": dossier["evidence"]["sha256"],
         "verdict": dossier["verdict"],
     }
+    if deployed := dossier.get("deployed"):
+        content["deployed"] = {name: deployed[name] for name in ("version", "digest")}
     return hashlib.sha256(to_json(content)).hexdigest()
 
 
-def write(store: Store, dossier: Mapping[str, Any]) -> tuple[dict[str, Any], str]:
+def write(store: Store, dossier: Mapping[str, Any], *, before_refit: bool = False) -> tuple[dict[str, Any], str]:
     """Store the attempt's dossier; returns the one that stands, and its SHA-256.
 
     The first one stands: a judging task that died before the ledger knew, and is run again, answers what it had found
     (timings differ from run to run, and a second verdict on the same rows would be a second look at them).
     """
-    key = key_of(dossier["attempt"])
+    key = key_of(dossier["attempt"], before_refit=before_refit)
     try:
         store.put_once(key, to_json(dossier))
     except AlreadyStored:
         logger.warning("%s was judged before its ledger knew; that verdict stands", dossier["attempt"])
-    return standing(store, dossier["attempt"])
+    return standing(store, dossier["attempt"], before_refit=before_refit)
 
 
-def standing(store: Store, attempt_id: str) -> tuple[dict[str, Any], str]:
+def standing(store: Store, attempt_id: str, *, before_refit: bool = False) -> tuple[dict[str, Any], str]:
     """A dossier whose digest the ledger has not recorded yet, and its SHA-256.
 
     Raises:
         Refused: it contradicts its own evidence digest.
     """
-    content = store.get_bytes(key_of(attempt_id))
+    key = key_of(attempt_id, before_refit=before_refit)
+    content = store.get_bytes(key)
     dossier: dict[str, Any] = json.loads(content)
     if dossier["evidence_digest"] != evidence_digest(dossier):
-        raise Refused(f"{store.uri(key_of(attempt_id))} contradicts its own evidence digest. Start a new run.")
+        raise Refused(f"{store.uri(key)} contradicts its own evidence digest. Start a new run.")
     return dossier, hashlib.sha256(content).hexdigest()
 
 
@@ -88,7 +94,7 @@ def compared(dossier: dict[str, Any]) -> dict[str, Any]:
 
 
 def attempt_of(tx: Tx, what: str) -> AttemptRow:
-    """The attempt named by ``<attempt>``, or the one that judged ``<model>@<version>`` last.
+    """The attempt named by ``<attempt>``, or the one that judged ``<model>@<version>`` last, or made it by a refit.
 
     Raises:
         Refused: there is no such attempt or version.
@@ -96,7 +102,7 @@ def attempt_of(tx: Tx, what: str) -> AttemptRow:
     if "@" in what:
         model, _, version = what.partition("@")
         for attempt in tx.attempts(model=model):
-            if str(attempt.challenger_version) == version:
+            if version in {str(attempt.challenger_version), str(attempt.deployed_version)}:
                 return attempt
         raise Refused(f"no attempt made version {version!r} of {model!r}. See: ratchet attempts --model {model}")
     found = tx.attempt(what)

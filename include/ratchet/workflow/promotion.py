@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 from ratchet.domain.approval import ApprovalDecision
@@ -20,6 +21,7 @@ from ratchet.ports.ledger import (
 )
 from ratchet.workflow.approving import approval_of, body, keep_answer, subject
 from ratchet.workflow.artifacts import Artifacts, UnusableArtifact
+from ratchet.workflow.deployment import said
 from ratchet.workflow.follow_ups import UNDECIDED, follow_up
 from ratchet.workflow.probation import begin_probation, holding, supersede_probation
 from ratchet.workflow.telling import Relay, champion_moved, decision
@@ -41,7 +43,8 @@ def conclude(
 
     The event that started the attempt is ``started``, the others are ``merged`` into it. A dry run announces nothing.
     A verdict that was not enough evidence leaves a follow-up behind.
-    ``kept`` is why a verdict to promote kept the champion, ``approved`` who agreed to it; both are told.
+    ``kept`` is why a verdict to promote kept the champion, ``approved`` who agreed to it; both are told, and so is a
+    candidate that is a refit of what was judged.
     """
     verdict = attempt.verdict_record or {}
     what = note or f"{attempt.id} ended with {attempt.verdict}" + (f", {kept}: the champion stays" if kept else "")
@@ -75,14 +78,14 @@ def conclude(
         decision=str(attempt.verdict),
         champion_before=attempt.champion_version,
         champion_after=champion_after,
-        challenger=attempt.challenger_version,
+        challenger=attempt.candidate_version,
         uplift=verdict.get("estimate"),
         lower=verdict.get("lower"),
         upper=verdict.get("upper"),
         unit=verdict.get("unit"),
         as_of=attempt.as_of,
         run_id=attempt.dag_run_id,
-        reasons=(*filter(None, (kept, approved)), *verdict.get("reasons", ())),
+        reasons=(*filter(None, (kept, approved, said(tx, attempt))), *verdict.get("reasons", ())),
         events=tuple(row.event_id for row in claimed[:MOST_NAMED]),
         event_count=len(claimed),
         **undecided,
@@ -255,7 +258,7 @@ class Promotions:
         return waits.id if waits and decision and decision.state == "waiting" else None
 
     def _prove(self, model: str, answered: str | None = None) -> None:
-        """Give up what is about to be promoted if its artifact is not the one that was judged.
+        """Give up what is about to be promoted if its artifact is not the one that was recorded with the verdict.
 
         Weeks may lie between a verdict and its approval, and who loads by the alias asks no ledger. What still waits
         for people is looked at when they have ``answered``.
@@ -266,14 +269,14 @@ class Promotions:
         with self._ledger.transaction() as tx:
             waiting = [a for a in tx.attempts(model=model, states=WAITING_STATES) if a.verdict == "promote"]
             newest = max(waiting, key=lambda a: a.epoch, default=None)
-            if newest is None or newest.challenger_version is None:
+            if newest is None or newest.candidate_version is None:
                 return
             if newest.state == AWAITING_APPROVAL and newest.id != answered:
                 approval = approval_of(tx, newest)
                 if approval is not None and approval.state != "approved":
                     return
         try:
-            self._artifacts.prove(model, newest.challenger_version)
+            self._artifacts.prove(model, newest.candidate_version)
         except UnusableArtifact as unusable:
             with self._ledger.transaction() as tx:
                 tx.lock_lease(model)
@@ -323,7 +326,7 @@ class Promotions:
             return bool(tx.take_announcements(model=model))
 
     def _promote_one(self, tx: Tx, attempt: AttemptRow) -> str | None:
-        version = attempt.challenger_version
+        version = attempt.candidate_version
         if version is None or attempt.evidence_digest is None:
             raise Refused(f"attempt {attempt.id} has a verdict but no registered challenger: start a new run")
         current = tx.current_champion(attempt.model)
@@ -353,7 +356,7 @@ class Promotions:
             reason=last[0].reason if last else attempt.reason,
             evidence_digest=attempt.evidence_digest,
             promoted_at=tx.wall(),
-            model_digest=attempt.model_digest,
+            model_digest=attempt.candidate_digest,
         )
         supersede_probation(tx, attempt.model, f"version {version} was promoted by {attempt.id}")
         tx.insert_champion(entry)
@@ -371,12 +374,11 @@ class Promotions:
             "evidence": attempt.evidence_digest,
             "reason": entry.reason,
         }
-        tx.audit(
-            actor or "ratchet",
-            "champion.promoted",
-            attempt.model,
-            detail | ({"approved_by": approvers} if approvers else {}),
-        )
+        if approvers:
+            detail |= {"approved_by": approvers}
+        if (deployed := said(tx, attempt)) is not None:
+            detail |= {"judged": attempt.challenger_version, "deployed": deployed}
+        tx.audit(actor or "ratchet", "champion.promoted", attempt.model, detail)
         return attempt.id
 
     @staticmethod
@@ -404,7 +406,8 @@ class Promotions:
 
         Args:
             model: whose champion.
-            version: a version that has been champion before; None means the one before the current.
+            version: a version that has been champion before, or that was judged where its refit became champion; None
+                means the champion before the current.
             actor: who asks.
             reason: why; it goes into the audit log and to the world.
 
@@ -418,7 +421,8 @@ class Promotions:
             raise Refused("a rollback needs a reason: it is what the audit log will say")
         with self._ledger.transaction() as tx:
             champions = tx.champions(model)
-        back, current = _earlier(model, champions, version), champions[-1]
+            judged = _judged_for(tx, champions) if version is not None else []
+        back, current = _earlier(model, champions, version, judged), champions[-1]
         self._artifacts.load(model, back.version)
         with self._ledger.transaction() as tx:
             tx.lock_lease(model)
@@ -465,7 +469,19 @@ def move_back(tx: Tx, current: ChampionRow, back: ChampionRow, *, kind: str, act
     tx.mark([model])
 
 
-def _earlier(model: str, champions: Sequence[ChampionRow], version: int | None) -> ChampionRow:
+def _judged_for(tx: Tx, champions: Sequence[ChampionRow]) -> list[ChampionRow]:
+    """What was judged where its refit became champion, each as if it had served instead."""
+    made = [(row, tx.attempt(row.attempt_id)) for row in champions if row.attempt_id]
+    return [
+        replace(row, version=attempt.challenger_version, model_digest=attempt.model_digest)
+        for row, attempt in made
+        if attempt is not None and attempt.challenger_version is not None and attempt.deployed_version == row.version
+    ]
+
+
+def _earlier(
+    model: str, champions: Sequence[ChampionRow], version: int | None, judged: Sequence[ChampionRow]
+) -> ChampionRow:
     if not champions:
         raise Refused(f"{model} has no champion to roll back from. Run: ratchet champion init {model}")
     current = champions[-1]
@@ -474,8 +490,9 @@ def _earlier(model: str, champions: Sequence[ChampionRow], version: int | None) 
         if not earlier:
             raise Refused(f"{model} has had one champion only, version {current.version}: there is none to go back to")
         return earlier[-1]
-    for champion in reversed(earlier):
+    choice = [*(c for c in judged if c.version != current.version), *earlier]
+    for champion in reversed(choice):
         if champion.version == version:
             return champion
-    known = ", ".join(str(v) for v in sorted({c.version for c in earlier})) or "none"
+    known = ", ".join(str(v) for v in sorted({c.version for c in choice})) or "none"
     raise Refused(f"version {version} of {model} was not champion before {current.version}; earlier champions: {known}")

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import io
 import tempfile
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from datetime import date, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -43,7 +43,8 @@ class Reproduction:
 
     ``rows`` of the holdout were scored; ``different`` of them got another probability than the stored artifact gives
     (or the evidence has, the larger count), by ``largest`` at most; ``differences`` are those of anything else that
-    must be equal. ``tolerance`` is what was allowed: 0 in the pinned environment.
+    must be equal. ``tolerance`` is what was allowed: 0 in the pinned environment. ``refit`` is the same of the version
+    that was fitted again to serve, from the judged one made here; None where there is none.
     """
 
     attempt: str
@@ -56,11 +57,27 @@ class Reproduction:
     model_digest_equal: bool
     from_source: bool
     differences: tuple[Difference, ...] = field(default=())
+    refit: Reproduction | None = None
 
     @property
     def same(self) -> bool:
-        """Whether the model is the recorded one, within the tolerance."""
-        return not self.differences and self.largest <= self.tolerance and (self.tolerance > 0 or not self.different)
+        """Whether the model is the recorded one, within the tolerance, and its refit too."""
+        mine = not self.differences and self.largest <= self.tolerance and (self.tolerance > 0 or not self.different)
+        return mine and (self.refit is None or self.refit.same)
+
+    @property
+    def each(self) -> tuple[Reproduction, ...]:
+        """Every model made again, one by one: the judged one, then its refit."""
+        return (replace(self, refit=None), *(() if self.refit is None else (self.refit,)))
+
+
+@dataclass(frozen=True)
+class _Terms:
+    """How a model is made again: see :class:`Reproduction`."""
+
+    tolerance: float
+    threads: int
+    from_source: bool
 
 
 class Repeats:
@@ -93,6 +110,9 @@ class Repeats:
             "evidence_digest": dossiers.evidence_digest(dossier | {"verdict": found}),
             "spec.digest": digest_of(dossier["spec"]["document"]),
         } | {"ledger": {"verdict": found["decision"], "evidence_digest": dossiers.evidence_digest(dossier)}}
+        if deployed := dossier.get("deployed"):
+            record["deployed"] = {"version": attempt.candidate_version, "digest": attempt.candidate_digest}
+            again["deployed"] = {name: deployed[name] for name in ("version", "digest")}
         answer = Replay(attempt.id, attempt.challenger_version, verdict.decision, tuple(differences(record, again)))
         self._audit(actor, "attempt.replayed", attempt, {"same": answer.same, "differences": len(answer.differences)})
         return answer
@@ -106,7 +126,7 @@ class Repeats:
         from_source: bool = False,
         allow_other_environment: bool = False,
     ) -> Reproduction:
-        """Train again from the dossier and compare every prediction on the holdout.
+        """Train again from the dossier and compare every prediction on the holdout; a refit too, where one serves.
 
         Args:
             attempt: whose model.
@@ -120,9 +140,7 @@ class Repeats:
             Refused: the attempt has no dossier, nothing was compared, or this is another environment.
             RatchetError: dossier, snapshot, evidence or artifact are not those whose digests were recorded.
         """
-        import numpy as np  # noqa: PLC0415 - only where rows are handled
-
-        from ratchet.workflow.training import Columns, fit_final  # noqa: PLC0415
+        from ratchet.workflow.training import Columns, fit_final  # noqa: PLC0415 - numpy, pyarrow
 
         dossier = dossiers.compared(dossiers.read(self._parts.store(), attempt))
         elsewhere = self._elsewhere(dossier)
@@ -155,33 +173,80 @@ class Repeats:
             threads=threads,
             hook=self._parts.hook(spec),
         )
-        challenger = dossier["challenger"]
-        folder = self._parts.registry().download(attempt.model, challenger["version"])
-        stored = models.load(folder, expected=challenger["digest"])
-        probability, act = again.decide(holdout)
+        terms = _Terms(TOLERANCE if elsewhere else 0.0, threads, from_source)
         evidence = self._evidence(dossier)
-        rivals = (stored.decide(holdout)[0], np.asarray(evidence.challenger.probability, dtype=np.float64))
-        gaps = [np.where(_same_bits(probability, other), 0.0, np.abs(probability - other)) for other in rivals]
-        flipped = int((act != np.asarray(evidence.challenger.act)).sum())
-        if flipped:
-            found.append(Difference("decisions flipped", 0, flipped))
+        answer = self._compared(
+            attempt, dossier["challenger"], again, holdout, terms, recorded=evidence.challenger, found=found
+        )
+        if (dossier.get("deployed") or {}).get("kind") == "refit":
+            answer = replace(answer, refit=self._refit_again(attempt, dossier, spec, again, terms))
+        for each in answer.each:
+            detail = {"same": each.same, "rows": each.rows, "different": each.different, "threads": threads}
+            self._audit(actor, "attempt.reproduced", attempt, {"version": each.version} | detail)
+        return answer
+
+    def _refit_again(
+        self, attempt: AttemptRow, dossier: Mapping[str, Any], spec: ModelSpec, judged: Any, terms: _Terms
+    ) -> Reproduction:
+        """The refit made again beside the judged model that was made again, and how far they lie from each other."""
+        from ratchet.domain.refit import moved  # noqa: PLC0415 - numpy
+        from ratchet.workflow.refitting import answers, fit_again, tables_of, together  # noqa: PLC0415
+
+        deployed, manifest = dossier["deployed"], dossier["snapshot"]
+        tables = tables_of(self._parts.store(), manifest)
+        again = fit_again(
+            spec=spec,
+            rows=together(tables),
+            manifest=manifest,
+            study=dossier["study"],
+            seed=dossier["seed"],
+            judged=judged,
+            judged_digest=dossier["challenger"]["digest"],
+            learner=self._parts.models().learner_for(spec.train.estimator),
+            threads=terms.threads,
+        )
+        distance = asdict(moved(answers(judged, tables["holdout"]), answers(again, tables["holdout"])))
+        found = differences({"on_holdout": deployed["on_holdout"]}, {"on_holdout": distance})
+        return self._compared(
+            attempt, deployed, again, tables["holdout"], terms, found=[] if terms.tolerance else found
+        )
+
+    def _compared(
+        self,
+        attempt: AttemptRow,
+        named: Mapping[str, Any],
+        again: Any,
+        holdout: Any,
+        terms: _Terms,
+        *,
+        recorded: Any = None,
+        found: Sequence[Difference] = (),
+    ) -> Reproduction:
+        """A model made again beside the stored one of its version, and beside the answers ``recorded`` of it."""
+        import numpy as np  # noqa: PLC0415 - only where rows are handled
+
+        models = self._parts.models()
+        stored = models.load(self._parts.registry().download(attempt.model, named["version"]), expected=named["digest"])
+        probability, act = again.decide(holdout)
+        rivals = [stored.decide(holdout)]
+        if recorded is not None:
+            rivals.append((np.asarray(recorded.probability, dtype=np.float64), np.asarray(recorded.act)))
+        gaps = [np.where(_same_bits(probability, other), 0.0, np.abs(probability - other)) for other, _ in rivals]
+        flipped = max(int((act != other).sum()) for _, other in rivals)
         with tempfile.TemporaryDirectory() as scratch:
             digest = models.save(again, Path(scratch) / "model")
-        answer = Reproduction(
+        return Reproduction(
             attempt=attempt.id,
-            version=attempt.challenger_version,
+            version=named["version"],
             rows=holdout.num_rows,
-            different=max(int((~_same_bits(probability, other)).sum()) for other in rivals),
+            different=max(int((~_same_bits(probability, other)).sum()) for other, _ in rivals),
             largest=float(np.max([np.nanmax(gap, initial=0.0) for gap in gaps])),
-            tolerance=TOLERANCE if elsewhere else 0.0,
-            threads=threads,
-            model_digest_equal=digest == challenger["digest"],
-            from_source=from_source,
-            differences=tuple(found),
+            tolerance=terms.tolerance,
+            threads=terms.threads,
+            model_digest_equal=digest == named["digest"],
+            from_source=terms.from_source,
+            differences=(*found, *((Difference("decisions flipped", 0, flipped),) if flipped else ())),
         )
-        detail = {"same": answer.same, "rows": answer.rows, "different": answer.different, "threads": threads}
-        self._audit(actor, "attempt.reproduced", attempt, detail)
-        return answer
 
     def _elsewhere(self, dossier: Mapping[str, Any]) -> list[Difference]:
         here = self._parts.environment() | {"code": self._parts.code_digest}
@@ -199,7 +264,12 @@ class Repeats:
             start=date.fromisoformat(planned["fit_start"]),
             end=date.fromisoformat(max(planned["holdout_days"])) + timedelta(days=1),
         )
-        parts = rows_of(features.historical(spec, spine), planned["calibrate_end"], planned["holdout_days"])
+        parts = rows_of(
+            features.historical(spec, spine),
+            planned["calibrate_end"],
+            planned["holdout_days"],
+            between="between" in manifest["files"],
+        )
         recorded = {"spine": manifest["spine_sha256"]} | {n: f["content_sha256"] for n, f in manifest["files"].items()}
         found = {"spine": table_digest(spine)} | {name: table_digest(part) for name, part in parts.items()}
         return differences({"source": recorded}, {"source": found})

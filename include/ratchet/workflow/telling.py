@@ -77,7 +77,7 @@ def alias_moved(tx: Tx, model: str, seq: int) -> None:
 
 
 def challenger_alias(tx: Tx, attempt: AttemptRow) -> None:
-    """Let the registry's alias name the version that was judged last."""
+    """Let the registry's alias name the version that was judged last, or its refit: what would serve."""
     tx.enqueue(ALIAS, f"challenger:{attempt.id}", {"alias": CHALLENGER}, attempt.model)
 
 
@@ -224,12 +224,12 @@ class Relay:
 
 
 def _named(tx: Tx, model: str, alias: str) -> int | None:
-    """Which version the alias names by the ledger: who serves, or who was judged last, dry runs aside."""
+    """Which version the alias names by the ledger: who serves, or who was judged last or refitted, dry runs aside."""
     if alias == CHAMPION:
         champion = tx.current_champion(model)
         return champion.version if champion else None
-    judged = (a for a in tx.attempts(model=model) if a.challenger_version is not None and not a.dry_run)
-    return next((a.challenger_version for a in judged), None)
+    judged = (a for a in tx.attempts(model=model) if a.candidate_version is not None and not a.dry_run)
+    return next((a.candidate_version for a in judged), None)
 
 
 def _failed(tx: Tx, row: OutboxRow, error: RatchetError) -> None:

@@ -92,7 +92,7 @@ class Verifier:
     def _versions(
         self, model: str, champions: list[ChampionRow], attempts: list[AttemptRow]
     ) -> Iterator[tuple[str, str, str | None]]:
-        made = {a.challenger_version for a in attempts if a.challenger_version is not None}
+        made = {v for a in attempts for v in (a.challenger_version, a.deployed_version) if v is not None}
         for version in sorted(made | {c.version for c in champions}):
             name = f"{model}@{version}"
             with self._ledger.transaction() as tx:

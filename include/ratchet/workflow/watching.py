@@ -158,7 +158,7 @@ class Watch:
         if attempt is None:
             raise StaleAttempt(f"champion #{champion.seq} of {champion.model} names no attempt that made it")
         days = {day.day: day.rows for day in tx.probation_days(probation.model, probation.seq)}
-        tx.save_used_days(attempt, attempt.challenger_version, [UsedDays("probation", days)])
+        tx.save_used_days(attempt, probation.version, [UsedDays("probation", days)])
         move_back(tx, champion, predecessor, kind="revert", actor=ACTOR, reason=reason)
 
     def _give_up(self, seen: ProbationRow, reason: str) -> dict[str, Any]:

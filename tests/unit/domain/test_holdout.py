@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ratchet.domain.holdout import HoldoutPlan, NotEnoughFreshDays, mature_at, plan_holdout
+from ratchet.domain.holdout import HoldoutPlan, NotEnoughFreshDays, days_too_near, mature_at, plan_holdout
 
 NEW_YORK = "America/New_York"
 DAY = timedelta(days=1)
@@ -86,6 +86,23 @@ def test_too_few_fresh_days_say_how_many_there_are_and_when_there_are_enough() -
     assert isinstance(short, NotEnoughFreshDays)
     assert (short.count, short.needed) == (7, 14)
     assert short.ready_at == datetime(2013, 4, 15, 4, tzinfo=UTC)
+
+
+@pytest.mark.parametrize(("delay", "near"), [(2 * DAY, 2), (timedelta(hours=49), 3), (timedelta(0), 0)])
+def test_between_the_newest_fitted_day_of_a_refit_and_the_next_holdout_lies_a_label_delay(
+    delay: timedelta, near: int
+) -> None:
+    newest = date(2013, 4, 10)
+    fitted = days(NEW_YEAR, newest)
+    assert days_too_near(newest, delay) == tuple(days(newest + DAY, newest + near * DAY))
+    made = plan(
+        datetime(2013, 5, 1, 4, tzinfo=UTC),
+        label_delay=delay,
+        last=90 * DAY,
+        used_days=[*fitted, *days_too_near(newest, delay)],
+    )
+    assert isinstance(made, HoldoutPlan)
+    assert made.holdout_start == newest + (near + 1) * DAY
 
 
 def test_history_too_short_to_train_defers_to_a_stated_instant() -> None:

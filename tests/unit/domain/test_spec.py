@@ -222,7 +222,6 @@ def test_a_broken_rule_names_its_place_and_what_to_write(path: str, value: Any, 
         ("runtime.resources", {"cpu": 2}),
         ("runtime.image", None),
         ("runtime.environment", None),
-        ("gate.deploy", "refit"),
         ("business.payoff.under", -3),
         ("train.estimator", "lightgbm.LGBMClassifier"),
     ],
@@ -261,6 +260,18 @@ def test_a_fixed_or_tuned_threshold_reads_no_column() -> None:
     for threshold in (0.3, "tuned"):
         tree["business"]["decision"] = {"threshold": threshold}
         assert ModelSpec.model_validate(tree).business.decided_by_columns == frozenset()
+
+
+def test_a_refit_is_deployed_under_a_probation_or_not_at_all() -> None:
+    (problem,) = problems_of(spec_with("gate.deploy", "refit"))
+    assert "gate.deploy: refit needs a probation" in problem
+    assert "Add probation: {for: 28d}, or write deploy: judged" in problem
+    watched = spec_with("gate.deploy", "refit") | {"probation": {"for": "28d"}}
+    assert ModelSpec.model_validate(watched).gate.deploy == "refit"
+
+
+def test_a_spec_that_deploys_what_was_judged_has_the_digest_it_had() -> None:
+    assert ModelSpec.model_validate(spec_with("gate.deploy", "judged")).digest == ModelSpec.model_validate(WHOLE).digest
 
 
 def test_a_probation_reads_back_and_leaves_the_digest_of_specs_without_one_alone() -> None:

@@ -40,7 +40,8 @@ class Promotions(Base):
         c, a = t.champion.c, t.attempt.c
         served = sa.select(c.model_digest).where(c.model == model, c.version == version)
         judged = sa.select(a.model_digest).where(a.model == model, a.challenger_version == version)
-        for query in (judged, served):
+        refitted = sa.select(a.deployed_digest).where(a.model == model, a.deployed_version == version)
+        for query in (judged, refitted, served):
             found = set(self._db.execute(query).scalars()) - {None}
             if found:
                 return str(found.pop())

@@ -239,6 +239,8 @@ attempt = sa.Table(
     _column("model_digest", sa.String(64), nullable=True),
     _column("dossier_uri", sa.Text, nullable=True),
     _column("dossier_sha256", sa.String(64), nullable=True),
+    _column("deployed_version", sa.Integer, nullable=True),
+    _column("deployed_digest", sa.String(64), nullable=True),
     _column("failure", sa.Text, nullable=True),
     _column("created_at", UtcDateTime),
     _column("judged_at", UtcDateTime, nullable=True),
