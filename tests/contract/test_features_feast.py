@@ -28,7 +28,7 @@ REPO = Path(__file__).parents[2] / "include" / "feature_repo"
 YEAR_KNOWN = datetime(2014, 1, 15, tzinfo=UTC)
 SPEC: Any = SimpleNamespace(
     model="flight_delay",
-    business=SimpleNamespace(payoff=SimpleNamespace(reads=()), decided_by_columns=frozenset()),
+    business=SimpleNamespace(payoff=SimpleNamespace(reads=()), decided_by_columns=frozenset(), regression=False),
     data=SimpleNamespace(
         features="flight_delay_v1",
         spine=Spine(
@@ -125,7 +125,8 @@ def test_a_day_matures_as_a_whole_two_days_after_its_local_end(
 def spec_that_values(*columns: str, decides: bool) -> Any:
     payoff = SimpleNamespace(reads=columns)
     read = frozenset(columns) if decides else frozenset()
-    return SimpleNamespace(**vars(SPEC) | {"business": SimpleNamespace(payoff=payoff, decided_by_columns=read)})
+    business = SimpleNamespace(payoff=payoff, decided_by_columns=read, regression=False)
+    return SimpleNamespace(**vars(SPEC) | {"business": business})
 
 
 @pytest.fixture

@@ -14,10 +14,10 @@ import pyarrow as pa
 import pytest
 import xgboost as xgb
 
-from ratchet.adapters.models import XGBoostLearner, digest, encode_frame, load, save
+from ratchet.adapters.models import XGBoostLearner, XGBoostRegressionLearner, digest, encode_frame, load, save
 from ratchet.adapters.registry_mlflow import MlflowRegistry, pinned_requirements
 from ratchet.adapters.storage import MissingObjectError
-from ratchet.domain.artifact import ModelArtifact, Platt
+from ratchet.domain.artifact import ModelArtifact, Platt, Shift
 from ratchet.errors import Refused, Unavailable
 from ratchet.ports.registry import InMemoryRegistry, Registry
 
@@ -168,6 +168,27 @@ def test_mlflow_loads_the_champion_by_alias_with_equal_raw_scores(
     assert isinstance(loaded, xgb.XGBClassifier)
     np.testing.assert_array_equal(loaded.predict_proba(frame)[:, 1].astype(np.float64), ours.scorer.raw(rows()))
     assert mlflow.pyfunc.load_model(f"models:/{model}@champion").predict(frame).shape == (200,)
+
+
+def test_mlflow_loads_a_regression_as_a_regressor_with_equal_raw_predictions(
+    real: MlflowRegistry, tmp_path: Path, mlflow_home: Path, model: str
+):
+    table, learner = rows(), XGBoostRegressionLearner()
+    categories = learner.categories(table, ["carrier"])
+    minutes = 20 + 9 * table["wind"].to_numpy()
+    prepared = learner.prepare(table, minutes, features=FEATURES, categories=categories, threads=1)
+    params = {"n_estimators": 5, "objective": "reg:quantileerror", "quantile_alpha": 0.75}
+    scorer = learner.fit(prepared, params, seed=1, threads=1)
+    save(ModelArtifact(scorer, learner.estimator, FEATURES, categories, Shift(0.5), None, params), tmp_path / "1")
+    real.set_alias(model, "champion", register(real, "a.1", tmp_path / "1", model=model))
+    mlflow.set_tracking_uri(mlflow_uri(mlflow_home))
+    mlflow.set_registry_uri(mlflow_uri(mlflow_home))
+    loaded = mlflow.xgboost.load_model(f"models:/{model}@champion")
+    frame = encode_frame(table, FEATURES, categories)
+    assert isinstance(loaded, xgb.XGBRegressor)
+    np.testing.assert_array_equal(loaded.predict(frame).astype(np.float64), scorer.raw(table))
+    served = load(real.download(model, 1))
+    np.testing.assert_array_equal(served.decide(table)[1], scorer.raw(table) + 0.5)
 
 
 def test_a_version_tells_its_attempt_metrics_and_locked_requirements(

@@ -36,6 +36,7 @@ from ruamel.yaml import YAML
 
 from ratchet.adapters import file_lock
 from ratchet.adapters.feature_engine import AS_OF, CONFIG_FILE, engine_of, engine_refused
+from ratchet.domain.artifact import targets
 from ratchet.errors import Refused
 
 if TYPE_CHECKING:
@@ -97,9 +98,9 @@ class FeastFeatures:
         ``as_of``, nor must the publication of any of its rows. The day of a row is that of its event, not of
         ``decided_at``, in the spine's time zone.
 
-        Returns columns: entity keys, join keys, ``decided_at`` (UTC), ``day`` ('YYYY-MM-DD'), ``label`` (int8), in
-        total order (entity keys, decided_at); none holds nulls. Then the source's outcomes that the payoff reads, null
-        where they are not known.
+        Returns columns: entity keys, join keys, ``decided_at`` (UTC), ``day`` ('YYYY-MM-DD'), ``label`` (int8; of a
+        regression float64 and finite), in total order (entity keys, decided_at); none holds nulls. Then the source's
+        outcomes that the payoff reads, null where they are not known.
         Raises :class:`Refused` for an unknown source or column, a naive ``as_of``, repeated or missing keys, and when a
         decision would read an outcome.
         """
@@ -127,13 +128,16 @@ class FeastFeatures:
             | {
                 "decided_at": decided_at,
                 "day": rows["day"].cast(pa.string()),
-                "label": rows[spine.label].cast(pa.int8()),
+                "label": rows[spine.label] if spec.business.regression else rows[spine.label].cast(pa.int8()),
             }
         )
         for name in table.column_names:
             if table[name].null_count:
                 msg = f"{source.path}: {name} must be known on every row, but {table[name].null_count} rows have none."
                 raise Refused(msg)
+        if spec.business.regression:
+            target = pa.array(targets(table, f"{source.path}: {spine.label}"))
+            table = table.set_column(table.column_names.index("label"), "label", target)
         for name in outcomes:
             table = table.append_column(name, rows[name])
         table = table.sort_by([(key, "ascending") for key in (*spine.entity, "decided_at")]).combine_chunks()

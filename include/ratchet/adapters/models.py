@@ -22,7 +22,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from ratchet.adapters.storage import MissingObjectError, sha256, sha256_file, write_atomically
-from ratchet.domain.artifact import Floats, ModelArtifact, Platt
+from ratchet.domain.artifact import Floats, ModelArtifact, Platt, Shift
 from ratchet.domain.expression import Expression
 from ratchet.domain.payoff import CELLS, PayoffMatrix
 from ratchet.errors import CorruptObjectError, Refused
@@ -38,7 +38,11 @@ CARD_FORMAT = "ratchet.artifact.v1"
 CARD_FORMAT_OF_RULES = "ratchet.artifact.v2"
 """Of a card that decides by more than one number (formulas, a capacity): a reader of v1 must not overlook it."""
 
+CARD_FORMAT_OF_REGRESSIONS = "ratchet.regression.v1"
+"""Of a card without a threshold: its decision is the prediction."""
+
 XGBOOST_CLASSIFIER = "xgboost.XGBClassifier"
+XGBOOST_REGRESSOR = "xgboost.XGBRegressor"
 SCORE_BATCH_ROWS = 65_536
 DEFAULT_ROUNDS = 100
 WATCHED = (1 / 3, 1 / 2, 2 / 3)
@@ -103,7 +107,10 @@ class XGBoostScorer:
     categories: Mapping[str, tuple[str, ...]]
 
     def raw(self, rows: Any) -> Floats:
-        """Uncalibrated probabilities (n_rows,) float64; missing or unseen values take the trees' default branch."""
+        """Uncalibrated probabilities or predictions (n_rows,) float64.
+
+        Missing or unseen values take the trees' default branch.
+        """
         matrix = encode(rows, self.features, self.categories)
         if not len(matrix):
             return np.empty(0, dtype=np.float64)
@@ -139,6 +146,7 @@ class XGBoostLearner:
     """
 
     estimator = XGBOOST_CLASSIFIER
+    objective = "binary:logistic"
 
     def categories(self, rows: Any, names: Sequence[str]) -> dict[str, tuple[str, ...]]:
         """The sorted distinct values of each named column, as text, without missing ones."""
@@ -171,7 +179,7 @@ class XGBoostLearner:
     def fit(
         self, prepared: Any, params: Mapping[str, Any], *, seed: int, threads: int, watch: Watch | None = None
     ) -> XGBoostScorer:
-        """Grow ``n_estimators`` trees with log loss; bit-equal for the same rows in the same order.
+        """Grow ``n_estimators`` trees on the objective; bit-equal for the same rows in the same order.
 
         ``watch`` is asked after each of ``WATCHED`` shares of the trees.
 
@@ -184,7 +192,7 @@ class XGBoostLearner:
         chosen = dict(params)
         rounds = int(chosen.pop("n_estimators", DEFAULT_ROUNDS))
         bins = int(chosen.get("max_bin", 256))
-        chosen.setdefault("objective", "binary:logistic")
+        chosen.setdefault("objective", self.objective)
         chosen.setdefault("tree_method", "hist")
         if refused := OWNED & chosen.keys():
             raise Refused(
@@ -202,7 +210,7 @@ class XGBoostLearner:
             watched = [_watcher(watch, rounds, prepared)] if watch else None
             booster = xgb.train(settings, prepared.by_bins[bins], num_boost_round=rounds, callbacks=watched)
         except (xgb.core.XGBoostError, ValueError, TypeError) as error:
-            raise Refused(f"train: {XGBOOST_CLASSIFIER} refused {dict(params)}: {_first_line(error)}") from error
+            raise Refused(f"train: {self.estimator} refused {dict(params)}: {_first_line(error)}") from error
         return XGBoostScorer(booster, prepared.features, prepared.categories)
 
     def versions(self) -> dict[str, str]:
@@ -211,6 +219,16 @@ class XGBoostLearner:
         import xgboost as xgb  # noqa: PLC0415 - seconds that a reader of files need not wait
 
         return {module.__name__: module.__version__ for module in (np, pa, pd, xgb)}
+
+
+class XGBoostRegressionLearner(XGBoostLearner):
+    """``xgboost.XGBRegressor``: the same trees on a target that is a number, which is kept as float32.
+
+    The study gives the objective: ``reg:quantileerror`` with its ``quantile_alpha``, unless the spec fixes another.
+    """
+
+    estimator = XGBOOST_REGRESSOR
+    objective = "reg:squarederror"
 
 
 def _watcher(watch: Watch, rounds: int, prepared: _PreparedRows) -> Any:
@@ -236,10 +254,12 @@ def learner_for(estimator: str) -> Learner:
         Refused: no landed code fits that estimator.
 
     """
-    if estimator == XGBOOST_CLASSIFIER:
-        return XGBoostLearner()
+    for learner in (XGBoostLearner, XGBoostRegressionLearner):
+        if estimator == learner.estimator:
+            return learner()
     raise Refused(
-        f"train.estimator: {estimator!r} is not yet supported; {XGBOOST_CLASSIFIER!r} is. Set train.estimator to it."
+        f"train.estimator: {estimator!r} is not yet supported; {XGBOOST_CLASSIFIER!r} and {XGBOOST_REGRESSOR!r} are. "
+        "Set train.estimator to one of them."
     )
 
 
@@ -249,14 +269,13 @@ def save(artifact: ModelArtifact, folder: Path) -> str:
     if not isinstance(scorer, XGBoostScorer):
         raise Refused(f"only XGBoost scorers have a native form here, but got {type(scorer).__name__}.")
     model = scorer.native_bytes()
-    by_rules = isinstance(artifact.threshold, PayoffMatrix) or artifact.capacity is not None
     card = {
-        "format": CARD_FORMAT_OF_RULES if by_rules else CARD_FORMAT,
+        "format": _format(artifact),
         "estimator": artifact.estimator,
         "model_sha256": sha256(model),
         "features": list(artifact.features),
         "categories": {name: list(values) for name, values in artifact.categories.items()},
-        "calibrator": {"kind": "platt", "slope": artifact.calibrator.slope, "intercept": artifact.calibrator.intercept},
+        "calibrator": _written_calibrator(artifact.calibrator),
         "threshold": _written_threshold(artifact.threshold),
         "params": dict(artifact.params),
         "provenance": dict(artifact.provenance),
@@ -290,11 +309,10 @@ def load(folder: Path, *, expected: str | None = None) -> ModelArtifact:
             "Fetch the version again from the registry."
         )
     card = _card(folder, content)
-    known = ((CARD_FORMAT, XGBOOST_CLASSIFIER), (CARD_FORMAT_OF_RULES, XGBOOST_CLASSIFIER))
-    if (card.get("format"), card.get("estimator")) not in known or card["calibrator"]["kind"] != "platt":
+    if (card.get("format"), card.get("estimator"), card["calibrator"]["kind"]) not in KNOWN_CARDS:
+        known = "; ".join(f"{form!r} for {estimator!r}" for form, estimator, _ in KNOWN_CARDS)
         raise Refused(
-            f"{folder / CARD_FILE}: format must be {CARD_FORMAT!r} or {CARD_FORMAT_OF_RULES!r} for "
-            f"{XGBOOST_CLASSIFIER!r}, but got "
+            f"{folder / CARD_FILE}: format must be one of {known}, but got "
             f"{card.get('format')!r} for {card.get('estimator')!r}. Load it with the version of Ratchet that wrote it."
         )
     model = _present(folder, MODEL_FILE).read_bytes()
@@ -311,7 +329,7 @@ def load(folder: Path, *, expected: str | None = None) -> ModelArtifact:
         estimator=card["estimator"],
         features=features,
         categories=categories,
-        calibrator=Platt(slope=card["calibrator"]["slope"], intercept=card["calibrator"]["intercept"]),
+        calibrator=_read_calibrator(card["calibrator"]),
         threshold=_read_threshold(card["threshold"], folder / CARD_FILE),
         params=card["params"],
         provenance=card["provenance"],
@@ -331,15 +349,46 @@ def _card(folder: Path, content: bytes) -> dict[str, Any]:
     return card
 
 
-def _written_threshold(threshold: float | PayoffMatrix) -> Any:
+KNOWN_CARDS = (
+    (CARD_FORMAT, XGBOOST_CLASSIFIER, "platt"),
+    (CARD_FORMAT_OF_RULES, XGBOOST_CLASSIFIER, "platt"),
+    (CARD_FORMAT_OF_REGRESSIONS, XGBOOST_REGRESSOR, "shift"),
+)
+"""Format, estimator and kind of calibration that go together."""
+
+
+def _format(artifact: ModelArtifact) -> str:
+    if artifact.threshold is None:
+        return CARD_FORMAT_OF_REGRESSIONS
+    by_rules = isinstance(artifact.threshold, PayoffMatrix) or artifact.capacity is not None
+    return CARD_FORMAT_OF_RULES if by_rules else CARD_FORMAT
+
+
+def _written_calibrator(calibrator: Platt | Shift) -> dict[str, Any]:
+    if isinstance(calibrator, Shift):
+        return {"kind": "shift", "offset": calibrator.offset}
+    return {"kind": "platt", "slope": calibrator.slope, "intercept": calibrator.intercept}
+
+
+def _read_calibrator(written: Mapping[str, Any]) -> Platt | Shift:
+    if written["kind"] == "shift":
+        return Shift(written["offset"])
+    return Platt(slope=written["slope"], intercept=written["intercept"])
+
+
+def _written_threshold(threshold: float | PayoffMatrix | None) -> Any:
     """JSON has no infinity; a model that never acts has the threshold ``inf``. A formula is written as its text."""
+    if threshold is None:
+        return None
     if isinstance(threshold, PayoffMatrix):
         cells = {name: getattr(threshold, name) for name in CELLS}
         return {n: v.text if isinstance(v, Expression) else v for n, v in cells.items()} | {"unit": threshold.unit}
     return threshold if np.isfinite(threshold) else str(threshold)
 
 
-def _read_threshold(written: Any, file: Path) -> float | PayoffMatrix:
+def _read_threshold(written: Any, file: Path) -> float | PayoffMatrix | None:
+    if written is None:
+        return None
     if not isinstance(written, dict):
         return float(written)
     try:

@@ -4,7 +4,8 @@
 and more per version). Here they are taken from the lock file, which also makes them right: a version says what it was
 made with. Files are written by MLflow's own XGBoost flavor, then uploaded, logged and registered by one call each.
 ``mlflow.xgboost.load_model("models:/<model>@champion")`` gives an ``XGBClassifier`` whose probabilities are the raw
-ones; calibration, threshold and category lists are in ``ratchet.json`` beside it.
+ones, or an ``XGBRegressor`` with raw predictions; calibration, threshold and category lists are in ``ratchet.json``
+beside it.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from ratchet.adapters.models import CARD_FILE, MODEL_FILE, load
+from ratchet.adapters.models import CARD_FILE, MODEL_FILE, XGBOOST_REGRESSOR, load
 from ratchet.adapters.storage import MissingObjectError, write_atomically
 from ratchet.errors import Refused, Unavailable
 
@@ -299,14 +300,14 @@ def pinned_requirements(lock_file: Path, names: tuple[str, ...]) -> list[str]:
 def _write_flavor(artifact_dir: Path, scratch: Path, requirements: list[str]) -> Path:
     """The folder MLflow loads: its flavor's files around our two, byte for byte."""
     import mlflow.xgboost  # noqa: PLC0415 - mlflow costs seconds
-    from xgboost import XGBClassifier  # noqa: PLC0415 - needed to register only
+    from xgboost import XGBClassifier, XGBRegressor  # noqa: PLC0415 - needed to register only
 
-    classifier = XGBClassifier()
-    classifier.load_model(artifact_dir / MODEL_FILE)
     folder = scratch / ARTIFACT_PATH
     card = json.loads((artifact_dir / CARD_FILE).read_bytes())
+    estimator = XGBRegressor() if card["estimator"] == XGBOOST_REGRESSOR else XGBClassifier()
+    estimator.load_model(artifact_dir / MODEL_FILE)
     mlflow.xgboost.save_model(
-        classifier,
+        estimator,
         str(folder),
         pip_requirements=requirements,
         model_format="ubj",

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from ratchet.domain.capacity import best_of_each, evenly
 from ratchet.domain.inference import group
 from ratchet.domain.payoff import PayoffMatrix, expected_gain
+from ratchet.domain.regression import Errors
 from ratchet.errors import Refused
 
 Floats = NDArray[np.float64]
@@ -63,11 +64,33 @@ def numbers(rows: Rows, names: Iterable[str]) -> dict[str, Floats]:
     return found
 
 
+def targets(rows: Rows, where: str) -> Floats:
+    """The labels of a regression, (n_rows,) float64 and finite.
+
+    Raises:
+        Refused: one is missing, NaN or infinite, or they are no numbers; names ``where`` they are.
+
+    """
+    try:
+        found = numbers(rows, ("label",))["label"]
+    except Refused as refused:
+        raise Refused(f"{where}: {refused}") from None
+    if bad := int((~np.isfinite(found)).sum()):
+        raise Refused(
+            f"{where}: the label of a regression must be a finite number on every row, but {bad} of {found.size} have "
+            "NaN, infinity or none. Leave such rows out of the spine's source, or give them a number."
+        )
+    return found
+
+
 class Scorer(Protocol):
     """A fitted estimator in its native form."""
 
     def raw(self, rows: Any) -> Floats:
-        """Uncalibrated probability of the positive label, (n_rows,) in [0, 1]; missing features are allowed."""
+        """Uncalibrated, (n_rows,): probability of the positive label in [0, 1], or prediction of a regression.
+
+        Missing features are allowed.
+        """
         ...
 
 
@@ -156,6 +179,42 @@ def _cross_entropy(odds: Floats, target: Floats) -> float:
     return float(np.sum(np.logaddexp(0.0, odds) - target * odds))
 
 
+@dataclass(frozen=True)
+class Shift:
+    """Calibration of a regression: one number added to every prediction.
+
+    One parameter, for the same reason that :class:`Platt` has two: what the later rows know better than the fit is the
+    level, and their few weeks of correlated days can tell little more.
+    """
+
+    offset: float = 0.0
+
+    def __call__(self, raw: Floats) -> Floats:
+        """Calibrated prediction (n,) of raw ones (n,), in the target's unit. NaN stays NaN."""
+        return raw + self.offset
+
+    @classmethod
+    def fit(cls, raw: Floats, errors: Errors) -> Shift:
+        """The shift that earns most on rows *later* than those the scorer was fitted on.
+
+        With constant costs it is the quantile at ``under / (under + over)`` of the residuals there, as the residuals'
+        mean is the intercept of least squares (Koenker and Bassett 1978: an equivariant estimator).
+
+        Raises:
+            Refused: a raw prediction is not finite, or no row has a known worth.
+
+        """
+        if not np.isfinite(raw).all():
+            raise Refused(
+                f"calibrate: every raw prediction must be finite, but {int((~np.isfinite(raw)).sum())} are not. "
+                "Check the estimator's parameters."
+            )
+        try:
+            return cls(errors.best_offset(raw))
+        except ValueError as error:
+            raise Refused(f"calibrate: {error}") from None
+
+
 def batches(rows: Rows) -> NDArray[np.intp]:
     """Which local day each row belongs to, (n_rows,) from 0: the batch that a capacity is for.
 
@@ -195,7 +254,8 @@ class ModelArtifact:
     for the dossier (seed, ranges, row counts, library versions).
 
     ``threshold`` is the probability from which on the model acts. Where the payoff differs between rows it is the
-    payoff matrix instead, and each row has a break-even of its own: the model acts where that is expected to pay.
+    payoff matrix instead, and each row has a break-even of its own: the model acts where that is expected to pay. A
+    regression has none (None), and a :class:`Shift` for a calibrator: its decision is the prediction itself.
     ``capacity`` is how many rows of one local day it acts on at most; None is no limit.
     """
 
@@ -203,18 +263,20 @@ class ModelArtifact:
     estimator: str
     features: tuple[str, ...]
     categories: Mapping[str, tuple[str, ...]]
-    calibrator: Platt
-    threshold: float | PayoffMatrix
+    calibrator: Platt | Shift
+    threshold: float | PayoffMatrix | None
     params: Mapping[str, Any]
     provenance: Mapping[str, Any] = field(default_factory=dict)
     capacity: int | None = None
 
     def probability(self, rows: Any) -> Floats:
-        """Calibrated probability (n_rows,) in (0, 1)."""
+        """Calibrated probability (n_rows,) in (0, 1); the calibrated prediction of a regression."""
         return self.calibrator(self.scorer.raw(rows))
 
-    def decide(self, rows: Any) -> tuple[Floats, Bools]:
+    def decide(self, rows: Any) -> tuple[Floats, Bools | Floats]:
         """Calibrated probability (n_rows,) and whether to act (n_rows,): at or above the threshold, if there is room.
+
+        Of a regression both are the calibrated prediction (n_rows,).
 
         A row on which the expected gain cannot be computed (a missing value in a formula) is not acted on. A capacity
         is for the rows of a day that are given together, in their total order; a lone row is a day of its own.
@@ -223,8 +285,10 @@ class ModelArtifact:
             Refused: the rows lack a column that a formula of the threshold reads, or ``day`` under a capacity.
 
         """
-        probability = self.probability(rows)
-        return probability, acting(self.threshold, probability, rows, self.capacity)
+        score = self.probability(rows)
+        if self.threshold is None:
+            return score, score
+        return score, acting(self.threshold, score, rows, self.capacity)
 
 
 @dataclass(frozen=True)
@@ -244,3 +308,15 @@ class ConstantDecision:
         if self.act and self.capacity is not None:
             act = evenly(batches(rows), self.capacity)
         return np.full(rows.num_rows, self.probability), act
+
+
+@dataclass(frozen=True)
+class ConstantPrediction:
+    """The rival of a regression's first champion: one prediction for every row, in the target's unit."""
+
+    value: float
+
+    def decide(self, rows: Rows) -> tuple[Floats, Floats]:
+        """The same prediction for each of the (n_rows,) rows, as score and as decision."""
+        same = np.full(rows.num_rows, self.value)
+        return same, same

@@ -99,8 +99,8 @@ class Evidence:
     """Both models on the same fresh rows.
 
     ``uplift``: (n_rows,) payoff(challenger) - payoff(champion), in payoff units per decision; ``clusters``: (n_rows,)
-    labels that sort in time; ``label``: (n_rows,) 0/1; ``slices``: column name -> (n_rows,) values, for the slices and
-    the groups of guardrails.
+    labels that sort in time; ``label``: (n_rows,) 0/1, or a regression's target; ``slices``: column name -> (n_rows,)
+    values, for the slices and the groups of guardrails.
     """
 
     uplift: npt.ArrayLike
@@ -267,7 +267,7 @@ def decide_promotion(evidence: Evidence, policy: GatePolicy) -> Verdict:
         target_gain=policy.target_gain,
     )
     if verdict.lower is None:
-        return verdict
+        return _naming_predictions(verdict, evidence)
     _same_rows(evidence, verdict.n_rows)
     findings = _scores_are_numbers(evidence)
     scene = Scene(
@@ -380,6 +380,7 @@ def _same_rows(evidence: Evidence, n_rows: int) -> None:
     arrays: dict[str, npt.ArrayLike | None] = {"label": evidence.label, **evidence.slices}
     for name, model in (("champion", evidence.champion), ("challenger", evidence.challenger)):
         arrays |= {f"{name}.payoff": model.payoff, f"{name}.probability": model.probability, f"{name}.act": model.act}
+        arrays[f"{name}.prediction"] = model.prediction
     for name, values in arrays.items():
         if values is not None and len(np.asarray(values)) != n_rows:
             raise ValueError(
@@ -392,7 +393,8 @@ def _scores_are_numbers(evidence: Evidence) -> list[Finding]:
     """A NaN probability compares false with any threshold and would pass as a decision not to act."""
     findings = []
     for name, model in (("champion", evidence.champion), ("challenger", evidence.challenger)):
-        for what, values in (("probability", model.probability), ("payoff", model.payoff)):
+        scores = ("probability", model.probability), ("payoff", model.payoff), ("prediction", model.prediction)
+        for what, values in scores:
             if values is None:
                 continue
             bad = int((~np.isfinite(np.asarray(values, dtype=np.float64))).sum())
@@ -401,3 +403,12 @@ def _scores_are_numbers(evidence: Evidence) -> list[Finding]:
                 check = Check(f"{what}_is_finite", None, None, None, "finite on every row", passed=False, detail=detail)
                 findings.append(Finding(check, "broken"))
     return findings
+
+
+def _naming_predictions(verdict: Verdict, evidence: Evidence) -> Verdict:
+    """A payoff is no number where the prediction is none: then the verdict says that too."""
+    if evidence.champion.prediction is None and evidence.challenger.prediction is None:
+        return verdict
+    found = [f.check for f in _scores_are_numbers(evidence) if f.check.metric == "prediction_is_finite"]
+    said = tuple(check.detail for check in found)
+    return replace(verdict, checks=verdict.checks + tuple(found), reasons=verdict.reasons + said)

@@ -10,9 +10,9 @@ import numpy as np
 import numpy.typing as npt
 from scipy import stats
 
-from ratchet.domain import fairness, scorers
+from ratchet.domain import fairness, regression_scorers, scorers
 from ratchet.domain.inference import Clusters, Floats, RatioInference, group, jackknife_totals, ratio_inference
-from ratchet.domain.metrics import FAIRNESS, METRICS, SCORERS, misfit
+from ratchet.domain.metrics import FAIRNESS, METRICS, REGRESSION_SCORERS, SCORERS, misfit
 
 Outcome = Literal["holds", "warns", "unjudged", "unproven", "broken"]
 
@@ -51,7 +51,8 @@ class ScoredRows:
     ``probability``: (n_rows,) of the positive class, None for a constant decision, with which nothing but payoff is
     compared; ``payoff``: (n_rows,) payoff units per decision; ``latency_ms``: (n_samples,) time to score one batch,
     None or empty when not measured; ``act``: (n_rows,) bool, what it decided, None when only payoffs are known;
-    ``size_mb``: of its files, in millions of bytes, None when not measured.
+    ``size_mb``: of its files, in millions of bytes, None when not measured. A regression has neither probability nor
+    act: ``prediction`` is (n_rows,) in the target's unit, None for a constant one.
     """
 
     probability: npt.ArrayLike | None
@@ -59,6 +60,12 @@ class ScoredRows:
     latency_ms: npt.ArrayLike | None = None
     act: npt.ArrayLike | None = None
     size_mb: float | None = None
+    prediction: npt.ArrayLike | None = None
+
+    @property
+    def of_model(self) -> bool:
+        """Whether a model scored the rows, rather than one constant decision."""
+        return self.probability is not None or self.prediction is not None
 
 
 @dataclass(frozen=True)
@@ -203,6 +210,16 @@ def _scorer(guardrail: Guardrail, scene: Scene) -> list[Finding]:
     return _compare(guardrail, scene, measure, ("probability", "act"), worse=-1.0)
 
 
+def _regression_scorer(guardrail: Guardrail, scene: Scene) -> list[Finding]:
+    def measure(model: ScoredRows) -> _Measured:
+        replicates = regression_scorers.leave_one_out(
+            guardrail.metric, scene.label, _given(model.prediction), scene.days
+        )
+        return _Measured.jackknifed(replicates, scene.days)
+
+    return _compare(guardrail, scene, measure, ("prediction",), worse=-1.0)
+
+
 def _fairness(guardrail: Guardrail, scene: Scene) -> list[Finding]:
     """The groups that are large enough are compared; each of the others is reported as unjudged."""
     column = guardrail.by or ""
@@ -242,7 +259,7 @@ _NOTHING_TO_COMPARE = "the champion is a constant decision: there is nothing to 
 
 def _given(values: npt.ArrayLike | None) -> npt.ArrayLike:
     if values is None:
-        raise ValueError("a model's probability or decisions are measured where it has none")
+        raise ValueError("a model's scores or decisions are measured where it has none")
     return values
 
 
@@ -267,10 +284,10 @@ def _compare(
     if lacking := [name for name in reads if getattr(scene.challenger, name) is None]:
         return [_missing(metric, f"a {lacking[0]} on every row", "challenger", f"it gave no {lacking[0]}")]
     new = measure(scene.challenger)
-    comparable = all(getattr(scene.champion, name) is not None for name in ("probability", *reads))
+    comparable = scene.champion.of_model and all(getattr(scene.champion, name) is not None for name in reads)
     old = measure(scene.champion) if comparable else None
     if not np.isfinite(new.value):
-        return [_undefined(metric, column, old)]
+        return [_undefined(metric, column, old, "prediction" if "prediction" in reads else "probability")]
     findings = []
     if guardrail.max_regression is not None:
         findings.append(_regression(guardrail, scene, old, new, worse))
@@ -283,10 +300,10 @@ def _compare(
     return findings
 
 
-def _undefined(metric: str, column: str | None, old: _Measured | None) -> Finding:
+def _undefined(metric: str, column: str | None, old: _Measured | None, score: str) -> Finding:
     """A metric that the champion lacks as well is the rows' fault, not the challenger's."""
     if old is None or np.isfinite(old.value):
-        return _missing(metric, "a finite number", "challenger", "a probability is not a number, or it is not defined")
+        return _missing(metric, "a finite number", "challenger", f"a {score} is not a number, or it is not defined")
     detail = f"{metric} is not defined on these rows, for champion and challenger alike"
     check = Check(metric, column, None, None, "a finite number", passed=False, detail=detail)
     return Finding(check, "unproven")
@@ -299,7 +316,8 @@ def _regression(guardrail: Guardrail, scene: Scene, old: _Measured | None, new: 
         detail = f"{metric} {new.value:.4f}: {_NOTHING_TO_COMPARE}"
         return Finding(Check(metric, column, None, new.value, required, passed=None, detail=detail), "unjudged")
     if not np.isfinite(old.value):
-        return _missing(metric, required, "champion", "a probability is not a finite number")
+        score = "probability" if scene.champion.prediction is None else "prediction"
+        return _missing(metric, required, "champion", f"a {score} is not a finite number")
     inference = ratio_inference(worse * (new.totals - old.totals), scene.days.rows, ordered=scene.ordered)
     lower, upper = _bounds(inference, scene.confidence)
     detail = (
@@ -483,5 +501,6 @@ _FINDERS: Mapping[str, Callable[[Guardrail, Scene], list[Finding]]] = {
     "model_size_mb": _size,
     "decisions_flipped": _flipped,
     **dict.fromkeys(SCORERS, _scorer),
+    **dict.fromkeys(REGRESSION_SCORERS, _regression_scorer),
     **dict.fromkeys(FAIRNESS, _fairness),
 }

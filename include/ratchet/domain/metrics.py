@@ -27,6 +27,25 @@ SCORERS = (
 )
 """scikit-learn's scorers of a binary decision or its probability, by its names; of each, greater is better."""
 
+REGRESSION_SCORERS = (
+    "d2_absolute_error_score",
+    "explained_variance",
+    "neg_mean_absolute_error",
+    "neg_mean_absolute_percentage_error",
+    "neg_mean_gamma_deviance",
+    "neg_mean_poisson_deviance",
+    "neg_mean_squared_error",
+    "neg_mean_squared_log_error",
+    "neg_root_mean_squared_error",
+    "neg_root_mean_squared_log_error",
+    "r2",
+)
+"""scikit-learn's scorers of a predicted number, by its names; of each, greater is better.
+
+Not among them are ``neg_max_error`` and ``neg_median_absolute_error``: the jackknife gives no interval for what is not
+smooth in the rows (Efron 1982, *The jackknife, the bootstrap and other resampling plans*, ch. 3).
+"""
+
 FAIRNESS = ("demographic_parity_difference", "equal_opportunity_difference", "equalized_odds_difference")
 """Fairlearn's names; each is a difference between the groups of a column, of which less is better."""
 
@@ -39,17 +58,36 @@ class Takes:
 
     limits: tuple[str, ...]
     split: Literal["slice", "by"] | None = None
+    of: Literal["decisions", "predictions"] | None = None
+    """What it is measured on: decisions to act, or a regression's predictions; None: either."""
 
 
 METRICS: Mapping[str, Takes] = {
-    "expected_calibration_error": Takes(("max_regression", "max")),
+    "expected_calibration_error": Takes(("max_regression", "max"), of="decisions"),
     "payoff": Takes(("max_regression",), split="slice"),
     "latency_p95_ms": Takes(("max",)),
     "model_size_mb": Takes(("max",)),
-    "decisions_flipped": Takes(("max",)),
-    **dict.fromkeys(SCORERS, Takes(("max_regression", "min"))),
-    **dict.fromkeys(FAIRNESS, Takes(("max_regression", "max"), split="by")),
+    "decisions_flipped": Takes(("max",), of="decisions"),
+    **dict.fromkeys(SCORERS, Takes(("max_regression", "min"), of="decisions")),
+    **dict.fromkeys(REGRESSION_SCORERS, Takes(("max_regression", "min"), of="predictions")),
+    **dict.fromkeys(FAIRNESS, Takes(("max_regression", "max"), split="by", of="decisions")),
 }
+
+
+def unfit(metric: str, *, regression: bool) -> str | None:
+    """Why a known metric cannot be measured on a regression, or on a classifier; None when it can."""
+    of = METRICS[metric].of
+    if regression and of == "decisions":
+        either = ", ".join(name for name, takes in METRICS.items() if takes.of is None)
+        return (
+            f"{metric!r} is measured on decisions to act or their probability, and a regression has neither: use "
+            f"{either}, or one of {', '.join(REGRESSION_SCORERS)}"
+        )
+    if not regression and of == "predictions":
+        return f"{metric!r} is measured on predicted numbers, and a classifier predicts none: use one of " + ", ".join(
+            name for name, takes in METRICS.items() if takes.of != "predictions"
+        )
+    return None
 
 
 def misfit(metric: str, given: Mapping[str, Any]) -> str | None:

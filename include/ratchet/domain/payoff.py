@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -21,6 +21,18 @@ Columns = Mapping[str, npt.ArrayLike]
 Value = float | Expression
 
 CELLS = ("tp", "fp", "fn", "tn")
+
+
+class Valued(Protocol):
+    """What decisions on the same (n_rows,) rows are worth, whatever a decision is."""
+
+    def of(self, decision: npt.ArrayLike) -> Floats:
+        """The payoff of each decision, (n_rows,)."""
+        ...
+
+    def between(self, start: int, end: int) -> Valued:
+        """That of the rows ``[start, end)``."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -99,12 +111,12 @@ class Worth:
         """That of rows of which only those ``among``, (n_rows,) bool, can be acted on."""
         return Worth(np.where(among, self.acted, self.passed), self.passed)
 
-    def of(self, act: npt.ArrayLike) -> Floats:
-        """The payoff of each decision, (n_rows,). ``act`` is (n_rows,) bool or 0/1; NaN in it is NaN in the payoff.
+    def of(self, decision: npt.ArrayLike) -> Floats:
+        """The payoff of each decision to act, (n_rows,) bool or 0/1; NaN in it is NaN in the payoff.
 
         Raises ``ValueError`` on unequal lengths and on any other value: a probability is not a decision.
         """
-        acting, known = _binary("act", act)
+        acting, known = _binary("act", decision)
         if acting.shape != self.acted.shape:
             raise ValueError(
                 f"label and act must be one-dimensional and of one length, but got {self.acted.shape} and "

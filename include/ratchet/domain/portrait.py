@@ -14,6 +14,7 @@ from ratchet.domain.guardrails import calibration_error
 from ratchet.domain.inference import Clusters, Floats, group, ratio_inference
 
 CALIBRATION_BINS = 10
+QUANTILES = (0.01, 0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 0.99)
 _CLIP = 1e-7
 
 
@@ -59,8 +60,35 @@ class CalibrationBin:
     was: float
 
 
+@dataclass(frozen=True)
+class ErrorBin:
+    """Rows of similar prediction, from ``low`` to ``high``; and three quantiles of target minus prediction there."""
+
+    rows: int
+    low: float
+    high: float
+    q10: float
+    q50: float
+    q90: float
+
+
+@dataclass(frozen=True)
+class Residuals:
+    """Target minus prediction, in the target's unit: above zero the prediction was too low.
+
+    ``quantiles`` are pairs of level and value; ``bins`` ten of equally many rows, by prediction.
+    """
+
+    rows: int
+    quantiles: tuple[tuple[float, float], ...]
+    bins: tuple[ErrorBin, ...]
+
+
 def metrics(evidence: Evidence, *, confidence: float, ordered: bool) -> list[Metric]:
     """Payoff, share acted on, log loss (nats), Brier score and expected calibration error, by clustered intervals.
+
+    Of a regression: payoff, mean absolute, mean squared and mean error (target minus prediction, in the target's unit),
+    and the share of rows predicted too low.
 
     Each is a mean over rows (the calibration error by its linearisation, see ``calibration_error``), so the interval
     is that of the verdict: ``ratchet.domain.inference.ratio_inference``. NaN in, NaN out; no rows have no metrics.
@@ -80,8 +108,20 @@ def metrics(evidence: Evidence, *, confidence: float, ordered: bool) -> list[Met
     def of_probability(value: Any) -> Any:
         return lambda side: None if side.probability is None else value(np.asarray(side.probability, dtype=np.float64))
 
+    def of_error(value: Any) -> Any:
+        return lambda side: None if side.prediction is None else value(label - np.asarray(side.prediction, np.float64))
+
+    payoff = of("payoff", f"{evidence.unit} per decision", lambda side: np.asarray(side.payoff, dtype=np.float64))
+    if evidence.challenger.prediction is not None:
+        return [
+            payoff,
+            of("mean_absolute_error", "", of_error(np.abs)),
+            of("mean_squared_error", "", of_error(np.square)),
+            of("mean_error", "", of_error(np.asarray)),
+            of("predicted_too_low", "share of rows", of_error(lambda e: np.where(np.isnan(e), np.nan, e > 0))),
+        ]
     return [
-        of("payoff", f"{evidence.unit} per decision", lambda side: np.asarray(side.payoff, dtype=np.float64)),
+        payoff,
         of("acted", "share of rows", lambda side: None if side.act is None else np.asarray(side.act, dtype=np.float64)),
         of("log_loss", "nats", of_probability(lambda p: _log_losses(p, label))),
         of("brier_score", "", of_probability(lambda p: (p - label) ** 2)),
@@ -122,13 +162,42 @@ def calibration(model: ScoredRows, label: npt.ArrayLike) -> list[CalibrationBin]
     p, truth = p[known], truth[known]
     if not p.size:
         return []
-    edges = np.unique(np.quantile(p, np.arange(1, CALIBRATION_BINS) / CALIBRATION_BINS, method="lower"))
-    codes = np.searchsorted(edges, p, side="left")
-    rows = np.bincount(codes, minlength=edges.size + 1)
-    said, was = (np.bincount(codes, weights=v, minlength=edges.size + 1) for v in (p, truth))
+    codes, n_bins = _tenths(p)
+    rows = np.bincount(codes, minlength=n_bins)
+    said, was = (np.bincount(codes, weights=v, minlength=n_bins) for v in (p, truth))
     return [
         CalibrationBin(int(n), float(s / n), float(w / n)) for n, s, w in zip(rows, said, was, strict=True) if n > 0
     ]
+
+
+def residuals(model: ScoredRows, label: npt.ArrayLike) -> Residuals | None:
+    """How far a regression's predictions lie from the target. None of a constant one, and where no row has a number.
+
+    The quantiles show what the payoff asked for: with constant costs the residual at ``under / (under + over)`` should
+    lie at zero, over all rows and in each bin. Rows with a NaN are left out.
+    """
+    if model.prediction is None:
+        return None
+    p, truth = np.asarray(model.prediction, dtype=np.float64), np.asarray(label, dtype=np.float64)
+    known = np.isfinite(p) & np.isfinite(truth)
+    p, error = p[known], (truth - p)[known]
+    if not p.size:
+        return None
+    codes, n_bins = _tenths(p)
+    bins = []
+    for code in range(n_bins):
+        inside = codes == code
+        if inside.any():
+            low, high = float(p[inside].min()), float(p[inside].max())
+            bins.append(ErrorBin(int(inside.sum()), low, high, *np.quantile(error[inside], (0.1, 0.5, 0.9)).tolist()))
+    quantiles = zip(QUANTILES, np.quantile(error, QUANTILES).tolist(), strict=True)
+    return Residuals(int(p.size), tuple(quantiles), tuple(bins))
+
+
+def _tenths(values: Floats) -> tuple[npt.NDArray[np.intp], int]:
+    """Which of at most ten bins of equally many rows each value lies in, from 0, and how many bins there are."""
+    edges = np.unique(np.quantile(values, np.arange(1, CALIBRATION_BINS) / CALIBRATION_BINS, method="lower"))
+    return np.searchsorted(edges, values, side="left"), edges.size + 1
 
 
 def _measure(values: Floats, days: Clusters, confidence: float, *, ordered: bool) -> Measured:

@@ -34,21 +34,23 @@ from pydantic import (
     PlainSerializer,
     SerializerFunctionWrapHandler,
     ValidationError,
+    ValidationInfo,
     field_serializer,
     field_validator,
     model_validator,
 )
-from pydantic_core import PydanticCustomError
+from pydantic_core import InitErrorDetails, PydanticCustomError
 
 from ratchet.domain.expression import Expression
 from ratchet.domain.looks import TOLERANCE
-from ratchet.domain.metrics import METRICS, misfit
+from ratchet.domain.metrics import METRICS, misfit, unfit
 from ratchet.domain.quiet import QuietWindow, leaves_time_awake
 
-ESTIMATORS = ("xgboost.XGBClassifier",)
+ESTIMATORS = ("xgboost.XGBClassifier", "xgboost.XGBRegressor")
+REGRESSORS = frozenset({"xgboost.XGBRegressor"})
 
-# What XGBClassifier takes and a spec may set. Its constructor swallows any other keyword with a warning in a log, so a
-# typo would tune nothing. Threads, seeds and the objective are Ratchet's own: see OWNED_PARAMETERS.
+# What both take and a spec may set. Their constructors swallow any other keyword with a warning in a log, so a typo
+# would tune nothing. Threads and seeds are Ratchet's own: see OWNED_PARAMETERS.
 XGBOOST_PARAMETERS = frozenset(
     {
         "base_score",
@@ -71,11 +73,17 @@ XGBOOST_PARAMETERS = frozenset(
         "reg_alpha",
         "reg_lambda",
         "sampling_method",
-        "scale_pos_weight",
         "subsample",
         "tree_method",
     }
 )
+PARAMETERS: Mapping[str, frozenset[str]] = {
+    "xgboost.XGBClassifier": XGBOOST_PARAMETERS | {"scale_pos_weight"},
+    "xgboost.XGBRegressor": XGBOOST_PARAMETERS | {"objective", "quantile_alpha"},
+}
+QUANTILE = "reg:quantileerror"
+OBJECTIVES = (QUANTILE, "reg:squarederror", "reg:absoluteerror")
+"""What a regression may be fitted with; the first, unless the spec fixes another."""
 OWNED_PARAMETERS: Mapping[str, str] = {
     "n_jobs": "runtime.threads sets it",
     "nthread": "runtime.threads sets it",
@@ -91,7 +99,6 @@ OWNED_PARAMETERS: Mapping[str, str] = {
 # Keys that DESIGN §6 names and no landed code obeys yet, by the path of their parent.
 NOT_YET_SUPPORTED: Mapping[tuple[str, ...], frozenset[str]] = {
     (): frozenset({"retention"}),
-    ("business", "payoff"): frozenset({"under", "over"}),
     ("runtime",): frozenset({"queue", "executor", "resources", "image", "environment"}),
 }
 
@@ -146,6 +153,12 @@ def _rule(message: str) -> PydanticCustomError:
 
 def _not_yet(what: str) -> PydanticCustomError:
     return PydanticCustomError("not_yet_supported", "not yet supported: {what}", {"what": what})
+
+
+def _at(path: tuple[str | int, ...], message: str) -> ValidationError:
+    """A broken rule of several keys, told at the one to change, as seen from the section that checks it."""
+    detail = InitErrorDetails(type=_rule(message), loc=path, input=None)
+    return ValidationError.from_exception_data("spec", [detail])
 
 
 def _to_scalar(value: object) -> object:
@@ -204,17 +217,42 @@ class Decision(_Closed):
     """The decision a score leads to: act when it reaches the threshold, within the capacity if there is one.
 
     ``threshold`` is ``payoff`` (the break-even point of the payoff matrix on calibrated probabilities), ``tuned`` (the
-    one that earned most on the calibration range) or a number in [0, 1].
+    one that earned most on the calibration range) or a number in [0, 1]. A regression has ``act_on: prediction``
+    instead, and neither: its decision is the prediction itself.
     """
 
-    act_when: Literal["score >= threshold"] = "score >= threshold"
-    threshold: Literal["payoff", "tuned"] | Annotated[float, Field(strict=True, ge=0, le=1)] = "payoff"
+    act_when: Literal["score >= threshold"] | None = "score >= threshold"
+    threshold: Literal["payoff", "tuned"] | Annotated[float, Field(strict=True, ge=0, le=1)] | None = "payoff"
     capacity: Capacity | None = None
+    act_on: Literal["prediction"] | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _a_prediction_meets_no_threshold(cls, given: Any) -> Any:
+        if isinstance(given, Mapping) and given.get("act_on") is not None:
+            return {"act_when": None, "threshold": None} | dict(given)
+        return given
+
+    @model_validator(mode="after")
+    def _one_rule(self) -> Self:
+        if self.act_on is None:
+            for name in ("act_when", "threshold"):
+                if getattr(self, name) is None:
+                    raise _at((name,), "must be given, or left out for its default, but got None")
+            return self
+        for name in ("act_when", "threshold", "capacity"):
+            if getattr(self, name) is not None:
+                raise _at(
+                    (name,),
+                    "a decision that acts on the prediction itself is no choice between acting and not: leave "
+                    f"{name} out, but got {self.model_dump(mode='json')[name]!r}",
+                )
+        return self
 
     @field_validator("threshold", mode="before")
     @classmethod
     def _known_threshold(cls, value: object) -> object:
-        if isinstance(value, str) and value in {"payoff", "tuned"}:
+        if value is None or (isinstance(value, str) and value in {"payoff", "tuned"}):
             return value
         if isinstance(value, int | float) and not isinstance(value, bool):
             return value
@@ -233,13 +271,15 @@ def _to_value(value: object) -> object:
 
 
 OUTCOMES = ("tp", "fp", "fn", "tn")
+ERRORS = ("under", "over")
 PayoffValue = Annotated[float | str, BeforeValidator(_to_value)]
 
 
 class Payoff(_Closed):
     """Value of one decision, in ``unit`` per decision; gains are positive, losses negative.
 
-    Either by outcome (``tp``, ``fp``, ``fn``, ``tn``), each a number or an expression over columns of the row
+    By outcome (``tp``, ``fp``, ``fn``, ``tn``), or for a regression by unit of error (``under``: the prediction was too
+    low; ``over``: too high), each a number or an expression over columns of the row
     (:mod:`ratchet.domain.expression`); or by a ``hook``, a function in a Python file of the model's folder, which reads
     ``columns``. ``sha256`` is that of the file: the reader of the spec fills it in, so that its digest covers the file.
     """
@@ -248,6 +288,8 @@ class Payoff(_Closed):
     fp: PayoffValue | None = None
     fn: PayoffValue | None = None
     tn: PayoffValue | None = None
+    under: PayoffValue | None = None
+    over: PayoffValue | None = None
     hook: Annotated[str, Field(pattern=r"^[A-Za-z_]\w*\.py:[A-Za-z_]\w*$", max_length=200)] | None = None
     columns: tuple[Name, ...] | None = None
     sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] | None = None
@@ -257,15 +299,20 @@ class Payoff(_Closed):
     @classmethod
     def _passing_costs_nothing(cls, given: Any) -> Any:
         """What is not acted on is worth nothing, unless the spec says otherwise."""
-        if isinstance(given, Mapping) and given.get("hook") is None:
+        if isinstance(given, Mapping) and all(given.get(name) is None for name in ("hook", *ERRORS)):
             return {"fn": 0.0, "tn": 0.0} | dict(given)
         return given
 
     @model_validator(mode="after")
     def _one_form(self) -> Self:
+        if self.by_error and (self.hook is not None or any(getattr(self, name) is not None for name in OUTCOMES)):
+            raise _rule("has under or over, which value every prediction: leave out tp, fp, fn, tn and hook")
         if self.hook is None:
-            if self.tp is None or self.fp is None:
-                raise _rule("needs tp and fp (values by outcome), or hook")
+            if self.by_error:
+                if self.under is None or self.over is None:
+                    raise _rule("needs both under and over: what a unit of each error costs")
+            elif self.tp is None or self.fp is None:
+                raise _rule("needs tp and fp (values by outcome), or hook, or for a regression under and over")
             if self.columns is not None or self.sha256 is not None:
                 raise _rule("columns and sha256 belong to a hook; an expression names its columns itself")
         elif any(getattr(self, name) is not None for name in OUTCOMES):
@@ -287,10 +334,25 @@ class Payoff(_Closed):
             )
         return self
 
+    @model_validator(mode="after")
+    def _errors_cost(self) -> Self:
+        """A rule for numbers; what an expression comes to is known on its row only."""
+        for name in ERRORS:
+            value = getattr(self, name)
+            if isinstance(value, float) and value >= 0:
+                why = "where an error costs nothing, the prediction that errs furthest is the best"
+                raise _at((name,), f"must be below 0, but got {value:g}: costs are negative, and {why}")
+        return self
+
+    @property
+    def by_error(self) -> bool:
+        """Whether it values the error of a prediction, by numbers or expressions."""
+        return any(getattr(self, name) is not None for name in ERRORS)
+
     @property
     def expressions(self) -> Mapping[str, Expression]:
-        """The outcomes that are expressions, by name."""
-        given = {name: getattr(self, name) for name in OUTCOMES}
+        """The outcomes or errors that are valued by an expression, by name."""
+        given = {name: getattr(self, name) for name in (*OUTCOMES, *ERRORS)}
         return {name: Expression(value) for name, value in given.items() if isinstance(value, str)}
 
     @property
@@ -315,14 +377,45 @@ class Business(_Closed):
     review_by: date
 
     @property
+    def regression(self) -> bool:
+        """Whether the decision is the prediction itself."""
+        return self.decision.act_on is not None
+
+    @property
     def capacity(self) -> int | None:
         """How many rows of one local day can be acted on at most; None is no limit."""
         return self.decision.capacity.at_most if self.decision.capacity is not None else None
 
+    @model_validator(mode="before")
+    @classmethod
+    def _an_error_is_of_a_prediction(cls, given: Any) -> Any:
+        """A payoff by error says already what the decision is."""
+        if isinstance(given, Mapping) and given.get("decision") is None:
+            payoff = given.get("payoff")
+            if isinstance(payoff, Mapping) and any(payoff.get(name) is not None for name in ERRORS):
+                return dict(given) | {"decision": {"act_on": "prediction"}}
+        return given
+
     @model_validator(mode="after")
-    def _a_hook_has_no_break_even(self) -> Self:
-        if self.payoff.hook is not None and self.decision.threshold == "payoff":
-            raise _rule("a hook has no break-even to compute: give decision.threshold as tuned or a number")
+    def _a_payoff_of_its_decision(self) -> Self:
+        payoff = self.payoff
+        if payoff.by_error and not self.regression:
+            raise _at(
+                ("decision",),
+                "payoff.under and over value the error of a prediction, but the decision is to act or not: write "
+                "{act_on: prediction}, or leave decision out",
+            )
+        if self.regression and not payoff.by_error and payoff.hook is None:
+            raise _at(
+                ("payoff",),
+                "a decision that acts on the prediction needs under and over (what a unit of error costs), or hook; "
+                "tp, fp, fn and tn value acting",
+            )
+        if payoff.hook is not None and self.decision.threshold == "payoff":
+            raise _rule(
+                "a hook has no break-even to compute: give decision.threshold as tuned or a number, or for a "
+                "regression decision as {act_on: prediction}"
+            )
         return self
 
     @property
@@ -635,13 +728,51 @@ class Train(_Closed):
 
     @field_validator("fixed", "search_space")
     @classmethod
-    def _known_parameters(cls, value: dict[str, Any]) -> dict[str, Any]:
+    def _known_parameters(cls, value: dict[str, Any], info: ValidationInfo) -> dict[str, Any]:
+        estimator = info.data.get("estimator", ESTIMATORS[0])
         for name in value:
+            if name in PARAMETERS[estimator]:
+                continue
             if name in OWNED_PARAMETERS:
                 raise _rule(f"{name!r} cannot be set here: {OWNED_PARAMETERS[name]}")
-            if name not in XGBOOST_PARAMETERS:
-                raise _rule(f"{name!r} is not a parameter of {ESTIMATORS[0]}.{did_you_mean(name, XGBOOST_PARAMETERS)}")
+            raise _rule(f"{name!r} is not a parameter of {estimator}.{did_you_mean(name, PARAMETERS[estimator])}")
         return value
+
+    @model_validator(mode="after")
+    def _can_be_predicted(self) -> Self:
+        """What a regression is fitted to."""
+        if "objective" in self.search_space:
+            raise _at(("search_space", "objective"), f"fix it under train.fixed, as one of {', '.join(OBJECTIVES)}")
+        objective = self.fixed.get("objective", QUANTILE)
+        if objective not in OBJECTIVES:
+            raise _at(("fixed", "objective"), f"must be one of {', '.join(OBJECTIVES)}, but got {objective!r}")
+        place, inside = self._quantile
+        if place is None:
+            return self
+        if not inside:
+            raise _at(place, "quantile_alpha must lie between 0 and 1, without the ends")
+        if objective != QUANTILE:
+            raise _at(place, f"a quantile is what {QUANTILE} is fitted to, but train.fixed.objective is {objective!r}")
+        return self
+
+    @property
+    def _quantile(self) -> tuple[tuple[str, str] | None, bool]:
+        """Where the spec names the quantile to fit, if it does, and whether it can be one."""
+        if "quantile_alpha" in self.fixed:
+            value = self.fixed["quantile_alpha"]
+            return ("fixed", "quantile_alpha"), isinstance(value, float) and 0 < value < 1
+        if "quantile_alpha" in self.search_space:
+            searched = self.search_space["quantile_alpha"]
+            return (
+                "search_space",
+                "quantile_alpha",
+            ), searched.kind == "float" and 0 < searched.low <= searched.high < 1
+        return None, True
+
+    @property
+    def names_its_objective(self) -> bool:
+        """Whether the spec says what a regression is fitted to, rather than leave it to its costs."""
+        return self.fixed.get("objective", QUANTILE) != QUANTILE or self._quantile[0] is not None
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -844,6 +975,28 @@ class ModelSpec(_Closed):
             raise _rule(
                 "gate.deploy: refit needs a probation: the refit itself is judged by nothing, so it serves under watch "
                 "or not at all. Add probation: {for: 28d}, or write deploy: judged"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _one_kind_of_model(self) -> Self:
+        """A classifier's score leads to acting or not; a regression's prediction is the decision."""
+        regression, estimator = self.business.regression, self.train.estimator
+        if (estimator in REGRESSORS) != regression:
+            wanted = [name for name in ESTIMATORS if (name in REGRESSORS) == regression]
+            of = "acts on the prediction" if regression else "is to act or not"
+            raise _at(
+                ("train", "estimator"), f"business.decision {of}: use {' or '.join(wanted)}, but got {estimator!r}"
+            )
+        for index, guardrail in enumerate(self.gate.guardrails):
+            if problem := unfit(guardrail.metric, regression=regression):
+                raise _at(("gate", "guardrails", index, "metric"), problem)
+        payoff = self.business.payoff
+        if regression and (payoff.hook or payoff.expressions) and not self.train.names_its_objective:
+            raise _at(
+                ("train", "fixed"),
+                "where the costs are not the same on every row, they name no quantile to fit: fix or search "
+                f"quantile_alpha, or fix objective as one of {', '.join(OBJECTIVES[1:])}",
             )
         return self
 

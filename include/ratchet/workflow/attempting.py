@@ -307,6 +307,12 @@ class Attempts:
             champion = self._parts.artifacts().load(attempt.model, attempt.champion_version)
         except UnusableArtifact as unusable:
             return self._kept_unseen(attempt, unusable)
+        if (champion.threshold is None) != self._spec(attempt).business.regression:
+            other = UnusableArtifact(
+                f"version {attempt.champion_version} of {attempt.model} takes other decisions than the spec speaks of "
+                "now (to act, or a predicted number): no payoff values both. Give the new ones a model of their own."
+            )
+            return self._kept_unseen(attempt, other)
         return self._judged(attempt, champion)
 
     def _kept_unseen(self, attempt: AttemptRow, unusable: UnusableArtifact) -> dict[str, Any]:
@@ -337,6 +343,7 @@ class Attempts:
 
         ``champion`` is None where there is none: the challenger then has to beat the best constant decision.
         """
+        from ratchet.domain.artifact import ConstantPrediction  # noqa: PLC0415 - numpy
         from ratchet.domain.gate import GatePolicy, decide_promotion  # noqa: PLC0415 - scipy
         from ratchet.workflow.evaluation import evaluate, payoff_curve  # noqa: PLC0415
         from ratchet.workflow.explaining import explain  # noqa: PLC0415
@@ -400,7 +407,7 @@ class Attempts:
                     attempt.id,
                     attempt.model,
                     folder,
-                    metrics=_metrics(record) | {"validation_log_loss": study["value"]},
+                    metrics=_metrics(record) | _validation(spec, study["value"]),
                     params=study["params"],
                     tags={
                         "ratchet.attempt": attempt.id,
@@ -428,6 +435,8 @@ class Attempts:
             },
             "payoff_curve": payoff_curve(spec, holdout, evidence, {"champion": rival, "challenger": challenger}, hook),
         }
+        if isinstance(rival, ConstantPrediction):
+            dossier["constant_prediction"] = rival.value
         return dossier | {"evidence_digest": dossiers.evidence_digest(dossier)}
 
     def _keep_evidence(self, attempt_id: str, spec: ModelSpec, holdout: Any, evidence: Any) -> dict[str, Any]:
@@ -629,3 +638,10 @@ def table_digest(table: Any) -> str:
 def _metrics(verdict: Mapping[str, Any]) -> dict[str, float]:
     named = {"uplift": "estimate", "uplift_lower": "lower", "uplift_upper": "upper", "holdout_rows": "n_rows"}
     return {name: float(verdict[key]) for name, key in named.items() if verdict.get(key) is not None}
+
+
+def _validation(spec: ModelSpec, value: float) -> dict[str, float]:
+    """What the study minimised on B, by its name: a log loss, or what a regression's predictions cost."""
+    if spec.business.regression:
+        return {"validation_payoff_per_decision": -value}
+    return {"validation_log_loss": value}

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from ratchet.domain.artifact import ConstantDecision, Floats
 from ratchet.domain.holdout import CALIBRATE, gap_days
 from ratchet.domain.inference import group
-from ratchet.domain.payoff import Worth
+from ratchet.domain.payoff import Valued
 from ratchet.domain.policies import PolicyTotal, compare
 from ratchet.domain.spec import ModelSpec
 from ratchet.ports.features import Features
@@ -32,9 +32,9 @@ from ratchet.ports.store import Store
 from ratchet.workflow import dossiers
 from ratchet.workflow.artifacts import Artifacts
 from ratchet.workflow.attempting import Models, seed_of
-from ratchet.workflow.evaluation import Decider, decide, labels
+from ratchet.workflow.evaluation import Decider, decide, labels_of
 from ratchet.workflow.training import Columns, Ranges, fit_final
-from ratchet.workflow.valuing import Hook, worth_of
+from ratchet.workflow.valuing import Hook, valued
 
 POLICIES = ("never", "always", "always_fresh", "act_never", "act_always", "gate")
 FITS_AT_ONCE = 2
@@ -148,9 +148,10 @@ def compare_policies(
 ) -> Backtest:
     """Score the policies on ``rows`` (``day``, ``label``, ``decided_at``, features), which all of them decide.
 
-    Each succession must begin no later than the first row's decision. Raises ``ValueError`` when one does not.
+    Each succession must begin no later than the first row's decision. Raises ``ValueError`` when one does not. The
+    policies without a model, always and never to act, are none of a regression.
     """
-    constant = {"act_never": False, "act_always": True}
+    constant = {} if spec.business.regression else {"act_never": False, "act_always": True}
     successions: dict[str, Sequence[Reign]] = {
         "never": champions[:1],
         "always": challengers,
@@ -164,8 +165,10 @@ def compare_policies(
     # In the order of time, a model's rows are one slice, and policies that share a model over a slice share its scores.
     rows, decided_at = _in_order_of_decision(spec, rows)
     scored: dict[tuple[int, int, int], Floats] = {}
-    worth = worth_of(spec, rows, labels(rows), hook)
-    earned = {name: payoff_of(rows, successions[name], worth, decided_at, scored) for name in POLICIES}
+    worth = valued(spec, rows, labels_of(spec, rows), hook)
+    earned = {
+        name: payoff_of(rows, successions[name], worth, decided_at, scored) for name in POLICIES if name in successions
+    }
     days = np.unique(rows.column("day").to_numpy(), return_inverse=True)[1]
     confidence = spec.gate.confidence
     moments = pc.min_max(rows.column("decided_at"))
@@ -188,7 +191,7 @@ def compare_policies(
 def payoff_of(
     rows: pa.Table,
     reigns: Sequence[Reign],
-    worth: Worth,
+    worth: Valued,
     decided_at: NDArray[np.int64],
     scored: dict[tuple[int, int, int], Floats] | None = None,
 ) -> Floats:

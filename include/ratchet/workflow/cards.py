@@ -21,6 +21,8 @@ CELLS = {
     "fp": "acting in vain",
     "fn": "not acting when it was needed",
     "tn": "rightly not acting",
+    "under": "each unit predicted too low",
+    "over": "each unit predicted too high",
 }
 PASSED = {True: ("good", "holds"), False: ("bad", "does not hold"), None: ("open", "not judged")}
 
@@ -65,7 +67,9 @@ def card(dossier: Mapping[str, Any], dossier_sha256: str) -> str:
         _h2("Uplift by day", _UPLIFT.format(unit=_e(unit))) + _uplift(verdict, unit),
         _payoff_curve(dossier, unit),
         _slices(told["slices"], unit, dossier),
-        _h2("Calibration", _CALIBRATION) + _calibration(told["calibration"]),
+        _residuals(told["residuals"])
+        if "residuals" in told
+        else _h2("Calibration", _CALIBRATION) + _calibration(told["calibration"]),
         _h2("What changed in the data", _SHIFT) + _shift(told["data_shift"]),
         _h2("Metrics", "On the same rows for both models; the bounds are one-sided, each at the verdict's confidence.")
         + _metrics(told["metrics"]),
@@ -96,6 +100,14 @@ _CALIBRATION = (
     "When the model says 30 %, does it happen in 30 of 100 cases? On the dashed diagonal it does; above, it happens "
     "more often than said. Each dot is a tenth of the rows."
 )
+_RESIDUALS = (
+    "How far the target lay from what was predicted, on the judged days and in the target's own unit: above zero the "
+    "prediction was too low. Half of the rows lie below the 50 % quantile."
+)
+_BY_PREDICTION = (
+    "The same for each tenth of the rows, by the challenger's prediction: the dot is the median, the line reaches from "
+    "the 10 % to the 90 % quantile."
+)
 _SHIFT = (
     "How far the judged days differ from the days the model learned from, feature by feature (population stability "
     f"index: below {MODERATE} is small, above {LARGE} is large). A large change is a reason to look, not an error."
@@ -107,7 +119,7 @@ def _in_words(dossier: Mapping[str, Any]) -> str:
     verdict, unit = dossier["verdict"], dossier["verdict"]["unit"]
     days, rows, estimate = verdict["n_clusters"], verdict["n_rows"], verdict["estimate"]
     rival = dossier["champion"]["version"]
-    beaten = "the best single decision for every row" if rival is None else f"the champion, version {rival}"
+    beaten = _constant(dossier) if rival is None else f"the champion, version {rival}"
     if estimate is None:
         return f"It was compared with {beaten} on {rows:,} decisions of {days} days, and no number can be given."
     more = "more" if estimate >= 0 else "less"
@@ -127,6 +139,13 @@ def _in_words(dossier: Mapping[str, Any]) -> str:
     if verdict["needed_clusters"] is not None:
         said += f" About {verdict['needed_clusters']} fresh days would tell."
     return said
+
+
+def _constant(dossier: Mapping[str, Any]) -> str:
+    predicted = dossier.get("constant_prediction")
+    if predicted is None:
+        return "the best single decision for every row"
+    return f"the best single prediction for every row, {_number(predicted)}"
 
 
 def _deployed(dossier: Mapping[str, Any]) -> str:
@@ -153,7 +172,8 @@ def _about(dossier: Mapping[str, Any]) -> str:
     spec = dossier["spec"]["document"]
     business, owner = spec["business"], spec["owner"]
     payoff = business["payoff"]
-    worth = [f"{words}: {payoff[cell]} {payoff.get('unit', '')}" for cell, words in CELLS.items() if cell in payoff]
+    unit = payoff.get("unit", "")
+    worth = [f"{words}: {payoff[cell]} {unit}" for cell, words in CELLS.items() if payoff.get(cell) is not None]
     triggers = [event for event in dossier["events"] if event["trigger"]]
     why = "; ".join(f"{event['type']} of {event['time']}" for event in triggers) or dossier["trigger"]
     return _table(
@@ -235,6 +255,33 @@ def _calibration(sides: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
         return '<p class="soft">Neither model gives probabilities.</p>'
     legend = " · ".join(f'<span class="tag {side}">{side}</span>' for side, _ in series)
     return f"<p>{legend}</p>{charts.reliability(series)}"
+
+
+def _residuals(sides: Mapping[str, Mapping[str, Any] | None]) -> str:
+    """A table of both models' quantiles, and the challenger's errors by what it predicted."""
+    known = {side: found for side, found in sides.items() if found is not None}
+    if not known:
+        return _h2("Errors", "There are no numbers to show.")
+    heads = ("quantile", *known)
+    rows = [
+        (f"{level:.0%}", *(_number(found["quantiles"][i][1]) for found in known.values()))
+        for i, (level, _) in enumerate(next(iter(known.values()))["quantiles"])
+    ]
+    table = _h2("Errors", _RESIDUALS) + _grid(heads, rows, numeric=set(range(1, len(heads))))
+    challenger = sides["challenger"]
+    if challenger is None:
+        return table
+    drawn = [
+        Interval(
+            f"{_number(part['low'])} to {_number(part['high'])} ({part['rows']:,})",
+            part["q50"],
+            part["q10"],
+            part["q90"],
+            f"median {part['q50']:.4g}, from {part['q10']:.4g} to {part['q90']:.4g}",
+        )
+        for part in challenger["bins"]
+    ]
+    return table + _h2("Errors by prediction", _BY_PREDICTION) + charts.intervals(drawn, dots="challenger")
 
 
 def _shift(features: Sequence[Mapping[str, Any]]) -> str:

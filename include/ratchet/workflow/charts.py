@@ -62,8 +62,11 @@ def curve(points: Sequence[tuple[float, float]], marked: float | None, x_title: 
     return _svg("".join(parts), HEIGHT)
 
 
-def intervals(rows: Sequence[Interval], limit: float | None = None) -> str:
-    """A dot and a whisker per row, around zero; ``limit`` is drawn as a dashed line."""
+def intervals(rows: Sequence[Interval], limit: float | None = None, dots: str | None = None) -> str:
+    """A dot and a whisker per row, around zero; ``limit`` is drawn as a dashed line.
+
+    ``dots`` is the class of every dot; left out, above zero is good and below it bad.
+    """
     height = len(rows) * ROW + 34
     every = [number for row in rows for number in _numbers(row)] + [0.0] + ([] if limit is None else [limit])
     x = _scale(every, LABELS, WIDTH - RIGHT)
@@ -75,7 +78,7 @@ def intervals(rows: Sequence[Interval], limit: float | None = None) -> str:
         parts.append(_text(LABELS - 8, middle + 4, row.label, "end"))
         if row.lower is not None and row.upper is not None:
             parts.append(_line(x(row.lower), middle, x(row.upper), middle, "whisker", row.note))
-        kind = "good" if row.value >= 0 else "bad"
+        kind = dots or ("good" if row.value >= 0 else "bad")
         parts.append(
             f'<circle class="{kind}" cx="{x(row.value):.1f}" cy="{middle:.1f}" r="4">{_title(row.note)}</circle>'
         )

@@ -11,14 +11,22 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from ratchet.domain.artifact import Bools, ConstantDecision, Floats, ModelArtifact, batches
+from ratchet.domain.artifact import (
+    Bools,
+    ConstantDecision,
+    ConstantPrediction,
+    Floats,
+    ModelArtifact,
+    batches,
+    targets,
+)
 from ratchet.domain.capacity import best_of_each
 from ratchet.domain.gate import Evidence, ScoredRows
-from ratchet.domain.payoff import PayoffMatrix, Worth
+from ratchet.domain.payoff import PayoffMatrix, Valued
 from ratchet.domain.spec import ModelSpec
 from ratchet.domain.threshold import best_in_hindsight, curve, written
 from ratchet.errors import Refused
-from ratchet.workflow.valuing import Hook, worth_of
+from ratchet.workflow.valuing import Hook, valued, worth_of
 
 CURVE_POINTS = 101
 LATENCY_SAMPLES = 200
@@ -26,22 +34,29 @@ LATENCY_WARMUP = 10
 LATENCY_REPEATS = 3
 LATENCY_BUDGET_SECONDS = 2.0
 
-Decider = ModelArtifact | ConstantDecision
+Decider = ModelArtifact | ConstantDecision | ConstantPrediction
 
 
 @dataclass(frozen=True)
 class Decisions:
-    """What one model did: ``probability`` (n_rows,), ``act`` (n_rows,) and ``payoff`` (n_rows,) per decision."""
+    """What one model did: ``payoff`` (n_rows,) per decision, and ``probability`` and ``act``, (n_rows,) each.
 
-    probability: Floats
-    act: Bools
+    A regression has ``prediction`` (n_rows,) in their stead.
+    """
+
+    probability: Floats | None
+    act: Bools | None
     payoff: Floats
+    prediction: Floats | None = None
 
 
-def decide(rows: pa.Table, model: Decider, worth: Worth) -> Decisions:
+def decide(rows: pa.Table, model: Decider, worth: Valued) -> Decisions:
     """The model's decisions on the rows and what each was worth, in the order of the rows."""
-    probability, act = model.decide(rows)
-    return Decisions(probability, act, worth.of(act))
+    score, decision = model.decide(rows)
+    payoff = worth.of(decision)
+    if decision.dtype == np.bool_:
+        return Decisions(score, np.asarray(decision, dtype=np.bool_), payoff)
+    return Decisions(None, None, payoff, score)
 
 
 def evaluate(
@@ -58,10 +73,10 @@ def evaluate(
 
     Args:
         spec: gives the payoff and which columns the guardrails slice and group by.
-        holdout: ``day`` ('YYYY-MM-DD', the cluster), ``label`` (0/1), these columns, what the payoff's formulas read,
-            and both models' features. Under a capacity the rows must be in their total order.
+        holdout: ``day`` ('YYYY-MM-DD', the cluster), ``label`` (0/1, or a finite number), these columns, what the
+            payoff's formulas read, and both models' features. Under a capacity the rows must be in their total order.
         champion: the sitting champion, or the constant decision a first champion must beat. A constant decision has
-            no probability and is no model, so nothing but payoff is compared with it.
+            no probability and is no model, so nothing but payoff is compared with it; nor with a constant prediction.
         challenger: the candidate.
         sizes_mb: millions of bytes of the champion's and the challenger's files; None where not known.
         clock: seconds; read around each timed call. The thread's own processor time unless given, because a
@@ -74,17 +89,17 @@ def evaluate(
     of nothing, which is for the gate to say.
 
     Raises:
-        Refused: a column is missing, or a label is missing.
+        Refused: a column is missing, or a label is missing or not finite.
     """
     columns = [guardrail.column for guardrail in spec.gate.guardrails if guardrail.column is not None]
     slices = list(dict.fromkeys(columns))
     if missing := [name for name in ("day", "label", *slices) if name not in holdout.column_names]:
         raise Refused(f"holdout rows must have the columns {missing}, but got {holdout.column_names}.")
-    label = labels(holdout)
-    worth = worth_of(spec, holdout, label, hook)
+    label = labels_of(spec, holdout)
+    worth = valued(spec, holdout, label, hook)
     old, new = (decide(holdout, model, worth) for model in (champion, challenger))
     old_ms, new_ms = _latencies(holdout, (champion, challenger), clock)
-    constant = isinstance(champion, ConstantDecision)
+    constant = isinstance(champion, ConstantDecision | ConstantPrediction)
     return Evidence(
         uplift=new.payoff - old.payoff,
         clusters=_values(holdout, "day"),
@@ -95,9 +110,15 @@ def evaluate(
             latency_ms=None if constant else old_ms,
             act=old.act,
             size_mb=sizes_mb[0],
+            prediction=None if constant else old.prediction,
         ),
         challenger=ScoredRows(
-            probability=new.probability, payoff=new.payoff, latency_ms=new_ms, act=new.act, size_mb=sizes_mb[1]
+            probability=new.probability,
+            payoff=new.payoff,
+            latency_ms=new_ms,
+            act=new.act,
+            size_mb=sizes_mb[1],
+            prediction=new.prediction,
         ),
         slices={name: _values(holdout, name) for name in slices},
         unit=spec.business.payoff.unit,
@@ -114,9 +135,10 @@ def payoff_curve(
     where each row has its own, ``constant`` for a decision without a score), and in ``hindsight`` the best threshold
     on these very rows, with what the chosen rule lost against it (below zero where a rule by row beats them all). A
     constant decision earns the same at every threshold and has no hindsight. Under a capacity the curve is that of the
-    day's best, at or above each threshold. NaN where the payoff of a row is NaN; None for no rows.
+    day's best, at or above each threshold. NaN where the payoff of a row is NaN; None for no rows, and for a
+    regression, whose decision meets no threshold.
     """
-    if not holdout.num_rows:
+    if not holdout.num_rows or spec.business.regression:
         return None
     worth = worth_of(spec, holdout, labels(holdout), hook)
     thresholds = np.linspace(0.0, 1.0, CURVE_POINTS)
@@ -125,7 +147,7 @@ def payoff_curve(
     hindsight: dict[str, dict[str, Any] | None] = {}
     for name, scored in (("champion", evidence.champion), ("challenger", evidence.challenger)):
         model, earned = models[name], float(np.asarray(scored.payoff).mean())
-        if isinstance(model, ConstantDecision) or scored.probability is None:
+        if not isinstance(model, ModelArtifact) or scored.probability is None or model.threshold is None:
             told[name], chosen[name], hindsight[name] = [earned] * CURVE_POINTS, "constant", None
             continue
         probability = np.asarray(scored.probability, dtype=np.float64)
@@ -137,6 +159,11 @@ def payoff_curve(
         chosen[name] = "by row" if isinstance(model.threshold, PayoffMatrix) else written(model.threshold)
         hindsight[name] = {"threshold": written(best), "payoff": payoff, "loss": payoff - earned}
     return told | {"chosen": chosen, "hindsight": hindsight}
+
+
+def labels_of(spec: ModelSpec, rows: pa.Table) -> NDArray[Any]:
+    """The labels (n_rows,): 0 or 1, or a regression's finite targets; a missing one is refused."""
+    return targets(rows, "judged rows") if spec.business.regression else labels(rows)
 
 
 def labels(rows: pa.Table) -> NDArray[np.int8]:

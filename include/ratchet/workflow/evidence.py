@@ -2,7 +2,8 @@
 
 The table has, per row of the holdout and in its order: the entity keys, ``decided_at``, ``day`` (the cluster),
 ``label``, the slice columns as text, and of each model (``champion_``, ``challenger_``) ``probability`` (null for a
-constant decision, which has none), ``act`` and ``payoff`` (payoff units per decision).
+constant decision, which has none), ``act`` and ``payoff`` (payoff units per decision). Of a regression it has
+``prediction`` (null for a constant one) in the place of ``probability`` and ``act``.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from ratchet.domain.gate import Evidence, ScoredRows
 from ratchet.domain.spec import ModelSpec
 
 SIDES = ("champion", "challenger")
-BY_ROW = ("probability", "act", "payoff")
+BY_ROW = ("probability", "act", "payoff", "prediction")
 BESIDE = tuple(part.name for part in fields(ScoredRows) if part.name not in BY_ROW)
 """What is measured of a model as a whole: numbers, or samples of them."""
 
@@ -35,8 +36,11 @@ def to_table(spec: ModelSpec, holdout: pa.Table, evidence: Evidence) -> pa.Table
     columns |= {name: pa.array(values, pa.string()) for name, values in evidence.slices.items() if name not in columns}
     for side in SIDES:
         scored: ScoredRows = getattr(evidence, side)
-        columns[f"{side}_probability"] = _floats(scored.probability, holdout.num_rows)
-        columns[f"{side}_act"] = pa.array(np.asarray(scored.act, dtype=np.bool_))
+        if evidence.challenger.prediction is not None:
+            columns[f"{side}_prediction"] = _floats(scored.prediction, holdout.num_rows)
+        else:
+            columns[f"{side}_probability"] = _floats(scored.probability, holdout.num_rows)
+            columns[f"{side}_act"] = pa.array(np.asarray(scored.act, dtype=np.bool_))
         columns[f"{side}_payoff"] = _floats(scored.payoff, holdout.num_rows)
     return pa.table(columns)
 
@@ -58,12 +62,11 @@ def from_table(table: pa.Table, beside: Mapping[str, Any], slices: Sequence[str]
             part: np.asarray(value, dtype=np.float64) if isinstance(value, list) else value
             for part, value in beside[name].items()
         }
-        return ScoredRows(
-            probability=numbers(f"{name}_probability"),
-            payoff=numbers(f"{name}_payoff"),
-            act=table.column(f"{name}_act").to_numpy(),
-            **whole,
-        )
+        payoff = numbers(f"{name}_payoff")
+        if f"{name}_prediction" in table.column_names:
+            return ScoredRows(probability=None, payoff=payoff, prediction=numbers(f"{name}_prediction"), **whole)
+        act = table.column(f"{name}_act").to_numpy()
+        return ScoredRows(probability=numbers(f"{name}_probability"), payoff=payoff, act=act, **whole)
 
     champion, challenger = side("champion"), side("challenger")
     return Evidence(

@@ -13,12 +13,15 @@ import pyarrow.compute as pc
 from ratchet.domain import portrait, shift
 from ratchet.domain.gate import Evidence, GatePolicy
 from ratchet.workflow.dossiers import plain
+from ratchet.workflow.evidence import SIDES
 
 
 def explain(
     evidence: Evidence, policy: GatePolicy, train: pa.Table, holdout: pa.Table, features: Sequence[str]
 ) -> dict[str, Any]:
     """Metrics with intervals, payoff by slice, calibration of both models, and what changed in each feature.
+
+    Of a regression also the ``residuals`` of both models (None of a constant one), as there is no calibration to draw.
 
     Args:
         evidence: both models on the holdout.
@@ -29,17 +32,21 @@ def explain(
 
     """
     confidence, ordered = policy.confidence, policy.ordered
-    return {
+    told: dict[str, Any] = {
         "metrics": [
             plain(asdict(metric)) for metric in portrait.metrics(evidence, confidence=confidence, ordered=ordered)
         ],
         "slices": [plain(asdict(part)) for part in portrait.by_slice(evidence, confidence=confidence, ordered=ordered)],
         "calibration": {
             side: [plain(asdict(each)) for each in portrait.calibration(getattr(evidence, side), evidence.label)]
-            for side in ("champion", "challenger")
+            for side in SIDES
         },
         "data_shift": [plain(asdict(_shift(name, train.column(name), holdout.column(name)))) for name in features],
     }
+    if evidence.challenger.prediction is not None:
+        found = {side: portrait.residuals(getattr(evidence, side), evidence.label) for side in SIDES}
+        told["residuals"] = {side: None if each is None else plain(asdict(each)) for side, each in found.items()}
+    return told
 
 
 def _shift(name: str, before: pa.ChunkedArray, after: pa.ChunkedArray) -> shift.Shift:

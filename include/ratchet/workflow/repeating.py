@@ -19,7 +19,10 @@ from ratchet.workflow.attempting import Parts, ranges_of, rows_of, table_digest
 
 PINNED = ("lock_sha256", "code", "python", "machine")
 TOLERANCE = 1e-6
-"""Probabilities of the same recipe in another environment may differ by so much; in the pinned one by nothing."""
+"""Probabilities of the same recipe in another environment may differ by so much; in the pinned one by nothing.
+
+Predictions of a regression by so much of their size, where that exceeds one.
+"""
 
 
 @dataclass(frozen=True)
@@ -41,10 +44,10 @@ class Replay:
 class Reproduction:
     """A model made again.
 
-    ``rows`` of the holdout were scored; ``different`` of them got another probability than the stored artifact gives
-    (or the evidence has, the larger count), by ``largest`` at most; ``differences`` are those of anything else that
-    must be equal. ``tolerance`` is what was allowed: 0 in the pinned environment. ``refit`` is the same of the version
-    that was fitted again to serve, from the judged one made here; None where there is none.
+    ``rows`` of the holdout were scored; ``different`` of them got another probability (or prediction) than the stored
+    artifact gives (or the evidence has, the larger count), by ``largest`` at most; ``differences`` are those of
+    anything else that must be equal. ``tolerance`` is what was allowed: 0 in the pinned environment. ``refit`` is the
+    same of the version that was fitted again to serve, from the judged one made here; None where there is none.
     """
 
     attempt: str
@@ -227,19 +230,27 @@ class Repeats:
 
         models = self._parts.models()
         stored = models.load(self._parts.registry().download(attempt.model, named["version"]), expected=named["digest"])
-        probability, act = again.decide(holdout)
+        score, decision = again.decide(holdout)
         rivals = [stored.decide(holdout)]
         if recorded is not None:
-            rivals.append((np.asarray(recorded.probability, dtype=np.float64), np.asarray(recorded.act)))
-        gaps = [np.where(_same_bits(probability, other), 0.0, np.abs(probability - other)) for other, _ in rivals]
-        flipped = max(int((act != other).sum()) for _, other in rivals)
+            of_score, of_decision = recorded.probability, recorded.act
+            if recorded.prediction is not None:
+                of_score = of_decision = recorded.prediction
+            rivals.append((np.asarray(of_score, dtype=np.float64), np.asarray(of_decision)))
+        gaps = [
+            np.where(_same_bits(score, other), 0.0, np.abs(score - other) / np.maximum(1.0, np.abs(other)))
+            for other, _ in rivals
+        ]
+        flipped = 0
+        if decision.dtype == np.bool_:
+            flipped = max(int((decision != other).sum()) for _, other in rivals)
         with tempfile.TemporaryDirectory() as scratch:
             digest = models.save(again, Path(scratch) / "model")
         return Reproduction(
             attempt=attempt.id,
             version=named["version"],
             rows=holdout.num_rows,
-            different=max(int((~_same_bits(probability, other)).sum()) for other, _ in rivals),
+            different=max(int((~_same_bits(score, other)).sum()) for other, _ in rivals),
             largest=float(np.max([np.nanmax(gap, initial=0.0) for gap in gaps])),
             tolerance=terms.tolerance,
             threads=terms.threads,

@@ -1,14 +1,18 @@
 """From a snapshot to a challenger: tune on later rows, fit, calibrate, freeze.
 
 Rows come as one table (or the address of a Parquet file) with ``decided_at``, ``day`` ('YYYY-MM-DD', local), ``label``
-(0/1) and the manifest's feature columns. Two ranges of days are used: A, on which every trial is fitted, and the later
-B, on which parameters are chosen and probabilities calibrated; the chosen model is then fitted on both. Rows of other
-days are not read, and a snapshot for tuning need not hold them: the holdout is no business of this module.
+(0/1, or a number) and the manifest's feature columns. Two ranges of days are used: A, on which every trial is fitted,
+and the later B, on which parameters are chosen and probabilities calibrated; the chosen model is then fitted on both.
+Rows of other days are not read, and a snapshot for tuning need not hold them: the holdout is no business of this
+module.
 
 The study minimises the log loss on B *after* calibration on B: what is deployed is the calibrated model, and the level
 of the scores (a season's base rate) is corrected by two parameters whatever the trees do, so what parameters are chosen
 for is how well they separate. Log loss rather than payoff, because payoff at one threshold is a step function of the
 scores, far noisier over a few weeks of days; the payoff on B is kept beside it, for people.
+
+A regression's payoff is no step function but, up to its sign, a consistent loss of its own
+(:mod:`ratchet.domain.regression`): there the study minimises what the predictions cost on B, after one additive shift.
 """
 
 from __future__ import annotations
@@ -25,16 +29,29 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from ratchet.domain.artifact import ConstantDecision, Floats, ModelArtifact, Platt, Scorer, acting, batches, log_loss
+from ratchet.domain.artifact import (
+    ConstantDecision,
+    ConstantPrediction,
+    Floats,
+    ModelArtifact,
+    Platt,
+    Scorer,
+    Shift,
+    acting,
+    batches,
+    log_loss,
+    targets,
+)
 from ratchet.domain.capacity import best_of_each
 from ratchet.domain.learning_curve import least_end
 from ratchet.domain.payoff import PayoffMatrix, Worth, break_even
-from ratchet.domain.spec import ModelSpec
+from ratchet.domain.regression import ErrorCosts, Errors
+from ratchet.domain.spec import QUANTILE, ModelSpec
 from ratchet.domain.threshold import TunedThreshold, tune
 from ratchet.errors import Refused
 from ratchet.ports.learning import Learner
 from ratchet.ports.studies import Dimension, Params, Pruned, Space, Studies, TrialRecord, best_of
-from ratchet.workflow.valuing import Hook, payoff_columns, worth_of
+from ratchet.workflow.valuing import Hook, errors_of, payoff_columns, worth_of
 
 USUAL: Mapping[str, float] = {
     "n_estimators": 200,
@@ -52,6 +69,9 @@ USUAL: Mapping[str, float] = {
 
 CALIBRATION = "calibration"
 """The trial's attribute that keeps the slope and the intercept of its calibration map."""
+
+SHIFT = "shift"
+"""The trial's attribute that keeps what its regression adds to every prediction."""
 
 THRESHOLD = "threshold"
 """The trial's attribute that keeps its tuned threshold, where the spec asks for one."""
@@ -110,7 +130,7 @@ class TuneResult:
 @dataclass(frozen=True)
 class _Split:
     rows: pa.Table
-    label: NDArray[np.int8]
+    label: NDArray[Any]
 
 
 def tune_worker(
@@ -143,12 +163,13 @@ def tune_worker(
     space: Space = dict(spec.train.search_space)
     start = start_params(space, champion_params)
     # A retry of a finished study reads no rows: it only tells what came out.
-    rows: _Trials | None = None
+    rows: _Trials | _RegressionTrials | None = None
 
     def objective(params: Params) -> tuple[float, Mapping[str, Any]]:
         nonlocal rows
         try:
-            rows = rows or _Trials.of(spec, train, ranges, columns, learner, hook)
+            kind: type[_RegressionTrials | _Trials] = _RegressionTrials if spec.business.regression else _Trials
+            rows = rows or kind.of(spec, train, ranges, columns, learner, hook)
         except Refused as refused:
             raise _RowsRefused(refused) from refused
         best = best_of(studies.finished(study_name))
@@ -195,7 +216,7 @@ def fit_final(
     seed: int,
     learner: Learner,
     threads: int | None = None,
-    calibrator: Platt | None = None,
+    calibrator: Platt | Shift | None = None,
     tuned: TunedThreshold | None = None,
     hook: Hook | None = None,
 ) -> ModelArtifact:
@@ -209,16 +230,19 @@ def fit_final(
 
     The same rows (in any order, given unique keys), parameters and seed give the same artifact to the bit, for any
     number of ``threads`` (the spec's when left out). The threshold is the payoff's break-even (of each row, where the
-    payoff differs between rows), the tuned one, or the spec's own number.
+    payoff differs between rows), the tuned one, or the spec's own number. A regression has none, and a shift for its
+    calibration map.
 
     Raises:
-        Refused: a range holds no rows or one label only, a column is missing, or the estimator refuses its parameters.
+        Refused: a range holds no rows or one label only (of a regression: a label that is not finite), a column is
+            missing, or the estimator refuses its parameters.
 
     """
+    regression = spec.business.regression
     rows = _ordered(spec, read_rows(train, spec, columns))
-    fit, calibrate = _split(rows, ranges)
-    every = _range(rows, ranges.fit_start, ranges.calibrate_end, "fit and calibrate")
-    merged = dict(spec.train.fixed) | dict(params)
+    fit, calibrate = _split(rows, ranges, regression=regression)
+    every = _range(rows, ranges.fit_start, ranges.calibrate_end, "fit and calibrate", regression=regression)
+    merged = fixed_of(spec) | dict(params)
     threads = threads or spec.runtime.threads
 
     def fitted(part: _Split) -> tuple[Scorer, Mapping[str, tuple[str, ...]]]:
@@ -229,7 +253,11 @@ def fit_final(
         return learner.fit(prepared, merged, seed=seed, threads=threads), categories
 
     threshold = threshold_of(spec)
-    if calibrator is None or (threshold is None and tuned is None):
+    if regression:
+        if calibrator is None:
+            errors = errors_of(spec, calibrate.rows, calibrate.label, hook)
+            calibrator = Shift.fit(fitted(fit)[0].raw(calibrate.rows), errors)
+    elif calibrator is None or (threshold is None and tuned is None):
         held_back, _ = fitted(fit)
         raw = held_back.raw(calibrate.rows)
         calibrator = calibrator or Platt.fit(raw, calibrate.label)
@@ -245,7 +273,7 @@ def fit_final(
         features=columns.features,
         categories=categories,
         calibrator=calibrator,
-        threshold=cast("float | PayoffMatrix", threshold),
+        threshold=threshold,
         params=merged,
         provenance={
             "seed": seed,
@@ -261,8 +289,23 @@ def fit_final(
     )
 
 
-def calibration_of(trial: TrialRecord) -> Platt:
+def fixed_of(spec: ModelSpec) -> dict[str, Any]:
+    """The parameters that are not searched.
+
+    A regression is fitted to the quantile that its costs name, where they name one and the spec fixes nothing else.
+    """
+    fixed = dict(spec.train.fixed)
+    if spec.business.regression:
+        fixed.setdefault("objective", QUANTILE)
+        if not spec.train.names_its_objective:
+            fixed["quantile_alpha"] = ErrorCosts.from_spec(spec.business.payoff).quantile
+    return fixed
+
+
+def calibration_of(trial: TrialRecord) -> Platt | Shift:
     """The calibration map that the trial learned on B, of its fit on A: to the bit what ``fit_final`` would learn."""
+    if SHIFT in trial.attributes:
+        return Shift(trial.attributes[SHIFT])
     slope, intercept = trial.attributes[CALIBRATION]
     return Platt(slope=slope, intercept=intercept)
 
@@ -282,13 +325,24 @@ def _tuned(probability: Floats, worth: Worth, rows: pa.Table, capacity: int | No
         raise Refused(str(error)) from None
 
 
-def best_constant(spec: ModelSpec, train: pa.Table | str, ranges: Ranges, hook: Hook | None = None) -> ConstantDecision:
+def best_constant(
+    spec: ModelSpec, train: pa.Table | str, ranges: Ranges, hook: Hook | None = None
+) -> ConstantDecision | ConstantPrediction:
     """The better of *always act* and *never act* on all training rows (A and B); *never* if both are worth the same.
+
+    Of a regression the one prediction that costs least on them: with constant costs their quantile of the labels.
 
     Rows whose worth is unknown (NaN) have no say. Under a capacity *always* acts on so many rows of each day, spread
     evenly over them: what can be had without a model.
     """
     rows = read_rows(train, spec, Columns(()))
+    if spec.business.regression:
+        both = _split(_ordered(spec, rows), ranges, regression=True)
+        table, target = pa.concat_tables([part.rows for part in both]), np.concatenate([part.label for part in both])
+        try:
+            return ConstantPrediction(errors_of(spec, table, target, hook).best_offset(np.zeros(target.size)))
+        except ValueError as error:
+            raise Refused(f"the best constant prediction: {error}") from None
     fit, calibrate = _split(_ordered(spec, rows), ranges)
     label = np.concatenate([fit.label, calibrate.label])
     always = ConstantDecision(act=True, probability=float(label.mean()), capacity=spec.business.capacity)
@@ -308,10 +362,11 @@ def start_params(space: Space, champion_params: Params | None = None) -> dict[st
 def threshold_of(spec: ModelSpec) -> float | PayoffMatrix | None:
     """The calibrated probability from which the model acts, in [0, 1] (outside of it: one constant decision).
 
-    Break-even with formulas is the payoff itself: each row has a threshold of its own. None: it is to be tuned.
+    Break-even with formulas is the payoff itself: each row has a threshold of its own. None: it is to be tuned, or the
+    decision is a regression's prediction.
     """
     threshold = spec.business.decision.threshold
-    if threshold == "tuned":
+    if threshold is None or threshold == "tuned":
         return None
     if threshold == "payoff":
         matrix = PayoffMatrix.from_spec(spec.business.payoff)
@@ -383,7 +438,7 @@ class _Trials:
         )
         worth = worth_of(spec, calibrate.rows, calibrate.label, hook)
         rule = threshold_of(spec), spec.business.capacity
-        return cls(learner, prepared, calibrate, spec.train.fixed, threads, worth, *rule)
+        return cls(learner, prepared, calibrate, fixed_of(spec), threads, worth, *rule)
 
     def value(self, params: Params, seed: int, best: float) -> tuple[float, Mapping[str, Any]]:
         """Value the parameters, or raise ``Pruned`` as soon as they can no longer come below ``best``."""
@@ -419,22 +474,81 @@ class _Trials:
         }
 
 
+@dataclass(frozen=True)
+class _RegressionTrials:
+    """What all trials of a regression's worker share."""
+
+    learner: Learner
+    prepared: Any
+    calibrate: _Split
+    fixed: Mapping[str, Any]
+    threads: int
+    errors: Errors
+
+    @classmethod
+    def of(
+        cls,
+        spec: ModelSpec,
+        train: pa.Table | str,
+        ranges: Ranges,
+        columns: Columns,
+        learner: Learner,
+        hook: Hook | None,
+    ) -> _RegressionTrials:
+        fit, calibrate = _split(_ordered(spec, read_rows(train, spec, columns)), ranges, regression=True)
+        threads = spec.runtime.threads
+        categories = learner.categories(fit.rows, columns.categorical)
+        prepared = learner.prepare(
+            fit.rows, fit.label, features=columns.features, categories=categories, threads=threads
+        )
+        errors = errors_of(spec, calibrate.rows, calibrate.label, hook)
+        return cls(learner, prepared, calibrate, fixed_of(spec), threads, errors)
+
+    def value(self, params: Params, seed: int, best: float) -> tuple[float, Mapping[str, Any]]:
+        """As :meth:`_Trials.value`, by what the predictions cost; rows of unknown worth have no say."""
+        began = time.monotonic()
+        curve: list[tuple[float, float]] = []
+
+        def shifted(scorer: Scorer) -> tuple[Shift, float]:
+            raw = scorer.raw(self.calibrate.rows)
+            shift = Shift.fit(raw, self.errors)
+            return shift, -float(np.nanmean(self.errors.of(shift(raw))))
+
+        def beyond_hope(share: float, scorer: Scorer) -> bool:
+            curve.append((share, shifted(scorer)[1]))
+            return least_end(curve) > best
+
+        scorer = self.learner.fit(
+            self.prepared, dict(self.fixed) | dict(params), seed=seed, threads=self.threads, watch=beyond_hope
+        )
+        if least_end(curve) > best:
+            share, cost = curve[-1]
+            raise Pruned(cost, share)
+        shift, cost = shifted(scorer)
+        seconds = round(time.monotonic() - began, 3)
+        return cost, {"payoff_per_decision": -cost, SHIFT: shift.offset, "seconds": seconds}
+
+
 def _ordered(spec: ModelSpec, rows: pa.Table) -> pa.Table:
     """The total order (entity keys, decided_at): trees on histograms depend on the order of rows."""
     return rows.sort_by([(name, "ascending") for name in (*spec.data.spine.entity, "decided_at")])
 
 
-def _split(rows: pa.Table, ranges: Ranges) -> tuple[_Split, _Split]:
+def _split(rows: pa.Table, ranges: Ranges, *, regression: bool = False) -> tuple[_Split, _Split]:
     return (
-        _range(rows, ranges.fit_start, ranges.fit_end, "fit"),
-        _range(rows, ranges.calibrate_start, ranges.calibrate_end, "calibrate"),
+        _range(rows, ranges.fit_start, ranges.fit_end, "fit", regression=regression),
+        _range(rows, ranges.calibrate_start, ranges.calibrate_end, "calibrate", regression=regression),
     )
 
 
-def _range(rows: pa.Table, start: str, end: str, name: str) -> _Split:
+def _range(rows: pa.Table, start: str, end: str, name: str, *, regression: bool = False) -> _Split:
     day = rows.column("day").cast(pa.string())
     inside = pc.and_(pc.greater_equal(day, start), pc.less(day, end))
     chosen = rows.filter(inside)
+    if regression:
+        if not chosen.num_rows:
+            raise Refused(f"{name} range [{start}, {end}): must hold rows, but holds none. Widen data.window.")
+        return _Split(chosen, targets(chosen, f"{name} range [{start}, {end})"))
     label = chosen.column("label")
     if label.null_count:
         raise Refused(f"{name} range [{start}, {end}): every row must have a label, but {label.null_count} have none.")

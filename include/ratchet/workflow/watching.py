@@ -85,8 +85,8 @@ class Watch:
         """Both models on all rows of the days, by the same path from spine to features as a snapshot's."""
         import numpy as np  # noqa: PLC0415 - only where rows are handled
 
-        from ratchet.workflow.evaluation import decide, labels  # noqa: PLC0415 - numpy, pyarrow
-        from ratchet.workflow.valuing import worth_of  # noqa: PLC0415
+        from ratchet.workflow.evaluation import decide, labels_of  # noqa: PLC0415 - numpy, pyarrow
+        from ratchet.workflow.valuing import valued  # noqa: PLC0415
 
         features = self._features()
         features.apply()
@@ -97,7 +97,7 @@ class Watch:
             rows = features.historical(spec, spine)
             place = {name: i for i, name in enumerate(names)}
             codes = np.array([place.get(day, -1) for day in rows.column("day").to_pylist()])
-            worth = worth_of(spec, rows, labels(rows), self._hook(spec))
+            worth = valued(spec, rows, labels_of(spec, rows), self._hook(spec))
             uplift = decide(rows, champion, worth).payoff - decide(rows, predecessor, worth).payoff
             wanted = codes >= 0
             totals = np.bincount(codes[wanted], weights=uplift[wanted], minlength=len(due)).astype(np.float64)

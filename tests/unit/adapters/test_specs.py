@@ -238,3 +238,35 @@ def test_an_unknown_feature_service_is_told_where_it_is_named(tmp_path: Path) ->
     file = with_payoff(tmp_path, 'tp: "0.2 * miles", fp: -60')
     (problem,) = specs.validate_all(tmp_path / "models", unknown)
     assert f":{line_of(file, 'features: flight_delay_v1')}: data.features: 'flight_delay_v1' is not a" in problem
+
+
+def regression(folder: Path, payoff: str = "under: -3, over: -1", metric: str = "neg_mean_absolute_error") -> Path:
+    text = SHIPPED.read_text()
+    for old, new in (
+        ("  decision: {act_when: score >= threshold, threshold: payoff}\n", ""),
+        ("tp: 180, fp: -60, fn: 0, tn: 0", payoff),
+        ("xgboost.XGBClassifier", "xgboost.XGBRegressor"),
+        ("metric: expected_calibration_error", f"metric: {metric}"),
+    ):
+        assert text.count(old) == 1
+        text = text.replace(old, new)
+    return written(folder, text)
+
+
+def test_a_regression_is_a_spec_like_any_other(tmp_path: Path) -> None:
+    spec = specs.load_spec(regression(tmp_path))
+    assert spec.business.regression
+    assert (spec.business.payoff.under, spec.business.payoff.over) == (-3.0, -1.0)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "at", "said"),
+    [
+        ({"payoff": "under: 3, over: -1"}, "under: 3", "business.payoff.under: must be below 0, but got 3"),
+        ({"metric": "roc_auc"}, "metric: roc_auc", "gate.guardrails[0].metric: 'roc_auc' is measured on decisions"),
+        ({"payoff": "tp: 180, fp: -60"}, "estimator:", "train.estimator: business.decision is to act or not: use "),
+    ],
+)
+def test_what_a_regression_may_not_say_is_told_at_its_line(tmp_path: Path, wrong: dict, at: str, said: str) -> None:
+    file = regression(tmp_path, **wrong)
+    assert any(f"model.yaml:{line_of(file, at)}: {said}" in problem for problem in refusal(file))

@@ -222,7 +222,6 @@ def test_a_broken_rule_names_its_place_and_what_to_write(path: str, value: Any, 
         ("runtime.resources", {"cpu": 2}),
         ("runtime.image", None),
         ("runtime.environment", None),
-        ("business.payoff.under", -3),
         ("train.estimator", "lightgbm.LGBMClassifier"),
     ],
 )

@@ -97,7 +97,7 @@ class JudgingWorld(World):
     def copy(self, folder: Path) -> JudgingWorld:
         """This world as it is now, in a folder of its own."""
         shutil.copytree(self.folder, folder, dirs_exist_ok=True)
-        made = JudgingWorld(folder, self.folder / "ledger.db")
+        made = type(self)(folder, self.folder / "ledger.db")
         made.registry = InMemoryRegistry(folder / "registry")
         made.registry._versions = copy.deepcopy(self.registry._versions)
         made.studies = copy.deepcopy(self.studies)
