@@ -746,33 +746,30 @@ class Train(_Closed):
         objective = self.fixed.get("objective", QUANTILE)
         if objective not in OBJECTIVES:
             raise _at(("fixed", "objective"), f"must be one of {', '.join(OBJECTIVES)}, but got {objective!r}")
-        place, inside = self._quantile
-        if place is None:
+        if self._quantiles is None:
             return self
-        if not inside:
-            raise _at(place, "quantile_alpha must lie between 0 and 1, without the ends")
+        section, values = self._quantiles
+        if not all(isinstance(value, float) and 0 < value < 1 for value in values):
+            raise _at((section, "quantile_alpha"), f"must lie between 0 and 1, without the ends, but got {values}")
         if objective != QUANTILE:
-            raise _at(place, f"a quantile is what {QUANTILE} is fitted to, but train.fixed.objective is {objective!r}")
+            raise _at(
+                (section, "quantile_alpha"),
+                f"a quantile is what {QUANTILE} is fitted to, but train.fixed.objective is {objective!r}",
+            )
         return self
 
     @property
-    def _quantile(self) -> tuple[tuple[str, str] | None, bool]:
-        """Where the spec names the quantile to fit, if it does, and whether it can be one."""
+    def _quantiles(self) -> tuple[str, tuple[Any, ...]] | None:
+        """The section that names the quantile to fit, if one does, and its value, its choices or its range's ends."""
         if "quantile_alpha" in self.fixed:
-            value = self.fixed["quantile_alpha"]
-            return ("fixed", "quantile_alpha"), isinstance(value, float) and 0 < value < 1
-        if "quantile_alpha" in self.search_space:
-            searched = self.search_space["quantile_alpha"]
-            return (
-                "search_space",
-                "quantile_alpha",
-            ), searched.kind == "float" and 0 < searched.low <= searched.high < 1
-        return None, True
+            return "fixed", (self.fixed["quantile_alpha"],)
+        searched = self.search_space.get("quantile_alpha")
+        return None if searched is None else ("search_space", searched.choices or (searched.low, searched.high))
 
     @property
     def names_its_objective(self) -> bool:
         """Whether the spec says what a regression is fitted to, rather than leave it to its costs."""
-        return self.fixed.get("objective", QUANTILE) != QUANTILE or self._quantile[0] is not None
+        return self.fixed.get("objective", QUANTILE) != QUANTILE or self._quantiles is not None
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:

@@ -128,7 +128,11 @@ def test_a_scorer_without_an_interval_is_not_known(metric: str) -> None:
             "train.estimator: business.decision acts on the prediction: use xgboost.XGBRegressor",
         ),
         ("train.fixed", {"objective": "reg:gamma"}, "train.fixed.objective: must be one of reg:quantileerror"),
-        ("train.fixed", {"quantile_alpha": 1.0}, "train.fixed.quantile_alpha: quantile_alpha must lie between 0 and 1"),
+        (
+            "train.fixed",
+            {"quantile_alpha": 1.0},
+            "train.fixed.quantile_alpha: must lie between 0 and 1, without the ends, but got (1.0,)",
+        ),
         (
             "train.fixed",
             {"quantile_alpha": 0.3, "objective": "reg:squarederror"},
@@ -144,7 +148,7 @@ def test_a_scorer_without_an_interval_is_not_known(metric: str) -> None:
         (
             "train.search_space",
             {"quantile_alpha": {"float": [0.0, 0.5]}},
-            "train.search_space.quantile_alpha: quantile_alpha must lie between 0 and 1",
+            "train.search_space.quantile_alpha: must lie between 0 and 1, without the ends, but got (0.0, 0.5)",
         ),
         (
             "business.payoff",
