@@ -90,7 +90,9 @@ class ErrorCosts:
         target = np.asarray(label, dtype=np.float64)
         table = np.stack(
             [
-                value(columns or {}, target.size) if isinstance(value, Expression) else np.full(target.size, value)
+                value(columns or {}, target.size)
+                if isinstance(value, Expression)
+                else np.full(target.size, float(value))
                 for value in (self.under, self.over)
             ]
         )

@@ -48,7 +48,8 @@ def _sums(values: Floats, days: Clusters) -> Floats:
 
 def _mean(values: Floats, days: Clusters) -> Floats:
     rows = without_each(days.rows)
-    return np.divide(_sums(values, days), rows, out=np.full(rows.shape, np.nan), where=rows > 0)
+    mean: Floats = np.divide(_sums(values, days), rows, out=np.full(rows.shape, np.nan), where=rows > 0)
+    return mean
 
 
 def _squared(y: Floats, p: Floats) -> Floats:
