@@ -15,7 +15,7 @@ from ratchet.workflow import dossiers, evidence
 from ratchet.workflow.artifacts import UnusableArtifact
 from ratchet.workflow.verifying import Verifier
 
-OURS = {"classifier"}
+OURS = {"estimator"}
 """XGBoost's own reader of its own format, by which a version is written as MLflow's flavor."""
 
 
