@@ -18,10 +18,13 @@ Bools = npt.NDArray[np.bool_]
 
 @dataclass(frozen=True)
 class Answers:
-    """What one model said on the rows: ``probability`` (n_rows,) calibrated, and ``act`` (n_rows,)."""
+    """What one model said on the rows: ``probability`` (n_rows,) calibrated, and ``act`` (n_rows,).
+
+    Of a regression both are its predictions: each one that differs is a decision that differs.
+    """
 
     probability: Floats
-    act: Bools
+    act: Bools | Floats
 
 
 @dataclass(frozen=True)

@@ -141,6 +141,10 @@ def _in_words(dossier: Mapping[str, Any]) -> str:
     return said
 
 
+def _scores(dossier: Mapping[str, Any]) -> str:
+    return "Predictions" if "residuals" in dossier["explanation"] else "Probabilities"
+
+
 def _constant(dossier: Mapping[str, Any]) -> str:
     predicted = dossier.get("constant_prediction")
     if predicted is None:
@@ -162,7 +166,7 @@ def _deployed(dossier: Mapping[str, Any]) -> str:
         ("Deployed version learned from", f"{' until '.join(deployed['fit'])}: {deployed['fit_rows']:,} rows"),
         ("The same in both", ", ".join(deployed["frozen"])),
         ("Decisions that differ", f"{moved['flipped']:,} of {moved['rows']:,} on the judged days"),
-        ("Probabilities differ by", f"{_number(moved['mean'])} on average, {_number(moved['largest'])} at most"),
+        (f"{_scores(dossier)} differ by", f"{_number(moved['mean'])} on average, {_number(moved['largest'])} at most"),
         ("Deployed model (SHA-256)", deployed["digest"]),
     ]
     return _h2(f"What serves: version {deployed['version']}", words) + _table(rows)

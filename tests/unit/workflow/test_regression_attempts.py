@@ -144,6 +144,32 @@ def test_a_regression_of_another_seed_is_not_the_recorded_one(regressing, tmp_pa
     copied.ledger.dispose()
 
 
+def test_a_regression_is_refitted_under_its_probation_and_reproduced(regressing, tmp_path):
+    copied = regressing.copy(tmp_path)
+    plain = copied.spec.model_dump(mode="json")
+    # Only a margin this wide promotes for sure: what is tested is the refit, not the verdict.
+    plain["gate"] |= {"deploy": "refit", "mode": "non_inferiority", "min_uplift": 1000.0, "guardrails": []}
+    copied.spec = ModelSpec.model_validate(plain)
+    with copied.ledger.transaction() as tx:
+        tx.publish_spec(copied.model, copied.spec.digest, copied.spec.model_dump(mode="json"))
+    attempt_id = copied.tuned("2013-05-15")
+    copied.attempts.judge(attempt_id)
+    attempt = copied.attempt(attempt_id)
+    dossier = dossier_of(copied, attempt)
+    assert dossier["deployed"]["kind"] == "refit"
+    judged, served = (
+        models.load(copied.registry.download(copied.model, version))
+        for version in (attempt.challenger_version, attempt.deployed_version)
+    )
+    assert (served.calibrator, served.threshold) == (judged.calibrator, None)
+    assert served.provenance["fit_rows"] > judged.provenance["fit_rows"]
+    answer = Repeats(copied.parts).reproduce(attempt, "ann")
+    assert [each.same for each in answer.each] == [True, True]
+    copied.attempts.card(attempt)
+    assert "Predictions differ by" in copied.store.get_bytes(f"cards/{attempt.id}.html").decode()
+    copied.ledger.dispose()
+
+
 class Balance(HTMLParser):
     """Every tag that is opened is closed, in order."""
 
