@@ -17,7 +17,10 @@ means are the world's and rows of one day still move together:
   gate that has few days: printed, not judged.
 
 ``EWC`` judges days in their order; ``CR3`` (``ordered=False``) stands beside it where the order says nothing.
+*Pairs* are attempts that judge two challengers, each with half of alpha (``gate.also_judge``): the share in which
+either is promoted without uplift, and the power of one with half of alpha beside that of the same one with all of it.
 Last come the real days of the flights (``bench/flight_days.py``): the share promoted on null copies of them.
+
 *Controls* are methods that are known to fail, on the same attempts. Each must exceed the limit in some cell, or this
 simulation could not tell a good gate from a bad one.
 
@@ -51,7 +54,9 @@ from scipy import special
 
 from bench import flight_days
 from ratchet.domain import gate
+from ratchet.domain.candidates import RECALIBRATED, TUNED, choose, share_of_each
 from ratchet.domain.inference import ratio_inference
+from ratchet.domain.looks import spent_confidence
 
 Floats = npt.NDArray[np.float64]
 Counts = npt.NDArray[np.int64]
@@ -67,6 +72,12 @@ CORRELATION = 0.35
 DRAWS_PER_ATTEMPT = 5
 RESAMPLES = 399
 BATCH = 250
+PAIRED = [
+    (world, clusters, correlation)
+    for world in ("normal", "AR(1) 0.35")
+    for clusters in (14, 28, 60)
+    for correlation in (0.0, 0.9)
+]
 
 
 @dataclass(frozen=True)
@@ -167,6 +178,26 @@ class Cell:
                 f"{self.yardstick}, more than {self.most_shortfall:g}"
             )
         return broken
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Two challengers of one attempt, whose uplifts correlate so, day by day; powers are of one with a gain."""
+
+    world: str
+    clusters: int
+    correlation: float
+    level: Share
+    limit: float
+    power: Share
+    power_alone: Share
+
+    def exceeded(self) -> list[str]:
+        """The limit, if this pair breaks it, in words."""
+        if self.level.share <= self.limit:
+            return []
+        name = f"two challengers correlated {self.correlation:g}, {self.clusters} days, {self.world}"
+        return [f"{name}: promotes one in {self.level.share:.4f} without uplift, more than {self.limit:g}"]
 
 
 @dataclass(frozen=True)
@@ -287,6 +318,44 @@ def measure(world: World, clusters: int, attempts: int, seed: int, *, ordered: b
     )
 
 
+def measure_pair(world: World, clusters: int, correlation: float, attempts: int, seed: int) -> Pair:
+    """Two challengers on the same days, judged and chosen from as an attempt does; a day is one row here."""
+    rng = np.random.default_rng([seed, list(WORLDS).index(world.name), clusters, round(100 * correlation), 2])
+    days, sharing = np.arange(clusters), spent_confidence(CONFIDENCE, share_of_each(2))
+    first, own = (world.means(rng, attempts, clusters) for _ in range(2))
+    second = correlation * first + math.sqrt(1 - correlation**2) * own
+    gaining = first + TRUE_STANDARD_ERRORS * world.std_error(np.ones(clusters, dtype=np.int64))
+
+    def passes(values: Floats, confidence: float) -> bool:
+        return gate.judge(values, days, confidence=confidence).decision == "promote"
+
+    either = [
+        choose({TUNED: gate.judge(a, days, confidence=sharing), RECALIBRATED: gate.judge(b, days, confidence=sharing)})
+        for a, b in zip(first, second, strict=True)
+    ]
+    return Pair(
+        world=world.name,
+        clusters=clusters,
+        correlation=correlation,
+        level=Share.of(np.array([choice.verdict.decision == "promote" for choice in either])),
+        limit=world.limit or 1.0,
+        power=Share.of(np.array([passes(values, sharing) for values in gaining])),
+        power_alone=Share.of(np.array([passes(values, CONFIDENCE) for values in gaining])),
+    )
+
+
+def measure_pairs(attempts: int, seed: int, workers: int) -> list[Pair]:
+    """Every pair, in the order of ``PAIRED``, several at a time."""
+    with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
+        running = [pool.submit(_measure_pair, *pair, attempts, seed) for pair in PAIRED]
+        return [done.result() for done in running]
+
+
+def _measure_pair(world: str, clusters: int, correlation: float, attempts: int, seed: int) -> Pair:
+    """`measure_pair` by names that another process understands."""
+    return measure_pair(WORLDS[world], clusters, correlation, attempts, seed)
+
+
 def measure_all(attempts: int, seed: int, workers: int) -> list[Cell]:
     """Every cell, each in a process of its own, several at a time; told on stderr as they come."""
     wanted = [
@@ -334,7 +403,7 @@ def controls_seen(cells: Sequence[Cell]) -> dict[str, dict[str, Any]]:
     return worst
 
 
-def failures(cells: Sequence[Cell], controls: dict[str, dict[str, Any]]) -> list[str]:
+def failures(cells: Sequence[Cell], controls: dict[str, dict[str, Any]], pairs: Sequence[Pair] = ()) -> list[str]:
     """What is not as promised, in words; empty when all is well."""
     passed = [
         f"control {name}: promotes at most {found['share']:.4f} without uplift ({found['cell']}): it should exceed "
@@ -342,7 +411,7 @@ def failures(cells: Sequence[Cell], controls: dict[str, dict[str, Any]]) -> list
         for name, found in controls.items()
         if found["share"] <= found["limit"]
     ]
-    return [line for cell in cells for line in cell.exceeded()] + passed
+    return [line for measured in (*cells, *pairs) for line in measured.exceeded()] + passed
 
 
 def table(cells: Sequence[Cell]) -> str:
@@ -364,6 +433,17 @@ def table(cells: Sequence[Cell]) -> str:
     return "\n".join(lines)
 
 
+def table_of_pairs(pairs: Sequence[Pair]) -> str:
+    """The pairs for a reader."""
+    lines = [f"two challengers  {'days':>5}{'correlated':>12}{'level':>9}{'±':>7}{'limit':>7}{'power':>9}{'alone':>9}"]
+    lines += [
+        f"{pair.world:<17}{pair.clusters:>5}{pair.correlation:>12g}{pair.level.share:>9.4f}{pair.level.mc_error:>7.4f}"
+        f"{pair.limit:>7g}{pair.power.share:>9.3f}{pair.power_alone.share:>9.3f}"
+        for pair in pairs
+    ]
+    return "\n".join(lines)
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measure, print, write; the exit code."""
     parser = argparse.ArgumentParser(prog="python -m bench.calibration", description=(__doc__ or "").split("\n", 1)[0])
@@ -373,10 +453,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes at once")
     asked = parser.parse_args(arguments)
     cells = measure_all(asked.attempts, asked.seed, asked.workers)
+    pairs = measure_pairs(asked.attempts, asked.seed, asked.workers)
     controls = controls_seen(cells)
     flights = flight_days.measure(*flight_days.read(), seed=asked.seed, confidence=CONFIDENCE)
-    wrong = failures(cells, controls) + flight_days.failures(flights)
+    wrong = failures(cells, controls, pairs) + flight_days.failures(flights)
     print(table(cells))
+    print(table_of_pairs(pairs))
     for name, found in controls.items():
         print(f"control {name}: {found['share']:.3f} without uplift ({found['cell']}), the limit is {found['limit']:g}")
     print("\n".join(flight_days.told(flights)))
@@ -389,6 +471,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "confidence": CONFIDENCE,
         "true_standard_errors": TRUE_STANDARD_ERRORS,
         "cells": [asdict(cell) for cell in cells],
+        "pairs": [asdict(pair) for pair in pairs],
         "controls": controls,
         "flights": flights,
         "failures": wrong,

@@ -92,16 +92,32 @@ def test_controls_fail_where_they_are_known_to(calibration: Any) -> None:
     assert len(calibration.failures(cells, tame)) == 4
 
 
+def test_two_challengers_that_share_alpha_keep_the_level_and_pay_in_power(
+    calibration: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pair = calibration.measure_pair(calibration.WORLDS["normal"], 28, 0.0, 400, 1)
+    assert pair.exceeded() == []
+    assert pair.power.share < pair.power_alone.share
+    monkeypatch.setattr(calibration, "share_of_each", lambda _: 1.0)
+    greedy = calibration.measure_pair(calibration.WORLDS["normal"], 28, 0.0, 400, 1)
+    assert greedy.exceeded()[0].startswith("two challengers correlated 0, 28 days, normal: promotes one in 0.")
+    assert calibration.failures([], {}, [pair, greedy]) == greedy.exceeded()
+
+
 def test_the_report_is_written_and_the_exit_code_is_the_verdict(
     calibration: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     cell = calibration.measure(calibration.WORLDS["AR(1) 0.35"], 14, 200, 1, ordered=True)
     bad = replace(cell, level=calibration.Share(0.2, 0.03))
+    pair = calibration.measure_pair(calibration.WORLDS["normal"], 14, 0.9, 20, 1)
+    pair = replace(pair, level=calibration.Share(0.04, 0.01))
     for cells, code in (([replace(cell, level=calibration.Share(0.06, 0.01))], 0), ([bad], 1)):
         monkeypatch.setattr(calibration, "measure_all", lambda *_, cells=cells: cells)
+        monkeypatch.setattr(calibration, "measure_pairs", lambda *_: [pair])
         assert calibration.main(["--output", str(tmp_path / "c.json"), "--attempts", "200"]) == code
         report = json.loads((tmp_path / "c.json").read_text())
         assert report["cells"][0]["level"]["share"] == cells[0].level.share
         assert report["cells"][0]["level"]["mc_error"] > 0
+        assert report["pairs"][0]["power_alone"]["share"] == pair.power_alone.share
         assert len(report["failures"]) == code
     assert "exceeded: EWC, 14 days, AR(1) 0.35: promotes 0.2000 without uplift" in capsys.readouterr().err

@@ -215,6 +215,7 @@ def show(story: Story) -> None:
         console.print(f"    and {len(dossier['events']) - MOST_EVENTS:,} more: --json has them all")
 
     snapshot, environment, study = dossier["snapshot"], dossier["environment"], dossier["study"]
+    made = dossier["challenger"]["provenance"]
     plan = snapshot["plan"]
     console.print("\n[bold]Data[/]")
     _facts(
@@ -261,6 +262,10 @@ def show(story: Story) -> None:
             "seed": dossier["seed"],
             "parameters": ", ".join(f"{name}={value}" for name, value in study["params"].items()),
             "model": dossier["challenger"]["digest"],
+            "instead": f"the scorer of {attempt.model}@{made['scorer_of']}, calibrated anew on {made['calibrate'][0]} "
+            f"until {made['calibrate'][1]}: the recalibrated champion was chosen"
+            if "scorer_of" in made
+            else None,
         },
     )
     trials = [
@@ -301,6 +306,7 @@ def show(story: Story) -> None:
             for check in verdict["checks"]
         ]
     )
+    _candidates(console, dossier.get("candidates"))
     _deployed(console, dossier)
     looks = dossier["looks"]["taken"]
     if len(looks) > 1:
@@ -355,6 +361,21 @@ def _deployed(console: Console, dossier: Mapping[str, Any]) -> None:
             f"{_n(moved['mean'])} on average and {_n(moved['largest'])} at most",
         },
     )
+
+
+def _candidates(console: Console, listed: Mapping[str, Any] | None) -> None:
+    """Every challenger that was judged on these rows, where the spec asks for more than one."""
+    if listed is None:
+        return
+    _rows(
+        [
+            {"challenger": entry["name"], "chosen": "yes" if entry["name"] == listed["chosen"] else "no"}
+            | {name: entry["verdict"][name] for name in ("decision", "estimate", "lower", "upper")}
+            | {"share of alpha": listed["share"]}
+            for entry in listed["judged"]
+        ]
+    )
+    _facts(console, {f"no {name.replace('_', ' ')}": reason for name, reason in listed["not_judged"].items()})
 
 
 def _approval(console: Console, asked: Mapping[str, Any] | None) -> None:

@@ -857,6 +857,7 @@ class Gate(_Closed):
 
     ``lower`` and ``upper`` are each one-sided at ``confidence``. For ``non_inferiority`` ``min_uplift`` is the margin.
     ``looks`` are the shares of alpha that looks at one challenger may spend, in order (:mod:`ratchet.domain.looks`).
+    ``also_judge`` names what is judged beside the tuned challenger, sharing alpha (:mod:`ratchet.domain.candidates`).
     ``deploy`` says what a verdict to promote lets serve: the artifact that was judged, or the same recipe fitted again
     on all mature rows, the judged ones included, under the spec's probation.
     ``shadow`` judges and records, and never promotes: what the gate would have done, before it is trusted to do it.
@@ -867,6 +868,7 @@ class Gate(_Closed):
     min_uplift: Annotated[float, Field(strict=True, ge=0)] = 0.0
     target_gain: Annotated[float, Field(strict=True, gt=0)] | None = None
     looks: Annotated[tuple[Share, ...], Field(min_length=1)] = (1.0,)
+    also_judge: Annotated[tuple[Literal["recalibrated_champion"], ...], Field(min_length=1)] | None = None
     deploy: Literal["judged", "refit"] = "judged"
     shadow: Annotated[bool, Field(strict=True)] = False
     guardrails: tuple[Guardrail, ...] = ()
@@ -896,6 +898,13 @@ class Gate(_Closed):
     def _spend_alpha_once(cls, value: tuple[float, ...]) -> tuple[float, ...]:
         if sum(value) > 1 + TOLERANCE:
             raise _rule(f"shares of alpha must sum to 1 at most, but {list(value)} sum to {sum(value):g}")
+        return value
+
+    @field_validator("also_judge")
+    @classmethod
+    def _each_once(cls, value: tuple[str, ...] | None) -> tuple[str, ...] | None:
+        if value is not None and len(set(value)) < len(value):
+            raise _rule(f"names a challenger twice: {list(value)}")
         return value
 
     @field_validator("guardrails")
@@ -964,6 +973,24 @@ class ModelSpec(_Closed):
         limit, unit = self.probation.loss_limit if self.probation else None, self.business.payoff.unit
         if limit is not None and limit.unit != unit:
             raise _rule(f"probation.loss_limit.unit must be that of business.payoff, {unit!r}, but got {limit.unit!r}")
+        return self
+
+    @model_validator(mode="after")
+    def _a_recalibrated_champion_serves_as_it_was_judged(self) -> Self:
+        if self.gate.also_judge is None:
+            return self
+        if self.business.regression:
+            raise _at(
+                ("gate", "also_judge"),
+                "a recalibrated champion has another map from scores to probabilities, and a regression has neither: "
+                "leave it out",
+            )
+        if self.gate.deploy == "refit":
+            raise _at(
+                ("gate", "also_judge"),
+                "a recalibrated champion shares the champion's scorer and has no recipe to fit again: write "
+                "deploy: judged, or leave it out",
+            )
         return self
 
     @model_validator(mode="after")

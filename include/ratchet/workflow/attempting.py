@@ -9,6 +9,7 @@ import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import date
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -344,8 +345,10 @@ class Attempts:
         ``champion`` is None where there is none: the challenger then has to beat the best constant decision.
         """
         from ratchet.domain.artifact import ConstantPrediction  # noqa: PLC0415 - numpy
-        from ratchet.domain.gate import GatePolicy, decide_promotion  # noqa: PLC0415 - scipy
-        from ratchet.workflow.evaluation import evaluate, payoff_curve  # noqa: PLC0415
+        from ratchet.domain.candidates import TUNED, judge_each  # noqa: PLC0415 - scipy
+        from ratchet.domain.gate import GatePolicy  # noqa: PLC0415
+        from ratchet.workflow.candidates import candidates_of, frozen, told  # noqa: PLC0415
+        from ratchet.workflow.evaluation import evaluate_each, payoff_curve  # noqa: PLC0415
         from ratchet.workflow.explaining import explain  # noqa: PLC0415
         from ratchet.workflow.training import (  # noqa: PLC0415
             Columns,
@@ -353,6 +356,7 @@ class Attempts:
             best_trial,
             calibration_of,
             fit_final,
+            recalibrate,
             tuned_threshold_of,
         )
 
@@ -385,32 +389,41 @@ class Attempts:
                 tuned=tuned_threshold_of(best),
                 hook=hook,
             )
+            again = partial(recalibrate, spec=spec, train=taken["train_uri"], ranges=ranges, hook=hook)
+            judged = candidates_of(spec, challenger, champion, attempt.champion_version, again)
         else:
-            study, seed, frozen = before["study"], before["seed"], before["challenger"]
-            challenger = self._parts.artifacts().load(attempt.model, frozen["version"])
+            study, seed = before["study"], before["seed"]
+            challenger = self._parts.artifacts().load(attempt.model, before["challenger"]["version"])
+            judged = frozen(before, challenger)
         holdout = self._table(manifest, "holdout")
         rival = champion or best_constant(spec, taken["train_uri"], ranges, hook)
         served = self._champion_folder(attempt)
-        share = spec.gate.looks[attempt.look - 1]
+        share = spec.gate.looks[attempt.look - 1] * judged.share
         with tempfile.TemporaryDirectory() as scratch:
-            folder = Path(scratch) / "model"
-            model_digest = models.save(challenger, folder)
-            sizes = (None if served is None else _megabytes(served), _megabytes(folder))
-            evidence = evaluate(spec, holdout, rival, challenger, sizes_mb=sizes, hook=hook)
+            folders = {name: Path(scratch) / name for name in judged.models}
+            digests = {name: models.save(model, folders[name]) for name, model in judged.models.items()}
+            sizes = [None if served is None else _megabytes(served), *map(_megabytes, folders.values())]
+            found = evaluate_each(spec, holdout, rival, list(judged.models.values()), sizes_mb=sizes, hook=hook)
+            met = dict(zip(judged.models, found, strict=True))
             policy = GatePolicy.from_spec(spec.gate, alpha_share=share)
-            verdict = decide_promotion(evidence, policy)
+            choice = judge_each(met, policy, judged.not_judged)
+            chosen, verdict = choice.chosen, choice.verdict
+            challenger, evidence, model_digest = judged.models[chosen], met.pop(chosen), digests[chosen]
+            others = {other: given.challenger for other, given in met.items()}
             record = dossiers.plain(asdict(verdict)) | {"unit": spec.business.payoff.unit}
+            # Another try may choose another: what a killed one left under its name is not mistaken for this one.
+            name = attempt.id if chosen == TUNED else f"{attempt.id}.{chosen}"
             version = (
                 before["challenger"]["version"]
                 if before
                 else self._parts.registry().register(
-                    attempt.id,
+                    name,
                     attempt.model,
-                    folder,
-                    metrics=_metrics(record) | _validation(spec, study["value"]),
-                    params=study["params"],
+                    folders[chosen],
+                    metrics=_metrics(record) | (_validation(spec, study["value"]) if chosen == TUNED else {}),
+                    params=study["params"] if chosen == TUNED else challenger.params,
                     tags={
-                        "ratchet.attempt": attempt.id,
+                        "ratchet.attempt": name,
                         "ratchet.verdict": verdict.decision,
                         "ratchet.as_of": attempt.as_of.isoformat(),
                         "ratchet.snapshot": taken["manifest_sha256"],
@@ -424,22 +437,28 @@ class Attempts:
             "study": study,
             "seed": seed,
             "looks": {"plan": spec.gate.looks, "taken": [*_looks_of(before), _look(attempt, share, record, holdout)]},
-            "challenger": {"version": version, "digest": model_digest, "provenance": dict(challenger.provenance)},
+            "challenger": {"version": version, "digest": model_digest, "provenance": dict(challenger.provenance)}
+            | ({} if chosen == TUNED else {"params": dict(challenger.params)}),
             "policy": asdict(policy),
-            "evidence": self._keep_evidence(attempt.id, spec, holdout, evidence),
+            "evidence": self._keep_evidence(name, spec, holdout, evidence, others),
             "explanation": explain(evidence, policy, train, holdout, columns.features),
             "used_days": {
-                "fit": _days(train, ranges.fit_start, ranges.calibrate_end),
-                "calibrate": _days(train, ranges.calibrate_start, ranges.calibrate_end),
+                "fit": _days(train, *challenger.provenance["fit"]),
+                "calibrate": _days(train, *challenger.provenance["calibrate"]),
                 "holdout": _days(holdout, "", "9999"),
             },
             "payoff_curve": payoff_curve(spec, holdout, evidence, {"champion": rival, "challenger": challenger}, hook),
         }
         if isinstance(rival, ConstantPrediction):
             dossier["constant_prediction"] = rival.value
+        if spec.gate.also_judge:
+            made = {n: {"digest": digests[n], "provenance": dict(m.provenance)} for n, m in judged.models.items()}
+            dossier |= {"candidates": told(choice, judged.share, made, spec.business.payoff.unit)}
         return dossier | {"evidence_digest": dossiers.evidence_digest(dossier)}
 
-    def _keep_evidence(self, attempt_id: str, spec: ModelSpec, holdout: Any, evidence: Any) -> dict[str, Any]:
+    def _keep_evidence(
+        self, name: str, spec: ModelSpec, holdout: Any, evidence: Any, others: Mapping[str, Any]
+    ) -> dict[str, Any]:
         """Store the judged rows; returns how the dossier names them, with what was measured beside them."""
         import pyarrow as pa  # noqa: PLC0415 - only where rows are handled
         import pyarrow.parquet as pq  # noqa: PLC0415
@@ -447,11 +466,11 @@ class Attempts:
         from ratchet.workflow.evidence import key_of, measured, to_table  # noqa: PLC0415
 
         sink = pa.BufferOutputStream()
-        pq.write_table(to_table(spec, holdout, evidence), sink, compression="zstd")
-        key = key_of(attempt_id)
+        pq.write_table(to_table(spec, holdout, evidence, others), sink, compression="zstd")
+        key = key_of(name)
         digest = self._parts.store().put_once(key, sink.getvalue().to_pybytes())
         return {"key": key, "sha256": digest, "rows": holdout.num_rows, "slices": list(evidence.slices)} | {
-            "beside": measured(evidence)
+            "beside": measured(evidence, others)
         }
 
     def _dossier(
@@ -544,13 +563,14 @@ class Attempts:
         return dossiers.read(self._parts.store(), before)
 
     def _champion_params(self, attempt: AttemptRow) -> dict[str, Any] | None:
-        """The parameters of the champion, from the dossier of the attempt that made it."""
+        """The parameters of the champion's scorer, from the dossier of the attempt that made the champion."""
         with self._parts.ledger.transaction() as tx:
             champion = tx.current_champion(attempt.model)
             maker = tx.attempt(champion.attempt_id) if champion is not None and champion.attempt_id else None
         if maker is None or maker.dossier_sha256 is None:
             return None
-        params: dict[str, Any] = dossiers.read(self._parts.store(), maker)["study"]["params"]
+        made = dossiers.read(self._parts.store(), maker)
+        params: dict[str, Any] = made["challenger"].get("params") or made["study"]["params"]
         return params
 
 

@@ -2,8 +2,9 @@
 
 A policy is a succession of models, each from a moment on; a row is decided by the model that serves at its
 ``decided_at``. *gate* is what was lived; *never* keeps the first champion, *always* takes every challenger that was
-judged, *always_fresh* takes what each challenger would have been with no days held back to judge it: the same recipe
-and parameters, fitted and calibrated on every row that was mature when it was made.
+judged (of several in one attempt the one that stood for it), *always_fresh* takes what each challenger would have been
+with no days held back to judge it: the same recipe and parameters, fitted and calibrated on every row that was mature
+when it was made.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from ratchet.domain.artifact import ConstantDecision, Floats
+from ratchet.domain.artifact import ConstantDecision, Floats, ModelArtifact
 from ratchet.domain.holdout import CALIBRATE, gap_days
 from ratchet.domain.inference import group
 from ratchet.domain.payoff import Valued
@@ -32,8 +33,9 @@ from ratchet.ports.store import Store
 from ratchet.workflow import dossiers
 from ratchet.workflow.artifacts import Artifacts
 from ratchet.workflow.attempting import Models, seed_of
+from ratchet.workflow.candidates import scorer_of
 from ratchet.workflow.evaluation import Decider, decide, labels_of
-from ratchet.workflow.training import Columns, Ranges, fit_final
+from ratchet.workflow.training import Columns, Ranges, fit_final, recalibrate
 from ratchet.workflow.valuing import Hook, valued
 
 POLICIES = ("never", "always", "always_fresh", "act_never", "act_always", "gate")
@@ -53,12 +55,16 @@ class Reign:
 
 @dataclass(frozen=True)
 class Recipe:
-    """How an attempt's challenger was made: enough to make it again on other rows."""
+    """How an attempt's challenger was made: enough to make it again on other rows.
+
+    ``scorer_of`` is the version whose scorer a recalibrated champion shares; the rest is then of no account.
+    """
 
     attempt_id: str
     as_of: datetime
     params: Mapping[str, Any]
     columns: Columns
+    scorer_of: int | None = None
 
 
 @dataclass(frozen=True)
@@ -119,13 +125,14 @@ def backtest_year(
     evaluated = rows.filter(pc.greater_equal(decided_at, pa.scalar(start, decided_at.type)))
     if not evaluated.num_rows:
         return None
-    versions = sorted({c.version for c in served} | {cast("int", a.challenger_version) for a in judged})
+    shared = {recipe.scorer_of for recipe in recipes if recipe.scorer_of is not None}
+    versions = sorted({c.version for c in served} | {cast("int", a.challenger_version) for a in judged} | shared)
     tell(f"loading {len(versions)} versions")
     made = {v: world.artifacts.load(spec.model, v) for v in versions}
     learner = world.models.learner_for(spec.train.estimator)
     tell(f"fitting {len(recipes)} challengers again with nothing withheld")
     with ThreadPoolExecutor(FITS_AT_ONCE) as pool:
-        fresh = list(pool.map(lambda recipe: refit(spec, rows, recipe, learner, world.hook), recipes))
+        fresh = list(pool.map(lambda recipe: refit(spec, rows, recipe, learner, world.hook, made), recipes))
     tell(f"scoring {evaluated.num_rows:,} decisions")
     return compare_policies(
         spec,
@@ -246,12 +253,26 @@ def _microseconds(moments: pa.ChunkedArray) -> NDArray[np.int64]:
     return found
 
 
-def refit(spec: ModelSpec, rows: pa.Table, recipe: Recipe, learner: Learner, hook: Hook | None = None) -> Decider:
-    """The recipe on all days mature at its ``as_of``: the last 28 calibrate, those before fit, none judge."""
+def refit(
+    spec: ModelSpec,
+    rows: pa.Table,
+    recipe: Recipe,
+    learner: Learner,
+    hook: Hook | None = None,
+    made: Mapping[int, ModelArtifact] | None = None,
+) -> Decider:
+    """The recipe on all days mature at its ``as_of``: the last 28 calibrate, those before fit, none judge.
+
+    Of a recalibrated champion the map alone is learned again, for the scorer of its version among ``made``.
+    """
+    ranges, version = fresh_ranges(spec, recipe.as_of), recipe.scorer_of
+    if version is not None:
+        champion = (made or {})[version]
+        return recalibrate(spec=spec, train=rows, ranges=ranges, champion=champion, version=version, hook=hook)
     return fit_final(
         spec=spec,
         train=rows,
-        ranges=fresh_ranges(spec, recipe.as_of),
+        ranges=ranges,
         columns=recipe.columns,
         params=recipe.params,
         seed=seed_of(recipe.attempt_id),
@@ -279,4 +300,5 @@ def _recipe(store: Store, attempt: AttemptRow) -> Recipe:
         as_of=attempt.as_of,
         params=dossier["study"]["params"],
         columns=Columns.of(dossier["snapshot"]),
+        scorer_of=scorer_of(dossier["challenger"]["provenance"]),
     )

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from typing import Any
 
+from ratchet.domain.looks import spent_confidence
 from ratchet.domain.shift import LARGE, MODERATE
 from ratchet.workflow import charts
 from ratchet.workflow.charts import Interval
@@ -64,6 +65,7 @@ def card(dossier: Mapping[str, Any], dossier_sha256: str) -> str:
         _list(verdict["reasons"]),
         _deployed(dossier),
         _about(dossier),
+        _candidates(dossier.get("candidates"), unit),
         _h2("Uplift by day", _UPLIFT.format(unit=_e(unit))) + _uplift(verdict, unit),
         _payoff_curve(dossier, unit),
         _slices(told["slices"], unit, dossier),
@@ -129,7 +131,8 @@ def _in_words(dossier: Mapping[str, Any]) -> str:
     )
     if verdict["lower"] is None:
         return said
-    sure = f"{dossier['policy']['confidence']:.0%}"
+    policy = dossier["policy"]
+    sure = f"{spent_confidence(policy['confidence'], policy.get('alpha_share', 1.0)) * 100:.4g}%"
     said += (
         f" The difference is at least {verdict['lower']:+,.2f} with {sure} confidence, and at most "
         f"{verdict['upper']:+,.2f} with the same."
@@ -182,6 +185,7 @@ def _about(dossier: Mapping[str, Any]) -> str:
     why = "; ".join(f"{event['type']} of {event['time']}" for event in triggers) or dossier["trigger"]
     return _table(
         [
+            ("What it is", _what_it_is(dossier["challenger"]["provenance"])),
             ("Goal", business["goal"]),
             ("Owner", " · ".join(str(owner[name]) for name in ("team", "email", "escalation") if owner.get(name))),
             ("What a decision is worth", "; ".join(worth)),
@@ -192,6 +196,38 @@ def _about(dossier: Mapping[str, Any]) -> str:
             ("Data as of", dossier["as_of"]),
         ]
     )
+
+
+def _what_it_is(made: Mapping[str, Any]) -> str:
+    """Of which kind the model is, in a sentence."""
+    if "scorer_of" not in made:
+        return "A challenger, trained and tuned by this attempt"
+    start, end = made["calibrate"]
+    return (
+        f"The champion, version {made['scorer_of']}, recalibrated: its scorer is untouched, its calibration and its "
+        f"threshold were set anew on the days from {start} until {end}, which it had not been fitted on"
+    )
+
+
+def _candidates(listed: Mapping[str, Any] | None, unit: str) -> str:
+    """Every challenger of the attempt with its verdict, where the spec asks for more than one."""
+    if listed is None:
+        return ""
+    rows = [
+        (
+            entry["name"].replace("_", " "),
+            "yes" if entry["name"] == listed["chosen"] else "no",
+            entry["verdict"]["decision"],
+            *(_number(entry["verdict"][part]) for part in ("estimate", "lower", "upper")),
+            f"{listed['share']:.4g}",
+        )
+        for entry in listed["judged"]
+    ]
+    heads = ("challenger", "this card's", "verdict", "uplift", "at least", "at most", "share of alpha")
+    left = [f"{name.replace('_', ' ')}: not judged, {why}" for name, why in listed["not_judged"].items()]
+    why = [listed["why"]] if listed["why"] else []
+    words = f"All met the champion on the same rows, each with its share of alpha; in {_e(unit)} per decision."
+    return _h2("Challengers judged", words) + _grid(heads, rows, numeric={3, 4, 5, 6}) + _list([*why, *left])
 
 
 def _uplift(verdict: Mapping[str, Any], unit: str) -> str:
@@ -339,25 +375,41 @@ def _checks(checks: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _provenance(dossier: Mapping[str, Any], digest: str) -> str:
-    environment, study, snapshot = dossier["environment"], dossier["study"], dossier["snapshot"]
-    states = [trial["state"] for trial in study["trials"]]
-    counted = ", ".join(f"{states.count(state)} {state}" for state in dict.fromkeys(states))
+    environment, made = dossier["environment"], dossier["challenger"]
     return _table(
         [
             ("Attempt", dossier["attempt"]),
             ("Dossier (SHA-256)", digest),
-            ("Model (SHA-256)", dossier["challenger"]["digest"]),
+            ("Model (SHA-256)", made["digest"]),
             ("Snapshot (SHA-256)", dossier["snapshot_manifest"]["sha256"]),
-            ("Rows trained on", f"{snapshot['files']['train']['rows']:,}"),
-            ("Days", " · ".join(f"{k} {v}" for k, v in snapshot["plan"].items() if k in _RANGES)),
-            ("Parameters", ", ".join(f"{name} = {_number(value)}" for name, value in study["params"].items())),
-            ("Trials", f"best is number {study['best_trial']} of {len(states)} ({counted})"),
-            ("Seed", dossier["seed"]),
+            *(_recalibration(made) if "scorer_of" in made["provenance"] else _training(dossier)),
             ("Code", environment.get("commit") or environment["code"]),
             ("Lock file (SHA-256)", environment["lock_sha256"]),
             ("Libraries", ", ".join(f"{name} {found}" for name, found in environment["libraries"].items() if found)),
         ]
     )
+
+
+def _training(dossier: Mapping[str, Any]) -> list[tuple[str, Any]]:
+    study, snapshot = dossier["study"], dossier["snapshot"]
+    states = [trial["state"] for trial in study["trials"]]
+    counted = ", ".join(f"{states.count(state)} {state}" for state in dict.fromkeys(states))
+    return [
+        ("Rows trained on", f"{snapshot['files']['train']['rows']:,}"),
+        ("Days", " · ".join(f"{k} {v}" for k, v in snapshot["plan"].items() if k in _RANGES)),
+        ("Parameters", ", ".join(f"{name} = {_number(value)}" for name, value in study["params"].items())),
+        ("Trials", f"best is number {study['best_trial']} of {len(states)} ({counted})"),
+        ("Seed", dossier["seed"]),
+    ]
+
+
+def _recalibration(made: Mapping[str, Any]) -> list[tuple[str, Any]]:
+    of = made["provenance"]
+    return [
+        ("Scorer", f"that of version {of['scorer_of']}, fitted on {of['fit'][0]} until {of['fit'][1]}"),
+        ("Calibrated on", f"{of['calibrate'][0]} until {of['calibrate'][1]}, {of['calibrate_rows']:,} rows"),
+        ("Parameters", ", ".join(f"{name} = {_number(value)}" for name, value in made["params"].items())),
+    ]
 
 
 _RANGES = ("fit_start", "fit_end", "calibrate_start", "calibrate_end")

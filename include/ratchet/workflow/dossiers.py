@@ -22,9 +22,9 @@ def key_of(attempt_id: str, *, before_refit: bool = False) -> str:
 
 
 def evidence_digest(dossier: Mapping[str, Any]) -> str:
-    """The SHA-256 of what a promotion is bound to: the rivals, the rows, the verdict on them, and what is to serve.
+    """The SHA-256 of what a promotion is bound to: the rivals, the rows, every verdict on them, and what is to serve.
 
-    ``deployed`` is there only where the spec asked for a refit.
+    ``candidates`` are there only where the spec asked for more than one, ``deployed`` only where it asked for a refit.
     """
     content = {
         "attempt": dossier["attempt"],
@@ -37,6 +37,8 @@ def evidence_digest(dossier: Mapping[str, Any]) -> str:
     }
     if deployed := dossier.get("deployed"):
         content["deployed"] = {name: deployed[name] for name in ("version", "digest")}
+    if "candidates" in dossier:
+        content["candidates"] = dossier["candidates"]
     return hashlib.sha256(to_json(content)).hexdigest()
 
 

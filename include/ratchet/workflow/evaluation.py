@@ -91,38 +91,62 @@ def evaluate(
     Raises:
         Refused: a column is missing, or a label is missing or not finite.
     """
+    (evidence,) = evaluate_each(spec, holdout, champion, [challenger], sizes_mb=sizes_mb, clock=clock, hook=hook)
+    return evidence
+
+
+def evaluate_each(
+    spec: ModelSpec,
+    holdout: pa.Table,
+    champion: Decider,
+    challengers: Sequence[ModelArtifact],
+    *,
+    sizes_mb: Sequence[float | None],
+    clock: Callable[[], float] = time.thread_time,
+    hook: Hook | None = None,
+) -> list[Evidence]:
+    """:func:`evaluate` for several challengers of one champion, which is scored once; all are timed in turn.
+
+    ``sizes_mb`` are the champion's and each challenger's, in their order.
+    """
     columns = [guardrail.column for guardrail in spec.gate.guardrails if guardrail.column is not None]
     slices = list(dict.fromkeys(columns))
     if missing := [name for name in ("day", "label", *slices) if name not in holdout.column_names]:
         raise Refused(f"holdout rows must have the columns {missing}, but got {holdout.column_names}.")
     label = labels_of(spec, holdout)
     worth = valued(spec, holdout, label, hook)
-    old, new = (decide(holdout, model, worth) for model in (champion, challenger))
-    old_ms, new_ms = _latencies(holdout, (champion, challenger), clock)
+    models = (champion, *challengers)
+    old, *others = (decide(holdout, model, worth) for model in models)
+    old_ms, *others_ms = _latencies(holdout, models, clock)
     constant = isinstance(champion, ConstantDecision | ConstantPrediction)
-    return Evidence(
-        uplift=new.payoff - old.payoff,
-        clusters=_values(holdout, "day"),
-        label=label,
-        champion=ScoredRows(
-            probability=None if constant else old.probability,
-            payoff=old.payoff,
-            latency_ms=None if constant else old_ms,
-            act=old.act,
-            size_mb=sizes_mb[0],
-            prediction=None if constant else old.prediction,
-        ),
-        challenger=ScoredRows(
-            probability=new.probability,
-            payoff=new.payoff,
-            latency_ms=new_ms,
-            act=new.act,
-            size_mb=sizes_mb[1],
-            prediction=new.prediction,
-        ),
-        slices={name: _values(holdout, name) for name in slices},
-        unit=spec.business.payoff.unit,
+    clusters, sliced = _values(holdout, "day"), {name: _values(holdout, name) for name in slices}
+    before = ScoredRows(
+        probability=None if constant else old.probability,
+        payoff=old.payoff,
+        latency_ms=None if constant else old_ms,
+        act=old.act,
+        size_mb=sizes_mb[0],
+        prediction=None if constant else old.prediction,
     )
+    return [
+        Evidence(
+            uplift=new.payoff - old.payoff,
+            clusters=clusters,
+            label=label,
+            champion=before,
+            challenger=ScoredRows(
+                probability=new.probability,
+                payoff=new.payoff,
+                latency_ms=new_ms,
+                act=new.act,
+                size_mb=size_mb,
+                prediction=new.prediction,
+            ),
+            slices=sliced,
+            unit=spec.business.payoff.unit,
+        )
+        for new, new_ms, size_mb in zip(others, others_ms, sizes_mb[1:], strict=True)
+    ]
 
 
 def payoff_curve(

@@ -3,7 +3,8 @@
 The table has, per row of the holdout and in its order: the entity keys, ``decided_at``, ``day`` (the cluster),
 ``label``, the slice columns as text, and of each model (``champion_``, ``challenger_``) ``probability`` (null for a
 constant decision, which has none), ``act`` and ``payoff`` (payoff units per decision). Of a regression it has
-``prediction`` (null for a constant one) in the place of ``probability`` and ``act``.
+``prediction`` (null for a constant one) in the place of ``probability`` and ``act``. Where several challengers were
+judged on the rows, ``challenger_`` is the one that was chosen, and each other has the same columns under its own name.
 """
 
 from __future__ import annotations
@@ -18,24 +19,26 @@ import pyarrow as pa
 from ratchet.domain.gate import Evidence, ScoredRows
 from ratchet.domain.spec import ModelSpec
 
-SIDES = ("champion", "challenger")
+CHALLENGER = "challenger"
+SIDES = ("champion", CHALLENGER)
 BY_ROW = ("probability", "act", "payoff", "prediction")
 BESIDE = tuple(part.name for part in fields(ScoredRows) if part.name not in BY_ROW)
 """What is measured of a model as a whole: numbers, or samples of them."""
 
 
-def key_of(attempt_id: str) -> str:
-    """Where the store keeps the rows an attempt was judged on."""
-    return f"evidence/{attempt_id}.parquet"
+def key_of(name: str) -> str:
+    """Where the store keeps the rows an attempt was judged on; ``name`` is the attempt's, or begins with it."""
+    return f"evidence/{name}.parquet"
 
 
-def to_table(spec: ModelSpec, holdout: pa.Table, evidence: Evidence) -> pa.Table:
-    """What the verdict was given on, row by row."""
+def to_table(
+    spec: ModelSpec, holdout: pa.Table, evidence: Evidence, others: Mapping[str, ScoredRows] | None = None
+) -> pa.Table:
+    """What the verdict was given on, row by row; ``others`` are those challengers, by name, that were not chosen."""
     kept = [*spec.data.spine.entity, "decided_at", "day", "label"]
     columns: dict[str, Any] = {name: holdout.column(name) for name in kept}
     columns |= {name: pa.array(values, pa.string()) for name, values in evidence.slices.items() if name not in columns}
-    for side in SIDES:
-        scored: ScoredRows = getattr(evidence, side)
+    for side, scored in _sides(evidence, others).items():
         if evidence.challenger.prediction is not None:
             columns[f"{side}_prediction"] = _floats(scored.prediction, holdout.num_rows)
         else:
@@ -45,13 +48,22 @@ def to_table(spec: ModelSpec, holdout: pa.Table, evidence: Evidence) -> pa.Table
     return pa.table(columns)
 
 
-def measured(evidence: Evidence) -> dict[str, Any]:
+def measured(evidence: Evidence, others: Mapping[str, ScoredRows] | None = None) -> dict[str, Any]:
     """What was measured of each model beside its rows, for the dossier."""
-    return {side: {name: _numbers(getattr(getattr(evidence, side), name)) for name in BESIDE} for side in SIDES}
+    return {
+        side: {name: _numbers(getattr(scored, name)) for name in BESIDE}
+        for side, scored in _sides(evidence, others).items()
+    }
 
 
-def from_table(table: pa.Table, beside: Mapping[str, Any], slices: Sequence[str], unit: str) -> Evidence:
-    """The evidence again, to the bit: ``beside`` is what :func:`measured` gave."""
+def _sides(evidence: Evidence, others: Mapping[str, ScoredRows] | None) -> dict[str, ScoredRows]:
+    return {side: getattr(evidence, side) for side in SIDES} | dict(others or {})
+
+
+def from_table(
+    table: pa.Table, beside: Mapping[str, Any], slices: Sequence[str], unit: str, challenger: str = CHALLENGER
+) -> Evidence:
+    """The evidence again, to the bit: ``beside`` is what :func:`measured` gave; ``challenger`` is whose columns."""
 
     def numbers(name: str) -> Any:
         column = table.column(name)
@@ -68,13 +80,13 @@ def from_table(table: pa.Table, beside: Mapping[str, Any], slices: Sequence[str]
         act = table.column(f"{name}_act").to_numpy()
         return ScoredRows(probability=numbers(f"{name}_probability"), payoff=payoff, act=act, **whole)
 
-    champion, challenger = side("champion"), side("challenger")
+    champion, rival = side("champion"), side(challenger)
     return Evidence(
-        uplift=np.asarray(challenger.payoff) - np.asarray(champion.payoff),
+        uplift=np.asarray(rival.payoff) - np.asarray(champion.payoff),
         clusters=_texts(table, "day"),
         label=table.column("label").to_numpy(),
         champion=champion,
-        challenger=challenger,
+        challenger=rival,
         slices={name: _texts(table, name) for name in slices},
         unit=unit,
     )

@@ -7,8 +7,9 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from datetime import date, datetime, timedelta
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ratchet.domain.differences import Difference, differences
 from ratchet.domain.spec import ModelSpec, digest_of
@@ -16,6 +17,9 @@ from ratchet.errors import Refused
 from ratchet.ports.ledger import AttemptRow
 from ratchet.workflow import dossiers
 from ratchet.workflow.attempting import Parts, ranges_of, rows_of, table_digest
+
+if TYPE_CHECKING:
+    from ratchet.domain.artifact import ModelArtifact
 
 PINNED = ("lock_sha256", "code", "python", "machine")
 TOLERANCE = 1e-6
@@ -90,33 +94,35 @@ class Repeats:
         self._parts = parts
 
     def replay(self, attempt: AttemptRow, actor: str) -> Replay:
-        """Recompute the verdict from the stored evidence by the pinned policy.
+        """Recompute the verdict, of each challenger where several were judged, from the evidence by the pinned policy.
 
         Raises:
             Refused: the attempt has no dossier, or nothing was compared.
             RatchetError: dossier or evidence are not those whose digests were recorded.
         """
-        from ratchet.domain.gate import decide_promotion, policy_from  # noqa: PLC0415 - scipy
+        from ratchet.workflow.candidates import judge_again  # noqa: PLC0415 - scipy
 
         dossier = dossiers.compared(dossiers.read(self._parts.store(), attempt))
-        evidence = self._evidence(dossier)
-        verdict = decide_promotion(evidence, policy_from(dossier["policy"]))
-        found = dossiers.plain(asdict(verdict)) | {"unit": evidence.unit}
+        choice, listed = judge_again(dossier, partial(self._evidence, dossier))
+        found = dossiers.plain(asdict(choice.verdict)) | {"unit": dossier["verdict"]["unit"]}
+        several = {} if listed is None else {"candidates": listed}
         record = {
             "verdict": dossier["verdict"],
+            "candidates": dossier.get("candidates"),
             "evidence_digest": dossier["evidence_digest"],
             "spec.digest": dossier["spec"]["digest"],
             "ledger": {"verdict": attempt.verdict, "evidence_digest": attempt.evidence_digest},
         }
         again = {
             "verdict": found,
-            "evidence_digest": dossiers.evidence_digest(dossier | {"verdict": found}),
+            "candidates": listed,
+            "evidence_digest": dossiers.evidence_digest(dossier | {"verdict": found} | several),
             "spec.digest": digest_of(dossier["spec"]["document"]),
         } | {"ledger": {"verdict": found["decision"], "evidence_digest": dossiers.evidence_digest(dossier)}}
         if deployed := dossier.get("deployed"):
             record["deployed"] = {"version": attempt.candidate_version, "digest": attempt.candidate_digest}
             again["deployed"] = {name: deployed[name] for name in ("version", "digest")}
-        answer = Replay(attempt.id, attempt.challenger_version, verdict.decision, tuple(differences(record, again)))
+        answer = Replay(attempt.id, attempt.challenger_version, found["decision"], tuple(differences(record, again)))
         self._audit(actor, "attempt.replayed", attempt, {"same": answer.same, "differences": len(answer.differences)})
         return answer
 
@@ -129,7 +135,10 @@ class Repeats:
         from_source: bool = False,
         allow_other_environment: bool = False,
     ) -> Reproduction:
-        """Train again from the dossier and compare every prediction on the holdout; a refit too, where one serves.
+        """Make the model again from the dossier and compare every prediction; a refit too, where one serves.
+
+        A challenger is trained again. A recalibrated champion is not: its scorer is that of the version it names, by
+        the digest in the ledger, and its map is learned again.
 
         Args:
             attempt: whose model.
@@ -143,8 +152,6 @@ class Repeats:
             Refused: the attempt has no dossier, nothing was compared, or this is another environment.
             RatchetError: dossier, snapshot, evidence or artifact are not those whose digests were recorded.
         """
-        from ratchet.workflow.training import Columns, fit_final  # noqa: PLC0415 - numpy, pyarrow
-
         dossier = dossiers.compared(dossiers.read(self._parts.store(), attempt))
         elsewhere = self._elsewhere(dossier)
         if elsewhere and not allow_other_environment:
@@ -163,19 +170,8 @@ class Repeats:
                 f"`ratchet reproduce {first} --from-source`"
             )
         found = self._source_differences(spec, manifest) if from_source else []
-        models = self._parts.models()
         threads = threads or spec.runtime.threads
-        again = fit_final(
-            spec=spec,
-            train=train,
-            ranges=ranges_of(manifest),
-            columns=Columns.of(manifest),
-            params=dossier["study"]["params"],
-            seed=dossier["seed"],
-            learner=models.learner_for(spec.train.estimator),
-            threads=threads,
-            hook=self._parts.hook(spec),
-        )
+        again = self._made_again(attempt.model, spec, dossier, train, threads)
         terms = _Terms(TOLERANCE if elsewhere else 0.0, threads, from_source)
         evidence = self._evidence(dossier)
         answer = self._compared(
@@ -259,6 +255,30 @@ class Repeats:
             differences=(*found, *((Difference("decisions flipped", 0, flipped),) if flipped else ())),
         )
 
+    def _made_again(
+        self, model: str, spec: ModelSpec, dossier: Mapping[str, Any], train: Any, threads: int
+    ) -> ModelArtifact:
+        """The challenger from its rows: trained again, or the champion's scorer given its calibration again."""
+        from ratchet.workflow.candidates import scorer_of  # noqa: PLC0415 - scipy
+        from ratchet.workflow.training import Columns, fit_final, recalibrate  # noqa: PLC0415
+
+        manifest, hook = dossier["snapshot"], self._parts.hook(spec)
+        ranges, version = ranges_of(manifest), scorer_of(dossier["challenger"]["provenance"])
+        if version is not None:
+            champion = self._parts.artifacts().load(model, version)
+            return recalibrate(spec=spec, train=train, ranges=ranges, champion=champion, version=version, hook=hook)
+        return fit_final(
+            spec=spec,
+            train=train,
+            ranges=ranges,
+            columns=Columns.of(manifest),
+            params=dossier["study"]["params"],
+            seed=dossier["seed"],
+            learner=self._parts.models().learner_for(spec.train.estimator),
+            threads=threads,
+            hook=hook,
+        )
+
     def _elsewhere(self, dossier: Mapping[str, Any]) -> list[Difference]:
         here = self._parts.environment() | {"code": self._parts.code_digest}
         pinned = dossier["environment"]
@@ -285,16 +305,15 @@ class Repeats:
         found = {"spine": table_digest(spine)} | {name: table_digest(part) for name, part in parts.items()}
         return differences({"source": recorded}, {"source": found})
 
-    def _evidence(self, dossier: Mapping[str, Any]) -> Any:
+    def _evidence(self, dossier: Mapping[str, Any], challenger: str = "challenger") -> Any:
         import pyarrow.parquet as pq  # noqa: PLC0415 - only where rows are handled
 
         from ratchet.workflow.evidence import from_table  # noqa: PLC0415
 
         named = dossier["evidence"]
         content = self._parts.store().get_bytes(named["key"], digest=named["sha256"])
-        return from_table(
-            pq.read_table(io.BytesIO(content)), named["beside"], named["slices"], dossier["verdict"]["unit"]
-        )
+        table, unit = pq.read_table(io.BytesIO(content)), dossier["verdict"]["unit"]
+        return from_table(table, named["beside"], named["slices"], unit, challenger)
 
     def _table(self, manifest: Mapping[str, Any], name: str) -> Any:
         import pyarrow.parquet as pq  # noqa: PLC0415 - only where rows are handled

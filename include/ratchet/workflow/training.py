@@ -42,6 +42,7 @@ from ratchet.domain.artifact import (
     log_loss,
     targets,
 )
+from ratchet.domain.candidates import LEAST_LATER_DAYS, RECALIBRATED
 from ratchet.domain.capacity import best_of_each
 from ratchet.domain.learning_curve import least_end
 from ratchet.domain.payoff import PayoffMatrix, Worth, break_even
@@ -283,6 +284,72 @@ def fit_final(
             "calibrate": [ranges.calibrate_start, ranges.calibrate_end],
             "calibrate_rows": calibrate.rows.num_rows,
             "libraries": learner.versions(),
+        }
+        | ({} if tuned is None else {"tuned_threshold": tuned.record()}),
+        capacity=spec.business.capacity,
+    )
+
+
+class NotRecalibrated(Refused):
+    """The champion cannot be given another calibration from these rows; the message says why."""
+
+
+def recalibrate(
+    *,
+    spec: ModelSpec,
+    train: pa.Table | str,
+    ranges: Ranges,
+    champion: ModelArtifact,
+    version: int,
+    hook: Hook | None = None,
+) -> ModelArtifact:
+    """The champion (``version``) with a calibration map and a threshold of its own, learned on days of B it never saw.
+
+    Scorer, features, categories and parameters stay the champion's, to the byte. Its fit reached up to the end of its
+    own ``provenance.fit``, which may lie within B: only the days after it teach, or the map would be learned on scores
+    that had seen their labels. A tuned threshold is chosen on the same days; all else of the decision is the spec's.
+    The same rows, in any order given unique keys, give the same artifact to the bit.
+
+    Raises:
+        NotRecalibrated: too few days are left, one label only occurs on them, or a score is not finite.
+        Refused: a column that the champion or the payoff reads is missing.
+
+    """
+    fitted = champion.provenance.get("fit")
+    if fitted is None:
+        raise NotRecalibrated(f"version {version} does not say which days it was fitted on")
+    start, end = max(ranges.calibrate_start, fitted[1]), ranges.calibrate_end
+    rows = _ordered(spec, read_rows(train, spec, Columns(champion.features)))
+    days = [day for day in rows.column("day").cast(pa.string()).unique().to_pylist() if start <= day < end]
+    if len(days) < LEAST_LATER_DAYS:
+        raise NotRecalibrated(
+            f"version {version} was fitted on days before {fitted[1]}, which leaves {len(days)} days before {end} to "
+            f"learn a calibration from; {LEAST_LATER_DAYS} are needed"
+        )
+    threshold = threshold_of(spec)
+    tuned: TunedThreshold | None = None
+    try:
+        later = _range(rows, start, end, "recalibrate")
+        raw = champion.scorer.raw(later.rows)
+        calibrator = Platt.fit(raw, later.label)
+        if threshold is None:
+            worth = worth_of(spec, later.rows, later.label, hook)
+            tuned = _tuned(calibrator(raw), worth, later.rows, spec.business.capacity)
+            threshold = tuned.threshold
+    except Refused as refused:
+        raise NotRecalibrated(str(refused)) from refused
+    of_map = {"held_back_fit", "tuned_threshold", "refit_of"}
+    of_scorer = {name: told for name, told in champion.provenance.items() if name not in of_map}
+    return replace(
+        champion,
+        calibrator=calibrator,
+        threshold=threshold,
+        provenance=of_scorer
+        | {
+            "kind": RECALIBRATED,
+            "scorer_of": version,
+            "calibrate": [start, end],
+            "calibrate_rows": later.rows.num_rows,
         }
         | ({} if tuned is None else {"tuned_threshold": tuned.record()}),
         capacity=spec.business.capacity,

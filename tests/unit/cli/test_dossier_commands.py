@@ -9,26 +9,12 @@ import pytest
 from typer.testing import CliRunner
 
 from ratchet.adapters.ledger import SqlLedger
-from ratchet.bootstrap import Ratchet
 from ratchet.cli import app, dossiers
-from ratchet.settings import load_settings
 
 sys.path.append(str(Path(__file__).parents[1] / "workflow"))
 
-from judged_attempts import CODE, ENVIRONMENT, JudgingWorld
-
-
-class InProcess(Ratchet):
-    """The verbs on the judged world's own parts."""
-
-    def __init__(self, world: JudgingWorld) -> None:
-        super().__init__(resolver=None, settings=load_settings({"RATCHET_HOME": str(world.folder)}))  # type: ignore[arg-type]
-        for part in ("ledger", "store", "features", "registry", "studies"):
-            self.__dict__[part] = getattr(world, part)
-        self.__dict__["code_digest"] = CODE
-
-    def environment(self) -> dict:
-        return dict(ENVIRONMENT)
+from in_process import InProcess
+from judged_attempts import JudgingWorld
 
 
 @pytest.fixture(scope="module")

@@ -184,3 +184,8 @@ def test_a_rule_of_a_classifier_cannot_be_nothing(name: str) -> None:
     tree = copy.deepcopy(WHOLE)
     tree["business"]["decision"] = {name: None}
     assert problems_of(tree)[0].startswith(f"business.decision.{name}: must be given, or left out")
+
+
+def test_a_champion_without_probabilities_cannot_be_recalibrated_beside_a_challenger() -> None:
+    (problem,) = problems_of(with_(("gate.also_judge", ["recalibrated_champion"])))
+    assert problem.startswith("gate.also_judge: a recalibrated champion has another map from scores to probabilities")

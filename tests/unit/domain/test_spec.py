@@ -395,3 +395,26 @@ def test_a_plan_of_looks_spends_alpha_at_most_once(looks: list[float]) -> None:
 def test_a_plan_that_spends_more_than_alpha_or_nothing_at_a_look_is_refused(looks: list[float]) -> None:
     (problem, *_) = problems_of(spec_with("gate.looks", looks))
     assert problem.startswith("gate.looks")
+
+
+def test_a_second_challenger_is_judged_only_where_the_spec_asks_and_a_spec_without_it_keeps_its_digest() -> None:
+    plain = ModelSpec.model_validate(spec_with())
+    assert plain.gate.also_judge is None
+    asked = ModelSpec.model_validate(spec_with("gate.also_judge", ["recalibrated_champion"]))
+    assert asked.gate.also_judge == ("recalibrated_champion",)
+    assert "also_judge" not in plain.canonical_json()
+    assert asked.digest != plain.digest
+    assert ModelSpec.model_validate(asked.model_dump(mode="json")) == asked
+
+
+@pytest.mark.parametrize("named", [[], ["champion"], ["recalibrated_champion"] * 2, "recalibrated_champion"])
+def test_what_else_is_judged_is_named_once_and_known(named: Any) -> None:
+    (problem, *_) = problems_of(spec_with("gate.also_judge", named))
+    assert problem.startswith("gate.also_judge")
+
+
+def test_a_recalibrated_champion_is_not_asked_for_where_nothing_could_be_refitted_or_mapped() -> None:
+    asked = spec_with("gate.also_judge", ["recalibrated_champion"])
+    refitting = asked | {"gate": asked["gate"] | {"deploy": "refit"}, "probation": {"for": "28d"}}
+    (problem,) = problems_of(refitting)
+    assert problem.startswith("gate.also_judge: a recalibrated champion shares the champion's scorer")

@@ -1,5 +1,6 @@
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,12 +17,14 @@ from ratchet.errors import Refused
 from ratchet.ports.studies import InMemoryStudies
 from ratchet.workflow.training import (
     Columns,
+    NotRecalibrated,
     Ranges,
     TuneResult,
     best_constant,
     best_trial,
     calibration_of,
     fit_final,
+    recalibrate,
     start_params,
     tune_worker,
 )
@@ -231,3 +234,80 @@ def test_a_verb_imports_no_more_than_it_needs(module: str, absent: set[str]):
     code = f"import sys, {module}; print(' '.join({{name.partition('.')[0] for name in sys.modules}} & {absent!r}))"
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert loaded.stdout.split() == []
+
+
+LATER = Ranges("2013-01-10", "2013-02-08", "2013-02-10", "2013-03-07")
+"""Of a later attempt: its days of calibration begin within the fit of a champion of ``RANGES``, which ends 02-20."""
+
+
+def recalibrated(table: pa.Table, champion: ModelArtifact, **changes) -> ModelArtifact:
+    given = {"spec": spec(), "ranges": LATER, "champion": champion, "version": 3}
+    return recalibrate(train=table, **(given | changes))
+
+
+def relabelled(table: pa.Table, label) -> pa.Table:
+    column = pa.array(np.asarray(label, dtype=np.int8))
+    return table.set_column(table.column_names.index("label"), "label", column)
+
+
+def test_a_recalibrated_champion_is_the_champion_but_for_its_map_and_what_it_says_of_itself():
+    champion = fit(rows())
+    made = recalibrated(rows(), champion)
+    assert made.scorer is champion.scorer
+    assert made.calibrator != champion.calibrator
+    assert (made.params, made.threshold) == (champion.params, champion.threshold)
+    told = made.provenance
+    assert (told["kind"], told["scorer_of"], told["fit"]) == ("recalibrated_champion", 3, ["2013-01-01", "2013-02-20"])
+    assert told["calibrate"] == ["2013-02-20", "2013-03-07"]
+    assert told["calibrate_rows"] == 15 * 60
+
+
+def test_a_champions_map_is_learned_from_no_day_that_its_scorer_was_fitted_on_nor_from_one_that_judges():
+    table, champion = rows(), fit(rows())
+    day = np.array(table["day"].to_pylist())
+    unread = (day < "2013-02-20") | (day >= "2013-03-07")
+    other = relabelled(table, np.where(unread, 1 - table["label"].to_numpy(), table["label"].to_numpy()))
+    assert recalibrated(other, champion).calibrator == recalibrated(table, champion).calibrator
+
+
+def test_a_recalibration_does_not_depend_on_the_order_of_rows():
+    table, champion = rows(), fit(rows())
+    shuffled = table.take(np.random.default_rng(4).permutation(table.num_rows))
+    assert recalibrated(shuffled, champion).calibrator == recalibrated(table, champion).calibrator
+
+
+def test_a_recalibrated_champion_can_be_recalibrated_from_the_end_of_its_scorers_fit_on():
+    champion = fit(rows())
+    again = recalibrated(rows(), recalibrated(rows(), champion), version=4)
+    assert again.provenance["scorer_of"] == 4
+    assert again.provenance["fit"] == champion.provenance["fit"]
+    assert again.calibrator == recalibrated(rows(), champion).calibrator
+
+
+def test_a_tuned_threshold_is_chosen_on_the_days_that_calibrate_it():
+    plain = spec().model_dump(mode="json")
+    plain["business"]["decision"] |= {"threshold": "tuned"}
+    tuning = type(spec()).model_validate(plain)
+    champion = fit(rows(), spec=tuning)
+    made = recalibrated(rows(), champion, spec=tuning)
+    assert made.threshold == made.provenance["tuned_threshold"]["threshold"]
+    assert made.provenance["tuned_threshold"]["n_clusters"] == 15
+    assert made.provenance["tuned_threshold"] != champion.provenance["tuned_threshold"]
+
+
+def test_too_few_later_days_are_named_with_what_is_needed():
+    short = Ranges("2013-01-10", "2013-02-06", "2013-02-08", "2013-03-05")
+    with pytest.raises(NotRecalibrated, match=r"before 2013-02-20, which leaves 13 days .* 14 are needed"):
+        recalibrated(rows(), fit(rows()), ranges=short)
+
+
+def test_later_days_of_one_label_teach_no_calibration():
+    table = rows()
+    late = np.array([day >= "2013-02-20" for day in table["day"].to_pylist()])
+    with pytest.raises(NotRecalibrated, match="both occur"):
+        recalibrated(relabelled(table, np.where(late, 0, table["label"].to_numpy())), fit(rows()))
+
+
+def test_a_champion_that_does_not_say_what_it_was_fitted_on_is_not_recalibrated():
+    with pytest.raises(NotRecalibrated, match="version 3 does not say"):
+        recalibrated(rows(), replace(fit(rows()), provenance={}))
