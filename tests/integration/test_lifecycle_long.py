@@ -19,6 +19,7 @@ from upsets import HERE, Upset, ask, claimed, crown, request
 
 from ratchet.ports.ledger import AttemptRow, ChampionRow
 from ratchet.settings import environment
+from ratchet.stack.config import load_config, stack_environment
 from ratchet.workflow.leases import ENDED_STATES
 
 pytestmark = [pytest.mark.stack, pytest.mark.long, pytest.mark.timeout(1800)]
@@ -80,11 +81,12 @@ def second_scheduler(system: System) -> Iterator[None]:
         query = {"job_type": "SchedulerJob", "job_state": "running", "is_alive": "true"}
         return int(ask(system, "GET", "/jobs", params=query)["total_entries"])
 
-    log = system.ratchet.settings.home / "logs" / "second-scheduler.log"
+    settings = system.ratchet.settings
+    log = settings.home / "logs" / "second-scheduler.log"
     with log.open("ab") as output:
         process = subprocess.Popen(
             [sys.executable, "-m", "airflow", "scheduler", "--skip-serve-logs"],
-            env=environment(),
+            env={**environment(), **stack_environment(load_config(settings, environment()))},
             stdout=output,
             stderr=subprocess.STDOUT,
             start_new_session=True,
@@ -126,6 +128,7 @@ def test_a_removed_folder_frees_the_model_within_two_minutes_and_its_events_wait
     system.arm(HERE)
     asked = request(system, model)
     first = claimed(asked)
+    system.arrival_at(HERE)
     folder = system.ratchet.settings.models_dir / model
     aside = folder.with_name(f".{model}")
     with system.ratchet.ledger.transaction() as tx:
