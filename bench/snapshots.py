@@ -35,7 +35,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 RESULTS = Path(__file__).parent / "results" / "snapshots.json"
-ROUNDS = 5
+ROUNDS = 3
 KEYS = 50_000
 DAYS = 200
 TTL = timedelta(days=30)
@@ -263,26 +263,32 @@ def _spread(runs: list[dict[str, Any]]) -> dict[str, list[float]]:
 
 
 def one_shot(folder: Path, size: str, rounds: int) -> list[dict[str, Any]]:
-    """Without anything kept: all that is asked, and with the known-at cut-off, to which pandas has no answer."""
+    """Without anything kept, beside Feast's store and beside the limit."""
     found = interleaved(folder, ("ours", DUCKDB, "polars"), rounds)
-    ours = found["ours"]
     name = f"snapshot one-shot, {size}"
-    made = [
-        row(name, ours, DUCKDB, found[DUCKDB], 6),
-        row(name, ours, "polars", found["polars"], 1 / 1.5, goal="ours <= 1.5 of theirs"),
-        row(name, ours, "Feast dask", [run(folder, "Feast dask")], 75),
+    return [
+        row(name, found["ours"], DUCKDB, found[DUCKDB], 6),
+        row(name, found["ours"], "polars", found["polars"], 1 / 1.5, goal="ours <= 1.5 of theirs"),
     ]
-    print("known-at")
+
+
+def default_store(folder: Path, size: str, _: int) -> list[dict[str, Any]]:
+    """Feast's default store, once: what it costs, and what it loses."""
+    found = interleaved(folder, ("ours", "Feast dask"), 1)
+    return [row(f"snapshot one-shot, {size}", found["ours"], "Feast dask", found["Feast dask"], 75)]
+
+
+def known_at(folder: Path, size: str, rounds: int) -> list[dict[str, Any]]:
+    """With the cut-off of a snapshot, to which pandas has no answer: ours is compared with DuckDB's."""
     found = interleaved(folder, ("ours", DUCKDB), rounds, known_at=True)
     ours, theirs = (np.load(folder / f"known_at {who}.npy") for who in ("ours", DUCKDB))
     differs = int(np.sum(~((ours == theirs) | (np.isnan(ours) & np.isnan(theirs))).all(axis=0)))
-    made.append(row(f"{name}, known-at", found["ours"], DUCKDB, found[DUCKDB], 6) | {"differing_rows": differs})
-    return made
+    made = row(f"snapshot one-shot, known-at, {size}", found["ours"], DUCKDB, found[DUCKDB], 6)
+    return [made | {"differing_rows": differs}]
 
 
 def few_rows(folder: Path, size: str, rounds: int) -> list[dict[str, Any]]:
     """New rows of a spine whose sources have an index; a process before makes it."""
-    print(f"{FEW:,} new rows")
     run(folder, "ours, warm", rows=FEW)
     found = interleaved(folder, ("ours, warm", DUCKDB), rounds, calls=CALLS, rows=FEW)
     name = f"snapshot of {FEW:,} new rows, {size}"
@@ -316,10 +322,15 @@ def large(folder: Path, rows: int, source_rows: int, rounds: int) -> list[dict[s
     ]
 
 
+PARTS = {"one-shot": one_shot, "known-at": known_at, "few": few_rows, "default": default_store}
+
+
 def main() -> None:
     """Measure, print, write the rows."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="50,000 rows, one round")
+    parser.add_argument("--only", nargs="+", choices=[*PARTS, "large"], default=[*PARTS, "large"])
+    parser.add_argument("--rounds", type=int, default=ROUNDS)
     parser.add_argument("--contender", help=argparse.SUPPRESS)
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--known-at", action="store_true", help=argparse.SUPPRESS)
@@ -330,19 +341,22 @@ def main() -> None:
         found = contend(given.folder, given.contender, known_at=given.known_at, calls=given.calls, rows=given.rows)
         print(json.dumps(found))
         return
-    rows, more_rows, rounds = (50_000, 200_000, 1) if given.quick else (1_000_000, 5_000_000, ROUNDS)
+    rows, more_rows, rounds = (50_000, 200_000, 1) if given.quick else (1_000_000, 5_000_000, given.rounds)
     size = f"{rows:,} x {rows:,}, two views of ten"
     load = os.getloadavg()
+    made: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory(prefix="bench-snapshots-") as scratch:
-        print(size)
         write_data(Path(scratch), rows, rows)
         write_expected(Path(scratch))
-        made = one_shot(Path(scratch), size, rounds) + few_rows(Path(scratch), size, min(rounds, 3))
-    with tempfile.TemporaryDirectory(prefix="bench-snapshots-") as scratch:
-        print(f"{more_rows:,} rows of source")
-        write_data(Path(scratch), more_rows, more_rows)
-        write_expected(Path(scratch))
-        made += large(Path(scratch), rows, more_rows, min(rounds, 3))
+        for part in (name for name in PARTS if name in given.only):
+            print(f"{part}: {size}", flush=True)
+            made += PARTS[part](Path(scratch), size, rounds)
+    if "large" in given.only:
+        with tempfile.TemporaryDirectory(prefix="bench-snapshots-") as scratch:
+            print(f"large: {more_rows:,} rows of source", flush=True)
+            write_data(Path(scratch), more_rows, more_rows)
+            write_expected(Path(scratch))
+            made += large(Path(scratch), rows, more_rows, rounds)
     for r in made:
         told = f"{r['ours']} against {r['theirs']} {r['unit']}, {r['ratio']}"
         print(f"{r['name']} beside {r['peer']}: {told}; {r['goal']}: {r['met']}")
