@@ -124,15 +124,22 @@ def fit_again(
     ``threads``. The window grows by the rows that were held back: its first day stays.
 
     Raises:
-        Refused: the estimator refuses its parameters on these rows.
+        Refused: the estimator refuses its parameters on these rows, or the judged model was not fitted by this plan.
 
     """
+    ranges = ranges_of(manifest)
+    planned = [ranges.fit_start, ranges.calibrate_end]
+    if list(judged.provenance["fit"]) != planned:
+        raise Refused(
+            f"the judged model must have been fitted on {' until '.join(planned)}, but was on "
+            f"{' until '.join(judged.provenance['fit'])}: this attempt's recipe is not its own."
+        )
     end = (_last_day(manifest) + timedelta(days=1)).isoformat()
     tuned = judged.provenance.get("tuned_threshold")
     made = fit_final(
         spec=spec,
         train=rows,
-        ranges=replace(ranges_of(manifest), calibrate_end=end),
+        ranges=replace(ranges, calibrate_end=end),
         columns=Columns.of(manifest),
         params=study["params"],
         seed=seed,

@@ -424,6 +424,23 @@ def test_a_refit_that_is_no_model_leaves_the_judged_one_to_serve_and_everybody_i
     assert Repeats(tuned.parts).reproduce(made, "ann").refit is None
 
 
+def test_what_the_attempt_did_not_fit_itself_has_no_recipe_to_fit_again(refitted):
+    """A champion's trees with a new map, say: the study's parameters are another model's."""
+    dossier = dossiers.read(refitted.store, refitted.second)
+    judged = version(refitted, JUDGED)
+    with pytest.raises(Refused, match="this attempt's recipe is not its own"):
+        fit_again(
+            spec=refitted.spec,
+            rows=table_of(refitted, dossier, "train"),
+            manifest=dossier["snapshot"],
+            study=dossier["study"],
+            seed=dossier["seed"],
+            judged=replace(judged, provenance=dict(judged.provenance) | {"fit": ["2013-01-01", "2013-02-01"]}),
+            judged_digest=dossier["challenger"]["digest"],
+            learner=models.learner_for(refitted.spec.train.estimator),
+        )
+
+
 def test_a_judged_artifact_that_was_changed_meanwhile_is_not_deployed_either(tuned, monkeypatch):
     attempt_id = tuned.tuned_id
     with monkeypatch.context() as patch:
