@@ -6,6 +6,7 @@ import shutil
 import socket
 import threading
 from http.server import BaseHTTPRequestHandler, HTTPServer
+from importlib import metadata
 from pathlib import Path
 
 import mlflow
@@ -14,15 +15,27 @@ import pyarrow as pa
 import pytest
 import xgboost as xgb
 
-from ratchet.adapters.models import XGBoostLearner, XGBoostRegressionLearner, digest, encode_frame, load, save
+from ratchet.adapters.models import (
+    XGBoostRegressionLearner,
+    digest,
+    encode,
+    encode_frame,
+    learner_for,
+    load,
+    model_file,
+    save,
+)
 from ratchet.adapters.registry_mlflow import MlflowRegistry, pinned_requirements
 from ratchet.adapters.storage import MissingObjectError
 from ratchet.domain.artifact import ModelArtifact, Platt, Shift
+from ratchet.domain.estimators import HIST_GRADIENT_BOOSTING, LOGISTIC_REGRESSION, RANDOM_FOREST
 from ratchet.errors import Refused, Unavailable
 from ratchet.ports.registry import InMemoryRegistry, Registry
 
 LOCK_FILE = Path(__file__).parents[2] / "requirements.txt"
-LEARNER = XGBoostLearner()
+XGBOOST = "xgboost.XGBClassifier"
+SKLEARN = (HIST_GRADIENT_BOOSTING, RANDOM_FOREST, LOGISTIC_REGRESSION)
+ROUNDS = {XGBOOST: "n_estimators", HIST_GRADIENT_BOOSTING: "max_iter", RANDOM_FOREST: "n_estimators"}
 FEATURES = ("wind", "carrier")
 
 
@@ -32,15 +45,14 @@ def rows() -> pa.Table:
     return pa.table({"wind": random.normal(size=200), "carrier": pa.array(carrier, type=pa.string())})
 
 
-def saved(folder: Path, *, rounds: int = 5) -> Path:
-    table = rows()
-    categories = LEARNER.categories(table, ["carrier"])
+def saved(folder: Path, *, rounds: int = 5, estimator: str = XGBOOST) -> Path:
+    table, learner = rows(), learner_for(estimator)
+    categories = learner.categories(table, ["carrier"])
     label = (table["wind"].to_numpy() > 0.2).astype(np.int8)
-    prepared = LEARNER.prepare(table, label, features=FEATURES, categories=categories, threads=1)
-    scorer = LEARNER.fit(prepared, {"n_estimators": rounds, "max_depth": 2}, seed=1, threads=1)
-    save(
-        ModelArtifact(scorer, LEARNER.estimator, FEATURES, categories, Platt(0.8, 0.1), 0.25, {"max_depth": 2}), folder
-    )
+    prepared = learner.prepare(table, label, features=FEATURES, categories=categories, threads=1)
+    params = {ROUNDS[estimator]: rounds, "max_depth": 2} if estimator in ROUNDS else {"C": 1.0 / rounds}
+    scorer = learner.fit(prepared, params, seed=1, threads=1)
+    save(ModelArtifact(scorer, estimator, FEATURES, categories, Platt(0.8, 0.1), 0.25, params), folder)
     return folder
 
 
@@ -90,8 +102,11 @@ def test_an_attempt_registers_one_version_however_often_it_asks(registry: Regist
     assert [register(registry, "a.1", folder, model=model) for _ in range(3)] == [1, 1, 1]
 
 
-def test_a_downloaded_version_is_what_was_registered_byte_for_byte(registry: Registry, tmp_path: Path, model: str):
-    first, second = saved(tmp_path / "1"), saved(tmp_path / "2", rounds=9)
+@pytest.mark.parametrize("estimator", [XGBOOST, *SKLEARN])
+def test_a_downloaded_version_is_what_was_registered_byte_for_byte(
+    registry: Registry, tmp_path: Path, model: str, estimator: str
+):
+    first, second = saved(tmp_path / "1", estimator=estimator), saved(tmp_path / "2", rounds=9, estimator=estimator)
     register(registry, "a.1", first, model=model)
     register(registry, "a.2", second, model=model)
     for version, folder in ((1, first), (2, second)):
@@ -123,23 +138,27 @@ def test_an_unknown_version_cannot_be_downloaded(registry: Registry, model: str)
         registry.download(model, 1)
 
 
-def test_a_version_is_fetched_again_when_asked_for_fresh(real: MlflowRegistry, tmp_path: Path, model: str):
-    folder = saved(tmp_path / "1")
+@pytest.mark.parametrize("estimator", [XGBOOST, LOGISTIC_REGRESSION])
+def test_a_version_is_fetched_again_when_asked_for_fresh(
+    real: MlflowRegistry, tmp_path: Path, model: str, estimator: str
+):
+    folder, file = saved(tmp_path / "1", estimator=estimator), model_file(estimator)
     register(real, "a.1", folder, model=model)
     copy = real.download(model, 1)
-    (copy / "model.ubj").write_bytes(b"changed")
-    assert (real.download(model, 1) / "model.ubj").read_bytes() == b"changed"
-    assert (real.download(model, 1, fresh=True) / "model.ubj").read_bytes() == (folder / "model.ubj").read_bytes()
+    (copy / file).write_bytes(b"changed")
+    assert (real.download(model, 1) / file).read_bytes() == b"changed"
+    assert (real.download(model, 1, fresh=True) / file).read_bytes() == (folder / file).read_bytes()
 
 
-@pytest.mark.parametrize("lost", ["model.ubj", "all"])
+@pytest.mark.parametrize("estimator", [XGBOOST, LOGISTIC_REGRESSION])
+@pytest.mark.parametrize("lost", ["model", "all"])
 def test_a_version_whose_files_are_gone_is_missing_and_not_a_server_that_is_away(
-    real: MlflowRegistry, tmp_path: Path, model: str, lost: str
+    real: MlflowRegistry, tmp_path: Path, model: str, lost: str, estimator: str
 ):
-    register(real, "a.1", saved(tmp_path / "1"), model=model)
+    register(real, "a.1", saved(tmp_path / "1", estimator=estimator), model=model)
     source = Path(real._client.get_model_version_download_uri(model, "1").removeprefix("file://"))
-    shutil.rmtree(source) if lost == "all" else (source / lost).unlink()
-    with pytest.raises(MissingObjectError, match=r"version 1 of .* has no .*model\.ubj"):
+    shutil.rmtree(source) if lost == "all" else (source / model_file(estimator)).unlink()
+    with pytest.raises(MissingObjectError, match=r"version 1 of .* has no model\.ubj or model\.skops"):
         real.download(model, 1)
 
 
@@ -189,6 +208,26 @@ def test_mlflow_loads_a_regression_as_a_regressor_with_equal_raw_predictions(
     np.testing.assert_array_equal(loaded.predict(frame).astype(np.float64), scorer.raw(table))
     served = load(real.download(model, 1))
     np.testing.assert_array_equal(served.decide(table)[1], scorer.raw(table) + 0.5)
+
+
+@pytest.mark.parametrize("estimator", SKLEARN)
+def test_mlflow_loads_a_champion_of_scikit_learn_from_its_skops_file(
+    real: MlflowRegistry, tmp_path: Path, mlflow_home: Path, model: str, estimator: str
+):
+    folder = saved(tmp_path / "1", estimator=estimator)
+    real.set_alias(model, "champion", register(real, "a.1", folder, model=model))
+    mlflow.set_tracking_uri(mlflow_uri(mlflow_home))
+    mlflow.set_registry_uri(mlflow_uri(mlflow_home))
+    loaded = mlflow.sklearn.load_model(f"models:/{model}@champion")
+    ours = load(folder)
+    matrix = encode(rows(), ours.features, ours.categories).astype(np.float64)
+    np.testing.assert_allclose(loaded.predict_proba(matrix)[:, 1], ours.scorer.raw(rows()), rtol=0, atol=1e-12)
+    assert mlflow.pyfunc.load_model(f"models:/{model}@champion").predict(matrix).shape == (200,)
+    source = Path(real._client.get_model_version_download_uri(model, "1").removeprefix("file://"))
+    assert (source / "model.skops").read_bytes() == (folder / "model.skops").read_bytes()
+    assert list(source.rglob("*.pkl")) == []
+    pinned = (source / "requirements.txt").read_text().split()
+    assert {f"{name}=={metadata.version(name)}" for name in ("scikit-learn", "skops", "numpy")} <= set(pinned)
 
 
 def test_a_version_tells_its_attempt_metrics_and_locked_requirements(

@@ -1,8 +1,8 @@
 """Estimators behind the ``Learner`` port, and artifacts on disk in their native form (never a pickle).
 
-An artifact is a folder of two files: ``model.ubj`` (XGBoost's own format) and ``ratchet.json`` (features, frozen
-categories, calibration, threshold, parameters, and the SHA-256 of ``model.ubj``). The digest of an artifact is the
-SHA-256 of ``ratchet.json``, so it covers both.
+An artifact is a folder of two files: the model (``model.ubj``, XGBoost's own format, or ``model.skops``) and
+``ratchet.json`` (features, frozen categories, calibration, threshold, parameters, and the SHA-256 of the model). The
+digest of an artifact is the SHA-256 of ``ratchet.json``, so it covers both.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import numpy as np
 import pyarrow as pa
@@ -22,7 +22,8 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from ratchet.adapters.storage import MissingObjectError, sha256, sha256_file, write_atomically
-from ratchet.domain.artifact import Floats, ModelArtifact, Platt, Shift
+from ratchet.domain.artifact import Floats, ModelArtifact, Platt, Scorer, Shift
+from ratchet.domain.estimators import SKLEARN_PARAMETERS
 from ratchet.domain.expression import Expression
 from ratchet.domain.payoff import CELLS, PayoffMatrix
 from ratchet.errors import CorruptObjectError, Refused
@@ -33,6 +34,8 @@ if TYPE_CHECKING:
     import xgboost as xgb
 
 MODEL_FILE = "model.ubj"
+SKLEARN_MODEL_FILE = "model.skops"
+MODEL_FILES = (MODEL_FILE, SKLEARN_MODEL_FILE)
 CARD_FILE = "ratchet.json"
 CARD_FORMAT = "ratchet.artifact.v1"
 CARD_FORMAT_OF_RULES = "ratchet.artifact.v2"
@@ -47,6 +50,16 @@ SCORE_BATCH_ROWS = 65_536
 DEFAULT_ROUNDS = 100
 WATCHED = (1 / 3, 1 / 2, 2 / 3)
 OWNED = frozenset({"n_jobs", "nthread", "random_state", "seed", "enable_categorical", "early_stopping_rounds"})
+
+
+def categories_of(rows: pa.Table, names: Sequence[str]) -> dict[str, tuple[str, ...]]:
+    """The sorted distinct values of each named column, as text, without missing ones.
+
+    Raises:
+        Refused: a named column is absent.
+
+    """
+    return {name: tuple(sorted(_as_text(_column(rows, name)).unique().drop_null().to_pylist())) for name in names}
 
 
 def encode(rows: pa.Table, features: Sequence[str], categories: Mapping[str, tuple[str, ...]]) -> NDArray[np.float32]:
@@ -96,6 +109,15 @@ def encode_frame(rows: pa.Table, features: Sequence[str], categories: Mapping[st
         else:
             columns[name] = values
     return pd.DataFrame(columns, copy=False)
+
+
+@runtime_checkable
+class NativeScorer(Protocol):
+    """A scorer that an artifact can hold."""
+
+    def native_bytes(self) -> bytes:
+        """The model in its library's own format; the same model gives the same bytes in any process."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -150,11 +172,7 @@ class XGBoostLearner:
 
     def categories(self, rows: Any, names: Sequence[str]) -> dict[str, tuple[str, ...]]:
         """The sorted distinct values of each named column, as text, without missing ones."""
-        found: dict[str, tuple[str, ...]] = {}
-        for name in names:
-            values = _as_text(_column(rows, name)).unique().drop_null().to_pylist()
-            found[name] = tuple(sorted(values))
-        return found
+        return categories_of(rows, names)
 
     def prepare(
         self,
@@ -257,17 +275,26 @@ def learner_for(estimator: str) -> Learner:
     for learner in (XGBoostLearner, XGBoostRegressionLearner):
         if estimator == learner.estimator:
             return learner()
+    if estimator in SKLEARN_PARAMETERS:
+        from ratchet.adapters.models_sklearn import SklearnLearner  # noqa: PLC0415 - it imports this module
+
+        return SklearnLearner(estimator)
     raise Refused(
-        f"train.estimator: {estimator!r} is not yet supported; {XGBOOST_CLASSIFIER!r} and {XGBOOST_REGRESSOR!r} are. "
-        "Set train.estimator to one of them."
+        f"train.estimator: {estimator!r} is not yet supported; set it to one of "
+        f"{', '.join((XGBOOST_CLASSIFIER, XGBOOST_REGRESSOR, *SKLEARN_PARAMETERS))}."
     )
+
+
+def model_file(estimator: str) -> str:
+    """The name of the file that holds such a model."""
+    return SKLEARN_MODEL_FILE if estimator in SKLEARN_PARAMETERS else MODEL_FILE
 
 
 def save(artifact: ModelArtifact, folder: Path) -> str:
     """Write the artifact's two files (each whole or not at all, the card last) and return the artifact's digest."""
     scorer = artifact.scorer
-    if not isinstance(scorer, XGBoostScorer):
-        raise Refused(f"only XGBoost scorers have a native form here, but got {type(scorer).__name__}.")
+    if not isinstance(scorer, NativeScorer):
+        raise Refused(f"a scorer must have a native form to be saved, but got {type(scorer).__name__}.")
     model = scorer.native_bytes()
     card = {
         "format": _format(artifact),
@@ -281,7 +308,7 @@ def save(artifact: ModelArtifact, folder: Path) -> str:
         "provenance": dict(artifact.provenance),
     } | ({} if artifact.capacity is None else {"capacity": {"at_most": artifact.capacity, "per": "day"}})
     content = json.dumps(card, sort_keys=True, indent=1, ensure_ascii=False, allow_nan=False).encode()
-    write_atomically(folder / MODEL_FILE, model)
+    write_atomically(folder / model_file(artifact.estimator), model)
     write_atomically(folder / CARD_FILE, content)
     return sha256(content)
 
@@ -300,8 +327,6 @@ def load(folder: Path, *, expected: str | None = None) -> ModelArtifact:
         Refused: the card is of a form this version does not know.
 
     """
-    import xgboost as xgb  # noqa: PLC0415 - seconds that a reader of files need not wait
-
     content = _present(folder, CARD_FILE).read_bytes()
     if expected is not None and sha256(content) != expected:
         raise CorruptObjectError(
@@ -315,17 +340,17 @@ def load(folder: Path, *, expected: str | None = None) -> ModelArtifact:
             f"{folder / CARD_FILE}: format must be one of {known}, but got "
             f"{card.get('format')!r} for {card.get('estimator')!r}. Load it with the version of Ratchet that wrote it."
         )
-    model = _present(folder, MODEL_FILE).read_bytes()
+    file = folder / model_file(card["estimator"])
+    model = _present(folder, file.name).read_bytes()
     if sha256(model) != card["model_sha256"]:
         raise CorruptObjectError(
-            f"{folder / MODEL_FILE}: sha256 must be {card['model_sha256']}, but got {sha256(model)}. "
+            f"{file}: sha256 must be {card['model_sha256']}, but got {sha256(model)}. "
             "Fetch the version again from the registry."
         )
     features = tuple(card["features"])
     categories = {name: tuple(values) for name, values in card["categories"].items()}
-    booster = xgb.Booster(model_file=bytearray(model))
     return ModelArtifact(
-        scorer=XGBoostScorer(booster, features, categories),
+        scorer=_read_scorer(file, model, card["estimator"], features, categories),
         estimator=card["estimator"],
         features=features,
         categories=categories,
@@ -335,6 +360,18 @@ def load(folder: Path, *, expected: str | None = None) -> ModelArtifact:
         provenance=card["provenance"],
         capacity=card.get("capacity", {}).get("at_most"),
     )
+
+
+def _read_scorer(
+    file: Path, model: bytes, estimator: str, features: tuple[str, ...], categories: Mapping[str, tuple[str, ...]]
+) -> Scorer:
+    if estimator in SKLEARN_PARAMETERS:
+        from ratchet.adapters.models_sklearn import SklearnScorer, read  # noqa: PLC0415 - it imports this module
+
+        return SklearnScorer(read(model, estimator, len(features), str(file)), estimator, features, categories)
+    import xgboost as xgb  # noqa: PLC0415 - seconds that a reader of files need not wait
+
+    return XGBoostScorer(xgb.Booster(model_file=bytearray(model)), features, categories)
 
 
 def _card(folder: Path, content: bytes) -> dict[str, Any]:
@@ -350,8 +387,8 @@ def _card(folder: Path, content: bytes) -> dict[str, Any]:
 
 
 KNOWN_CARDS = (
-    (CARD_FORMAT, XGBOOST_CLASSIFIER, "platt"),
-    (CARD_FORMAT_OF_RULES, XGBOOST_CLASSIFIER, "platt"),
+    *((form, XGBOOST_CLASSIFIER, "platt") for form in (CARD_FORMAT, CARD_FORMAT_OF_RULES)),
+    *((form, name, "platt") for form in (CARD_FORMAT, CARD_FORMAT_OF_RULES) for name in SKLEARN_PARAMETERS),
     (CARD_FORMAT_OF_REGRESSIONS, XGBOOST_REGRESSOR, "shift"),
 )
 """Format, estimator and kind of calibration that go together."""
@@ -412,7 +449,7 @@ def _as_text(column: pa.ChunkedArray) -> pa.ChunkedArray:
 def _present(folder: Path, name: str) -> Path:
     path = folder / name
     if not path.is_file():
-        raise MissingObjectError(f"{path}: an artifact has {MODEL_FILE} and {CARD_FILE}, but this file is missing.")
+        raise MissingObjectError(f"{path}: an artifact has a model and {CARD_FILE}, but this file is missing.")
     return path
 
 

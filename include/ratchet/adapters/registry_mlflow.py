@@ -2,10 +2,10 @@
 
 ``log_model`` with its defaults starts a child process that imports everything to guess the requirements (six seconds
 and more per version). Here they are taken from the lock file, which also makes them right: a version says what it was
-made with. Files are written by MLflow's own XGBoost flavor, then uploaded, logged and registered by one call each.
-``mlflow.xgboost.load_model("models:/<model>@champion")`` gives an ``XGBClassifier`` whose probabilities are the raw
-ones, or an ``XGBRegressor`` with raw predictions; calibration, threshold and category lists are in ``ratchet.json``
-beside it.
+made with. Files are written by MLflow's own XGBoost or scikit-learn flavor, then uploaded, logged and registered by one
+call each. ``mlflow.xgboost.load_model("models:/<model>@champion")`` gives an ``XGBClassifier`` and
+``mlflow.sklearn.load_model`` the scikit-learn classifier, whose probabilities are the raw ones, or an ``XGBRegressor``
+with raw predictions; calibration, threshold and category lists are in ``ratchet.json`` beside it.
 """
 
 from __future__ import annotations
@@ -25,8 +25,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from ratchet.adapters.models import CARD_FILE, MODEL_FILE, XGBOOST_REGRESSOR, load
+from ratchet.adapters.models import CARD_FILE, MODEL_FILES, XGBOOST_REGRESSOR, load, model_file
+from ratchet.adapters.models_sklearn import FAMILIES, SklearnScorer
 from ratchet.adapters.storage import MissingObjectError, write_atomically
+from ratchet.domain.artifact import ModelArtifact
 from ratchet.errors import Refused, Unavailable
 
 if TYPE_CHECKING:
@@ -35,6 +37,7 @@ if TYPE_CHECKING:
 ATTEMPT_TAG = "ratchet.attempt"
 ARTIFACT_PATH = "model"
 PINNED = ("mlflow", "numpy", "pandas", "scikit-learn", "xgboost")
+PINNED_SKLEARN = ("mlflow", "numpy", "pandas", "scikit-learn", "scipy", "skops")
 PROBE_SECONDS = 5.0
 METRIC_NAME = re.compile(r"[^\w\-./: ]")
 TRANSIENT = frozenset(
@@ -68,8 +71,9 @@ class MlflowRegistry:
         tags: Mapping[str, str],
     ) -> int:
         """See ``ratchet.ports.registry.Registry.register``. Leaves out metrics that are not finite."""
-        requirements = pinned_requirements(self._lock_file, PINNED)
-        load(artifact_dir)
+        artifact = load(artifact_dir)
+        pinned = PINNED_SKLEARN if isinstance(artifact.scorer, SklearnScorer) else PINNED
+        requirements = pinned_requirements(self._lock_file, pinned)
         with self._translated(f"register {model} of attempt {attempt_id}"):
             known = self._client.search_model_versions(f"name = '{model}' and tags.`{ATTEMPT_TAG}` = '{attempt_id}'")
             if known:
@@ -77,9 +81,8 @@ class MlflowRegistry:
             run_id, location = self._run_of(attempt_id, model)
             self._log(run_id, metrics, params, tags)
             with tempfile.TemporaryDirectory(prefix="ratchet-model-") as scratch:
-                self._client.log_artifacts(
-                    run_id, str(_write_flavor(artifact_dir, Path(scratch), requirements)), ARTIFACT_PATH
-                )
+                folder = _write_flavor(artifact, artifact_dir, Path(scratch), requirements)
+                self._client.log_artifacts(run_id, str(folder), ARTIFACT_PATH)
             self._create_once(model)
             version = self._client.create_model_version(
                 model,
@@ -134,15 +137,17 @@ class MlflowRegistry:
                 return target
             self._expect_files(model, version)
             fetched = Path(download_artifacts(artifact_uri=source, dst_path=scratch, tracking_uri=self._uri))
-            for name in (MODEL_FILE, CARD_FILE):
-                write_atomically(target / name, fetched / name)
+            for name in (*MODEL_FILES, CARD_FILE):
+                if (fetched / name).is_file():
+                    write_atomically(target / name, fetched / name)
         return target
 
     def _expect_files(self, model: str, version: int) -> None:
         """Refuse a version whose files are gone: fetching them would look like a server that is away."""
         run_id = self._client.get_model_version(model, str(version)).run_id
         there = {Path(file.path).name for file in self._client.list_artifacts(run_id, ARTIFACT_PATH)}
-        if missing := [name for name in (MODEL_FILE, CARD_FILE) if name not in there]:
+        wanted = {" or ".join(MODEL_FILES): set(MODEL_FILES), CARD_FILE: {CARD_FILE}}
+        if missing := [name for name, any_of in wanted.items() if not there & any_of]:
             raise MissingObjectError(
                 f"{self._where}: version {version} of {model} has no {' and no '.join(missing)}. Restore the artifact."
             )
@@ -297,22 +302,32 @@ def pinned_requirements(lock_file: Path, names: tuple[str, ...]) -> list[str]:
     return [pins[name] for name in names]
 
 
-def _write_flavor(artifact_dir: Path, scratch: Path, requirements: list[str]) -> Path:
+def _write_flavor(artifact: ModelArtifact, artifact_dir: Path, scratch: Path, requirements: list[str]) -> Path:
     """The folder MLflow loads: its flavor's files around our two, byte for byte."""
-    import mlflow.xgboost  # noqa: PLC0415 - mlflow costs seconds
-    from xgboost import XGBClassifier, XGBRegressor  # noqa: PLC0415 - needed to register only
-
     folder = scratch / ARTIFACT_PATH
     card = json.loads((artifact_dir / CARD_FILE).read_bytes())
-    estimator = XGBRegressor() if card["estimator"] == XGBOOST_REGRESSOR else XGBClassifier()
-    estimator.load_model(artifact_dir / MODEL_FILE)
-    mlflow.xgboost.save_model(
-        estimator,
-        str(folder),
-        pip_requirements=requirements,
-        model_format="ubj",
-        metadata={"threshold": card["threshold"], "calibrator": card["calibrator"]},
-    )
-    for name in (MODEL_FILE, CARD_FILE):
+    metadata = {"threshold": card["threshold"], "calibrator": card["calibrator"]}
+    model = model_file(artifact.estimator)
+    if isinstance(artifact.scorer, SklearnScorer):
+        import mlflow.sklearn  # noqa: PLC0415 - mlflow costs seconds
+
+        mlflow.sklearn.save_model(
+            artifact.scorer.model,
+            str(folder),
+            pip_requirements=requirements,
+            serialization_format="skops",
+            skops_trusted_types=sorted(FAMILIES[artifact.estimator].trusted),
+            metadata=metadata,
+        )
+    else:
+        import mlflow.xgboost  # noqa: PLC0415 - mlflow costs seconds
+        from xgboost import XGBClassifier, XGBRegressor  # noqa: PLC0415 - needed to register only
+
+        estimator = XGBRegressor() if artifact.estimator == XGBOOST_REGRESSOR else XGBClassifier()
+        estimator.load_model(artifact_dir / model)
+        mlflow.xgboost.save_model(
+            estimator, str(folder), pip_requirements=requirements, model_format="ubj", metadata=metadata
+        )
+    for name in (model, CARD_FILE):
         shutil.copyfile(artifact_dir / name, folder / name)
     return folder

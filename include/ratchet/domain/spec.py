@@ -41,16 +41,16 @@ from pydantic import (
 )
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
+from ratchet.domain.estimators import SKLEARN_PARAMETERS
 from ratchet.domain.expression import Expression
 from ratchet.domain.looks import TOLERANCE
 from ratchet.domain.metrics import METRICS, misfit, unfit
 from ratchet.domain.quiet import QuietWindow, leaves_time_awake
 
-ESTIMATORS = ("xgboost.XGBClassifier", "xgboost.XGBRegressor")
 REGRESSORS = frozenset({"xgboost.XGBRegressor"})
 
-# What both take and a spec may set. Their constructors swallow any other keyword with a warning in a log, so a typo
-# would tune nothing. Threads and seeds are Ratchet's own: see OWNED_PARAMETERS.
+# What both of XGBoost's take and a spec may set. Their constructors swallow any other keyword with a warning in a log,
+# so a typo would tune nothing. Threads and seeds are Ratchet's own: see OWNED_PARAMETERS.
 XGBOOST_PARAMETERS = frozenset(
     {
         "base_score",
@@ -80,7 +80,9 @@ XGBOOST_PARAMETERS = frozenset(
 PARAMETERS: Mapping[str, frozenset[str]] = {
     "xgboost.XGBClassifier": XGBOOST_PARAMETERS | {"scale_pos_weight"},
     "xgboost.XGBRegressor": XGBOOST_PARAMETERS | {"objective", "quantile_alpha"},
+    **SKLEARN_PARAMETERS,
 }
+ESTIMATORS = tuple(PARAMETERS)
 QUANTILE = "reg:quantileerror"
 OBJECTIVES = (QUANTILE, "reg:squarederror", "reg:absoluteerror")
 """What a regression may be fitted with; the first, unless the spec fixes another."""
@@ -92,7 +94,11 @@ OWNED_PARAMETERS: Mapping[str, str] = {
     "objective": "a decision is binary: binary:logistic",
     "eval_metric": "the study's objective is fixed",
     "early_stopping_rounds": "the number of trees is a parameter like any other",
+    "early_stopping": "the number of trees is a parameter like any other",
+    "warm_start": "a watched trial decides it",
+    "class_weight": "probabilities are calibrated, and the payoff says what a class is worth",
     "enable_categorical": "features decide it",
+    "categorical_features": "features decide it",
     "device": "the local engine trains on the processor",
 }
 
@@ -723,7 +729,9 @@ class Train(_Closed):
     @classmethod
     def _known_estimator(cls, value: str) -> str:
         if value not in ESTIMATORS:
-            raise _not_yet(f"estimator {value!r}; use {', '.join(ESTIMATORS)}")
+            near = get_close_matches(value, ESTIMATORS, n=1, cutoff=0.6)
+            meant = f". Did you mean {near[0]!r}?" if near else ""
+            raise _not_yet(f"estimator {value!r}; use one of {', '.join(ESTIMATORS)}{meant}")
         return value
 
     @field_validator("fixed", "search_space")

@@ -38,7 +38,8 @@ class Learner(Protocol):
         """A scorer; the same rows in the same order, parameters and seed give the same scores to the bit.
 
         ``watch`` is asked at the same few shares of the rounds whatever the parameters; a scorer it has stopped is
-        returned as it was then, one it has not stopped is the same to the bit as without it.
+        returned as it was then, one it has not stopped is the same to the bit as without it. It is never asked where
+        the estimator does not grow by rounds.
 
         Raises:
             Refused: the estimator does not take these parameters.

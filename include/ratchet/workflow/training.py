@@ -65,8 +65,12 @@ USUAL: Mapping[str, float] = {
     "reg_alpha": 0.0,
     "gamma": 0.0,
     "max_bin": 256,
+    "max_leaf_nodes": 31,
+    "min_samples_leaf": 20,
+    "l2_regularization": 0.0,
+    "C": 1.0,
 }
-"""Where a search without a champion starts, as far as the search space allows: ordinary values of boosted trees."""
+"""Where a search without a champion starts, as far as the search space allows: ordinary values, mostly of trees."""
 
 CALIBRATION = "calibration"
 """The trial's attribute that keeps the slope and the intercept of its calibration map."""

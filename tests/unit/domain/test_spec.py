@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from ratchet.domain.spec import (
+    ESTIMATORS,
     NOT_YET_SUPPORTED,
     Approval,
     ApprovalCondition,
@@ -228,6 +229,39 @@ def test_a_broken_rule_names_its_place_and_what_to_write(path: str, value: Any, 
 def test_a_key_that_nothing_obeys_yet_is_refused_rather_than_ignored(path: str, value: Any) -> None:
     (problem,) = problems_of(spec_with(path, value))
     assert problem.startswith(f"{path}: not yet supported: ")
+
+
+SKLEARN_TRAIN = {
+    "sklearn.ensemble.HistGradientBoostingClassifier": {"max_leaf_nodes": {"int": [4, 63]}},
+    "sklearn.ensemble.RandomForestClassifier": {"max_depth": {"int": [3, 20]}},
+    "sklearn.linear_model.LogisticRegression": {"C": {"float": [0.01, 10], "log": True}},
+}
+
+
+@pytest.mark.parametrize("estimator", SKLEARN_TRAIN)
+def test_each_estimator_has_its_own_parameters(estimator: str) -> None:
+    train = WHOLE["train"] | {"estimator": estimator, "fixed": {}, "search_space": SKLEARN_TRAIN[estimator]}
+    spec = ModelSpec.model_validate(spec_with("train", train))
+    assert ModelSpec.model_validate(json.loads(spec.canonical_json())) == spec
+    (problem,) = problems_of(spec_with("train", train | {"fixed": {"tree_method": "hist"}}))
+    assert problem.startswith(f"train.fixed: 'tree_method' is not a parameter of {estimator}.")
+    for name in ("n_jobs", "random_state", "warm_start", "class_weight", "early_stopping"):
+        (problem,) = problems_of(spec_with("train", train | {"fixed": {name: 1}}))
+        assert problem.startswith(f"train.fixed: '{name}' cannot be set here: ")
+
+
+@pytest.mark.parametrize(
+    ("written", "meant"),
+    [
+        ("sklearn.ensemble.RandomForest", "sklearn.ensemble.RandomForestClassifier"),
+        ("HistGradientBoostingClassifier", "sklearn.ensemble.HistGradientBoostingClassifier"),
+        ("xgboost.XGBClasifier", "xgboost.XGBClassifier"),
+    ],
+)
+def test_an_unknown_estimator_is_refused_with_the_list_and_the_nearest_name(written: str, meant: str) -> None:
+    (problem,) = problems_of(spec_with("train.estimator", written))
+    assert all(estimator in problem for estimator in ESTIMATORS)
+    assert problem.endswith(f"Did you mean '{meant}'?")
 
 
 def test_a_payoff_may_be_an_expression_and_reads_back() -> None:

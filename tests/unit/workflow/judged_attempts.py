@@ -1,4 +1,4 @@
-"""A world in which attempts are really judged: small rows, XGBoost, a folder as store; no Feast, MLflow or Optuna."""
+"""A world in which attempts are really judged: small rows, a folder as store; no Feast, MLflow or Optuna."""
 
 from __future__ import annotations
 
@@ -62,11 +62,12 @@ class TableFeatures:
 
 
 class JudgingWorld(World):
-    """A world whose attempts go all the way to the verdict."""
+    """A world whose attempts go all the way to the verdict; ``train`` changes how its models are made."""
 
-    def __init__(self, folder: Path, template: Path) -> None:
+    def __init__(self, folder: Path, template: Path, **train: Any) -> None:
         super().__init__(folder, template)
-        plain = spec().model_dump(mode="json")
+        self._train = train
+        plain = spec(**train).model_dump(mode="json")
         plain["data"]["holdout"] |= {"last": "14d"}
         plain["retrain"] |= {"debounce": "0s", "cooldown": "0s"}
         plain["gate"]["guardrails"] = [
@@ -97,7 +98,7 @@ class JudgingWorld(World):
     def copy(self, folder: Path) -> JudgingWorld:
         """This world as it is now, in a folder of its own."""
         shutil.copytree(self.folder, folder, dirs_exist_ok=True)
-        made = type(self)(folder, self.folder / "ledger.db")
+        made = type(self)(folder, self.folder / "ledger.db", **self._train)
         made.registry = InMemoryRegistry(folder / "registry")
         made.registry._versions = copy.deepcopy(self.registry._versions)
         made.studies = copy.deepcopy(self.studies)

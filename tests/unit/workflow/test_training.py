@@ -225,7 +225,8 @@ def test_a_study_of_refused_parameters_is_refused():
     [
         ("ratchet.workflow.training", {"mlflow", "optuna", "feast", "sklearn", "xgboost"}),
         ("ratchet.workflow.evaluation", {"mlflow", "optuna", "feast", "sklearn", "xgboost"}),
-        ("ratchet.adapters.models", {"mlflow", "optuna", "sklearn", "xgboost"}),
+        ("ratchet.adapters.models", {"mlflow", "optuna", "sklearn", "skops", "xgboost"}),
+        ("ratchet.adapters.models_sklearn", {"mlflow", "optuna", "sklearn", "skops", "xgboost"}),
         ("ratchet.adapters.registry_mlflow", {"mlflow", "optuna", "sklearn", "xgboost"}),
         ("ratchet.adapters.studies_optuna", {"mlflow", "sklearn", "xgboost"}),
     ],
