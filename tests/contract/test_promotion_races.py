@@ -37,10 +37,18 @@ SPEC = load_spec(Path(__file__).resolve().parents[2] / "include" / "models" / MO
 
 
 class AnyAlias:
-    """A registry that takes any alias."""
+    """A registry that takes any alias, and whose artifacts are always what was judged."""
 
     def set_alias(self, model: str, alias: str, version: int) -> None:
         """Take it."""
+
+    def download(self, model: str, version: int, *, fresh: bool = False) -> Path:
+        """Some folder."""
+        return Path(model)
+
+    def load(self, folder: Path, *, expected: str | None = None) -> Path:
+        """Whatever is there."""
+        return folder
 
 
 def attempt_id(race: int, number: int) -> str:
@@ -66,10 +74,10 @@ def promote(ledger: SqlLedger, race: int, number: int) -> object:
     """The verdict of this contender's attempt arrives, and it is promoted: the whole verb."""
     bus = InMemoryBus()
     relay = Relay(ledger, lambda: bus, AnyAlias)  # type: ignore[arg-type,return-value]
-    unused = Artifacts(ledger, lambda: pytest.fail("no artifact"), lambda: pytest.fail("no loader"))
+    artifacts = Artifacts(ledger, AnyAlias, AnyAlias)  # type: ignore[arg-type,return-value]
     with ledger.transaction() as tx:
         tx.update_attempt(attempt_id(race, number), state="judged", judged_at=tx.wall())
-    return Promotions(ledger, relay, 3, unused).promote(MODEL)["promoted"]
+    return Promotions(ledger, relay, 3, artifacts).promote(MODEL)["promoted"]
 
 
 ACTS: dict[str, Callable[[SqlLedger, int, int], object]] = {"insert": insert, "promote": promote}

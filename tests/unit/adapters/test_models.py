@@ -22,7 +22,7 @@ from ratchet.domain.artifact import ModelArtifact, Platt
 from ratchet.domain.estimators import HIST_GRADIENT_BOOSTING, LOGISTIC_REGRESSION, RANDOM_FOREST
 from ratchet.domain.expression import Expression
 from ratchet.domain.payoff import PayoffMatrix
-from ratchet.domain.spec import ESTIMATORS
+from ratchet.domain.spec import ESTIMATORS, REGRESSORS
 from ratchet.errors import Refused
 from ratchet.ports.learning import Learner
 
@@ -34,7 +34,7 @@ SMALL = {
     RANDOM_FOREST: {"n_estimators": 8, "max_depth": 3},
     LOGISTIC_REGRESSION: {"C": 0.5},
 }
-"""Few and small trees of each estimator that a spec may name."""
+"""Few and small trees of each classifier that a spec may name."""
 
 ROUNDS = {name: next((p for p in ("n_estimators", "max_iter") if p in params), None) for name, params in SMALL.items()}
 
@@ -259,8 +259,8 @@ def test_no_feature_is_no_model(learner: Learner):
 
 
 def test_an_estimator_without_a_learner_is_not_yet_supported():
-    assert {learner_for(estimator).estimator for estimator in ESTIMATORS} == set(SMALL)
-    with pytest.raises(Refused, match=r"not yet supported; set it to one of xgboost\.XGBClassifier, sklearn\."):
+    assert {learner_for(estimator).estimator for estimator in ESTIMATORS} == {*SMALL, *REGRESSORS}
+    with pytest.raises(Refused, match=r"not yet supported; set it to one of xgboost\.XGBClassifier, .*, sklearn\."):
         learner_for("sklearn.svm.SVC")
 
 
