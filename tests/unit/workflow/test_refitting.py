@@ -14,7 +14,7 @@ from judged_attempts import TABLE, JudgingWorld
 from ratchet.adapters import models
 from ratchet.adapters.ledger.attempts import Attempts as Steps
 from ratchet.adapters.storage import CorruptObjectError
-from ratchet.domain import gate
+from ratchet.domain import candidates
 from ratchet.domain.holdout import HoldoutPlan, NotEnoughFreshDays
 from ratchet.domain.spec import ModelSpec
 from ratchet.errors import Refused, StaleAttempt
@@ -510,8 +510,8 @@ def test_a_challenger_that_passes_at_its_second_look_is_refitted_on_the_days_of_
 ):
     world = refits(crowned, looks=[0.5, 0.5])
     says = {"decision": "not_enough_evidence"}
-    decides = gate.decide_promotion
-    monkeypatch.setattr(gate, "decide_promotion", lambda *given: replace(decides(*given), **says))
+    decides = candidates.decide_promotion
+    monkeypatch.setattr(candidates, "decide_promotion", lambda *given: replace(decides(*given), **says))
     first = world.run(SECOND_RUN)
     world.intake.tick()
     (follow_up,) = [row for row in world.events() if row.origin == "attempt" and row.fate == "deferred"]
