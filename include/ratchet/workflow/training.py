@@ -251,10 +251,7 @@ def fit_final(
     threads = threads or spec.runtime.threads
 
     def fitted(part: _Split) -> tuple[Scorer, Mapping[str, tuple[str, ...]]]:
-        categories = learner.categories(part.rows, columns.categorical)
-        prepared = learner.prepare(
-            part.rows, part.label, features=columns.features, categories=categories, threads=threads
-        )
+        prepared, categories = _prepared(learner, part, columns, threads)
         return learner.fit(prepared, merged, seed=seed, threads=threads), categories
 
     threshold = threshold_of(spec)
@@ -503,10 +500,7 @@ class _Trials:
     ) -> _Trials:
         fit, calibrate = _split(_ordered(spec, read_rows(train, spec, columns)), ranges)
         threads = spec.runtime.threads
-        categories = learner.categories(fit.rows, columns.categorical)
-        prepared = learner.prepare(
-            fit.rows, fit.label, features=columns.features, categories=categories, threads=threads
-        )
+        prepared, _ = _prepared(learner, fit, columns, threads)
         worth = worth_of(spec, calibrate.rows, calibrate.label, hook)
         rule = threshold_of(spec), spec.business.capacity
         return cls(learner, prepared, calibrate, fixed_of(spec), threads, worth, *rule)
@@ -568,10 +562,7 @@ class _RegressionTrials:
     ) -> _RegressionTrials:
         fit, calibrate = _split(_ordered(spec, read_rows(train, spec, columns)), ranges, regression=True)
         threads = spec.runtime.threads
-        categories = learner.categories(fit.rows, columns.categorical)
-        prepared = learner.prepare(
-            fit.rows, fit.label, features=columns.features, categories=categories, threads=threads
-        )
+        prepared, _ = _prepared(learner, fit, columns, threads)
         errors = errors_of(spec, calibrate.rows, calibrate.label, hook)
         return cls(learner, prepared, calibrate, fixed_of(spec), threads, errors)
 
@@ -598,6 +589,15 @@ class _RegressionTrials:
         shift, cost = shifted(scorer)
         seconds = round(time.monotonic() - began, 3)
         return cost, {"payoff_per_decision": -cost, SHIFT: shift.offset, "seconds": seconds}
+
+
+def _prepared(
+    learner: Learner, part: _Split, columns: Columns, threads: int
+) -> tuple[Any, Mapping[str, tuple[str, ...]]]:
+    """The rows in the learner's own form, and the categories they were given by."""
+    categories = learner.categories(part.rows, columns.categorical)
+    prepared = learner.prepare(part.rows, part.label, features=columns.features, categories=categories, threads=threads)
+    return prepared, categories
 
 
 def _ordered(spec: ModelSpec, rows: pa.Table) -> pa.Table:

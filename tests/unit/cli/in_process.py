@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from judged_attempts import CODE, ENVIRONMENT, JudgingWorld
 
+from ratchet.adapters.ledger import SqlLedger
 from ratchet.bootstrap import Ratchet
 from ratchet.settings import load_settings
 
@@ -19,3 +22,11 @@ class InProcess(Ratchet):
 
     def environment(self) -> dict:
         return dict(ENVIRONMENT)
+
+
+def new_world(folder: Path) -> JudgingWorld:
+    """An empty world on a ledger of its own."""
+    template = SqlLedger(f"sqlite:///{folder}/template.db")
+    template.migrate()
+    template.dispose()
+    return JudgingWorld(folder, folder / "template.db")

@@ -7,23 +7,17 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from ratchet.adapters.ledger import SqlLedger
 from ratchet.cli import app, dossiers
 
 sys.path.append(str(Path(__file__).parents[1] / "workflow"))
 
 from drifted_worlds import DULL, deploy, drift
-from in_process import InProcess
-from judged_attempts import JudgingWorld
+from in_process import InProcess, new_world
 
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("drifted")
-    template = SqlLedger(f"sqlite:///{folder}/template.db")
-    template.migrate()
-    template.dispose()
-    made = JudgingWorld(folder, folder / "template.db")
+    made = new_world(tmp_path_factory.mktemp("drifted"))
     deploy(made)
     made.first = made.run("2013-03-25", first_champion=True)
     drift(made, -1.5)

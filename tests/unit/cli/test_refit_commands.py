@@ -7,23 +7,17 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from ratchet.adapters.ledger import SqlLedger
 from ratchet.cli import app, dossiers
 from ratchet.domain.spec import ModelSpec
 
 sys.path.append(str(Path(__file__).parents[1] / "workflow"))
 
-from judged_attempts import JudgingWorld
-from test_dossier_commands import InProcess
+from in_process import InProcess, new_world
 
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("refitted")
-    template = SqlLedger(f"sqlite:///{folder}/template.db")
-    template.migrate()
-    template.dispose()
-    made = JudgingWorld(folder, folder / "template.db")
+    made = new_world(tmp_path_factory.mktemp("refitted"))
     made.run("2013-03-25", first_champion=True)
     plain = made.spec.model_dump(mode="json") | {"probation": {"for": "28d"}}
     wide = {"mode": "non_inferiority", "min_uplift": 1000.0, "guardrails": []}  # any challenger passes
