@@ -30,6 +30,8 @@ ASKING = {"asks_one": "always", "asks_two": {"two_people_above": 0}}
 
 HOOKED, SHADOWED, LOOKED_AT = "hooked", "shadowed", "looked_at"
 """Models for ``test_rules_long``: a payoff in Python under a capacity, shadow mode, two looks at one challenger."""
+FORESTED, REFITTED, RECALIBRATED = "forested", "refitted", "recalibrated"
+"""Further models for it: scikit-learn's forest, a refit on probation, and the recalibrated champion as a challenger."""
 CAPACITY = 100
 HOOK = """import numpy as np
 
@@ -70,6 +72,15 @@ def write(models_dir: Path, name: str = "flight_delay") -> Path:
         (file.parent / "worth.py").write_text(HOOK)
         spec["business"]["payoff"] = {"hook": "worth.py:value", "columns": ["distance_miles"], "unit": "USD"}
         spec["business"]["decision"] = {"threshold": "tuned", "capacity": {"at_most": CAPACITY, "per": "day"}}
+    if name == FORESTED:
+        spec["train"]["estimator"] = "sklearn.ensemble.RandomForestClassifier"
+        spec["train"]["fixed"] = {"n_estimators": 20, "min_samples_leaf": 20}
+        spec["train"]["search_space"] = {"max_depth": {"int": [4, 8]}}
+    if name == REFITTED:
+        spec["gate"]["deploy"] = "refit"
+        spec["probation"] = {"for": "7d"}
+    if name == RECALIBRATED:
+        spec["gate"]["also_judge"] = ["recalibrated_champion"]
     if name == SHADOWED:
         spec["gate"]["shadow"] = True
     if name == LOOKED_AT:
@@ -81,5 +92,6 @@ def write(models_dir: Path, name: str = "flight_delay") -> Path:
 
 
 if __name__ == "__main__":
-    for model in ("flight_delay", *BESIDE, *ASKING, WATCHED, HOOKED, SHADOWED, LOOKED_AT):
+    beside = (*BESIDE, *ASKING, WATCHED, HOOKED, SHADOWED, LOOKED_AT, FORESTED, REFITTED, RECALIBRATED)
+    for model in ("flight_delay", *beside):
         write(Path(sys.argv[1]), model)

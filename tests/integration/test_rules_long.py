@@ -1,5 +1,6 @@
 """What a spec may ask for beyond the shipped one, each through a whole attempt: a payoff in Python with a tuned
-threshold under a capacity, shadow mode, and two looks at one frozen challenger. `make test-long` runs these.
+threshold under a capacity, shadow mode, two looks at one frozen challenger, another estimator, a refit on probation,
+and the recalibrated champion as a second challenger. `make test-long` runs these.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 from running_system import System
-from small_model import CAPACITY, HOOKED, LOOKED_AT, SHADOWED
+from small_model import CAPACITY, FORESTED, HOOKED, LOOKED_AT, RECALIBRATED, REFITTED, SHADOWED
 from upsets import Upset, crown, request
 
 from ratchet.ports.ledger import AttemptRow, ChampionRow
@@ -94,3 +95,44 @@ def test_a_second_look_at_a_frozen_challenger_trains_nothing_and_has_the_days_of
         tuned = [str(step) for name, step in tx.steps(again.id).items() if name.startswith("tune")]
     assert all("skipped" in step for step in tuned)
     system.command("replay", again.id)
+
+
+def test_a_forest_of_scikit_learn_is_judged_served_from_its_skops_file_and_repeated(system: System) -> None:
+    assert "concluded, verdict promote" in system.command("champion", "init", FORESTED, "--reason", "another estimator")
+    serving = champion(system, FORESTED)
+    assert serving is not None
+    folder = system.ratchet.registry.download(FORESTED, serving.version)
+    assert sorted(file.suffix for file in folder.iterdir()) == [".json", ".skops"]
+    assert system.ratchet.registry.alias_version(FORESTED, "champion") == serving.version
+    system.command("reproduce", f"{FORESTED}@{serving.version}", "--threads", "2")
+    system.command("verify", FORESTED)
+
+
+def test_a_refit_serves_on_probation_and_every_record_says_whose_the_verdict_is(system: System) -> None:
+    crown(system, REFITTED)
+    attempt = request(system, REFITTED).answered()
+    assert attempt.verdict == "promote"
+    judged, deployed = attempt.challenger_version, attempt.deployed_version
+    assert deployed not in {None, judged}
+    serving = champion(system, REFITTED)
+    assert serving is not None
+    assert serving.version == deployed
+    system.until("the alias", lambda: system.ratchet.registry.alias_version(REFITTED, "champion") == deployed)
+    told = dossier(system, attempt)
+    assert (told["challenger"]["version"], told["deployed"]["version"]) == (judged, deployed)
+    assert max(told["used_days"]["refit"]) >= max(told["used_days"]["holdout"]) > max(told["used_days"]["fit"])
+    with system.ratchet.ledger.transaction() as tx:
+        assert tx.probations(model=REFITTED)[0].state == "watching"
+    system.command("replay", attempt.id)
+    system.command("reproduce", attempt.id)
+
+
+def test_the_recalibrated_champion_is_judged_beside_the_tuned_challenger(system: System) -> None:
+    crown(system, RECALIBRATED)
+    attempt = request(system, RECALIBRATED).answered()
+    listed = dossier(system, attempt)["candidates"]
+    named = {each["name"] for each in listed["judged"]} | set(listed["not_judged"])
+    assert named == {"tuned_challenger", "recalibrated_champion"}
+    assert listed["share"] == 1 / len(listed["judged"])
+    system.command("replay", attempt.id)
+    system.command("reproduce", attempt.id)
