@@ -132,6 +132,9 @@ def _due(tx: Tx, attempt: AttemptRow, spec: ModelSpec, *, again: bool) -> Follow
         min_clusters=holdout.min_clusters,
         asked=spec.gate.target_gain is not None,
     )
-    used = used_days(tx, attempt.model)
-    newest = max(used, default=attempt.as_of.astimezone(spine.zone).date() - timedelta(days=1))
+    used, last = used_days(tx, attempt.model), attempt.as_of.astimezone(spine.zone).date() - timedelta(days=1)
+    newest = max(used, default=last)
+    if verdict.get("n_rows") == 0:
+        # Days without a single row are used by nobody: counted from them, the follow-up would be due at once, for ever.
+        newest = max(newest, last)
     return FollowUp(days, fresh_at(newest + timedelta(days=1), days, spine.timezone, spine.label_delay))

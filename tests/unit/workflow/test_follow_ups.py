@@ -229,6 +229,27 @@ def test_after_a_rollback_it_stays_a_wake_up_like_any_other(world):
     assert world.attempt(world.claim("run2")["attempt"]).champion_version == 1
 
 
+def test_after_days_without_a_single_row_it_waits_for_days_to_come_and_not_for_the_same_ones_again(world):
+    world.crown(1)
+    world.arrive(MAY)
+    claimed = world.claim()["attempt"]
+    with world.ledger.transaction() as tx:
+        attempt = tx.own_lease(claimed)
+        long_ago = {attempt.as_of.date() - 60 * DAY: 900}
+        tx.save_used_days(attempt, 1, [UsedDays("holdout", long_ago)])
+        tx.update_attempt(
+            claimed,
+            state="judged",
+            verdict="not_enough_evidence",
+            verdict_record={"estimate": None, "unit": "USD", "reasons": ["the holdout is empty"], "n_rows": 0},
+            evidence_digest="e" * 64,
+            challenger_version=2,
+            judged_at=tx.wall(),
+        )
+        due = follow_up(tx, tx.attempt(claimed))
+        assert due.not_before >= tx.clock()[1] + world.spec.data.holdout.min_clusters * DAY
+
+
 def test_days_that_a_dry_run_was_judged_on_are_no_days_to_wait_for(world):
     world.crown(1)
     world.arrive(MAY)
