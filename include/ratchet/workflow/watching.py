@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from datetime import date, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -158,7 +158,8 @@ class Watch:
         if attempt is None:
             raise StaleAttempt(f"champion #{champion.seq} of {champion.model} names no attempt that made it")
         days = {day.day: day.rows for day in tx.probation_days(probation.model, probation.seq)}
-        tx.save_used_days(attempt, probation.version, [UsedDays("probation", days)])
+        judged = replace(attempt, champion_version=probation.predecessor_version)
+        tx.save_used_days(judged, probation.version, [UsedDays("probation", days)])
         move_back(tx, champion, predecessor, kind="revert", actor=ACTOR, reason=reason)
 
     def _give_up(self, seen: ProbationRow, reason: str) -> dict[str, Any]:
