@@ -33,7 +33,7 @@ REPORT_SECONDS = 3600.0
 class Tick:
     """What every watcher hears about once a second: the due models, and how to win the right to ring for one.
 
-    ``ring(model)`` says the how-manieth ring was won, 0 if none was.
+    ``ring(model)`` says which ring was won, counted from 1; 0 if none was.
     """
 
     due: tuple[str, ...]

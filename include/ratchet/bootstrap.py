@@ -207,7 +207,7 @@ class Ratchet:
         return _Sink(self.ledger, self.settings, self.relay)
 
     def ring(self, model: str) -> int:
-        """Win the right to start the model's retrain now: the how-manieth ring this is, 0 if it was not won."""
+        """Win the right to start the model's retrain now: which ring this is, from 1; 0 if it was not won."""
         with self.ledger.transaction() as tx:
             return tx.ring(model, self.settings.ring_backoff_seconds, self.settings.ring_backoff_max_seconds)
 

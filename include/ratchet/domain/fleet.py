@@ -26,6 +26,8 @@ from datetime import UTC, datetime, timedelta
 INCIDENT_WINDOW = timedelta(hours=6)
 SILENT_RINGS = 3
 PATIENT_RINGS = 2
+"""Rings after the first, up to this one, stay silent while a run is on its way to its claim."""
+
 SHRINKS_TO = 4
 """A run is shrunk to no less than one trial in so many."""
 
@@ -159,7 +161,7 @@ def heard(rings: int, claim_awaited: Callable[[], bool]) -> bool:
     nothing to do. The first ring is always heard, and so is the third (after three minutes): the worker may be lost.
 
     Args:
-        rings: the how-manieth ring it is; 0 when it was not won.
+        rings: which ring of the debt it is, counted from 1; 0 when it was not won.
         claim_awaited: asks the orchestrator whether a run has not claimed yet; not asked where it does not matter.
     """
     if not 1 < rings <= PATIENT_RINGS:

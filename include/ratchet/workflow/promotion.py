@@ -261,7 +261,7 @@ class Promotions:
         """Give up what is about to be promoted if its artifact is not the one that was recorded with the verdict.
 
         Weeks may lie between a verdict and its approval, and who loads by the alias asks no ledger. What still waits
-        for people is looked at when they have ``answered``.
+        for people is looked at when they have ``answered``, and what is held when nothing holds it any more.
 
         Raises:
             Unavailable: the registry did not answer.
@@ -270,6 +270,8 @@ class Promotions:
             waiting = [a for a in tx.attempts(model=model, states=WAITING_STATES) if a.verdict == "promote"]
             newest = max(waiting, key=lambda a: a.epoch, default=None)
             if newest is None or newest.candidate_version is None:
+                return
+            if holding(tx, model) is not None or tx.failed_self_test(model) is not None:
                 return
             if newest.state == AWAITING_APPROVAL and newest.id != answered:
                 approval = approval_of(tx, newest)

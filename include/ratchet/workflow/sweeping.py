@@ -8,7 +8,7 @@ from functools import partial
 from typing import Any, Protocol
 
 from ratchet.domain.fleet import heard
-from ratchet.errors import RatchetError
+from ratchet.errors import RatchetError, Unavailable
 from ratchet.ports.ledger import AWAITING_APPROVAL, LIVE_STATES, AttemptRow, Ledger
 from ratchet.settings import Settings
 from ratchet.workflow.auditing import AuditLog
@@ -208,7 +208,11 @@ class Sweeper:
             models = sorted({a.model for a in tx.attempts(states=(AWAITING_APPROVAL,))})
         unasked = []
         for model in models:
-            attempt_id = self._promotions.settle(model)
+            try:
+                attempt_id = self._promotions.settle(model)
+            except Unavailable as error:
+                logger.warning("what waits for people to approve %s is settled later: %s", model, error)
+                continue
             if attempt_id is None:
                 continue
             with self._ledger.transaction() as tx:

@@ -337,6 +337,23 @@ def test_a_gate_that_failed_its_self_test_promotes_nothing_that_people_agreed_to
     assert world.promotions.promote(world.model)["promoted"] == attempt
 
 
+def test_what_is_held_is_not_fetched_each_minute_and_a_registry_that_is_away_stops_no_sweep(world):
+    attempt = waiting(world)
+    self_test(world, passed=False)
+    respond(world, attempt)
+    fetched = []
+    world.loader.load = lambda folder, **_: fetched.append(folder)
+    sweep(world)
+    assert fetched == []
+    self_test(world, passed=True)
+    world.loader.load = away
+    sweep(world)
+    assert (world.attempt(attempt).state, champion(world)) == ("awaiting_approval", 1)
+    world.loader.load = lambda folder, **_: folder
+    sweep(world)
+    assert (world.attempt(attempt).state, champion(world)) == ("concluded", 2)
+
+
 def test_people_are_not_asked_while_the_gate_fails_its_self_test_and_what_waits_expires_all_the_same(world):
     attempt = waiting(world)
     self_test(world, passed=False)

@@ -65,7 +65,7 @@ class Doorbells(Base):
         return rung_at + timedelta(seconds=min(backoff * 2 ** max(rings - 1, 0), most)) <= now
 
     def ring(self, model: str, backoff_seconds: float, backoff_max_seconds: float) -> int:
-        """Win the right to ring now: one winner among all processes is told the how-manieth ring this is, others 0."""
+        """Win the right to ring now: one winner among all processes is told which ring it is, from 1; others 0."""
         now = self.wall()
         row = self._one(sa.select(t.doorbell).where(t.doorbell.c.model == model).with_for_update())
         if row is None or row["due_at"] is None or row["due_at"] > now or row["held"] is not None:
