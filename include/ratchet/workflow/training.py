@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, cast
 
@@ -174,7 +174,7 @@ def tune_worker(
         nonlocal rows
         try:
             kind: type[_RegressionTrials | _Trials] = _RegressionTrials if spec.business.regression else _Trials
-            rows = rows or kind.of(spec, train, ranges, columns, learner, hook)
+            rows = rows or kind.of(spec, _Shared.of(spec, train, ranges, columns, learner), hook)
         except Refused as refused:
             raise _RowsRefused(refused) from refused
         best = best_of(studies.finished(study_name))
@@ -476,56 +476,66 @@ class _RowsRefused(Exception):
 
 
 @dataclass(frozen=True)
-class _Trials:
-    """What all trials of one worker share: prepared rows of A, rows of B, and how a trial is valued."""
+class _Shared:
+    """What all trials of one worker share: prepared rows of A, rows of B, and how a trial is fitted."""
 
     learner: Learner
     prepared: Any
     calibrate: _Split
     fixed: Mapping[str, Any]
     threads: int
-    worth: Worth
-    threshold: float | PayoffMatrix | None
-    capacity: int | None
 
     @classmethod
-    def of(
-        cls,
-        spec: ModelSpec,
-        train: pa.Table | str,
-        ranges: Ranges,
-        columns: Columns,
-        learner: Learner,
-        hook: Hook | None,
-    ) -> _Trials:
-        fit, calibrate = _split(_ordered(spec, read_rows(train, spec, columns)), ranges)
+    def of(cls, spec: ModelSpec, train: pa.Table | str, ranges: Ranges, columns: Columns, learner: Learner) -> _Shared:
+        rows = _ordered(spec, read_rows(train, spec, columns))
+        fit, calibrate = _split(rows, ranges, regression=spec.business.regression)
         threads = spec.runtime.threads
         prepared, _ = _prepared(learner, fit, columns, threads)
-        worth = worth_of(spec, calibrate.rows, calibrate.label, hook)
-        rule = threshold_of(spec), spec.business.capacity
-        return cls(learner, prepared, calibrate, fixed_of(spec), threads, worth, *rule)
+        return cls(learner, prepared, calibrate, fixed_of(spec), threads)
 
-    def value(self, params: Params, seed: int, best: float) -> tuple[float, Mapping[str, Any]]:
-        """Value the parameters, or raise ``Pruned`` as soon as they can no longer come below ``best``."""
-        began = time.monotonic()
-        label = self.calibrate.label
+    def fitted(self, params: Params, seed: int, best: float, loss: Callable[[Scorer], float]) -> Scorer:
+        """The scorer; raises ``Pruned`` as soon as its ``loss`` on B can no longer come below ``best``."""
         curve: list[tuple[float, float]] = []
 
         def beyond_hope(share: float, scorer: Scorer) -> bool:
-            raw = scorer.raw(self.calibrate.rows)
-            curve.append((share, log_loss(Platt.fit(raw, label)(raw), label)))
+            curve.append((share, loss(scorer)))
             return least_end(curve) > best
 
         scorer = self.learner.fit(
             self.prepared, dict(self.fixed) | dict(params), seed=seed, threads=self.threads, watch=beyond_hope
         )
         if least_end(curve) > best:
-            share, loss = curve[-1]
-            raise Pruned(loss, share)
-        raw: Floats = scorer.raw(self.calibrate.rows)
+            share, last = curve[-1]
+            raise Pruned(last, share)
+        return scorer
+
+
+@dataclass(frozen=True)
+class _Trials:
+    """How a classifier's trials are valued."""
+
+    shared: _Shared
+    worth: Worth
+    threshold: float | PayoffMatrix | None
+    capacity: int | None
+
+    @classmethod
+    def of(cls, spec: ModelSpec, shared: _Shared, hook: Hook | None) -> _Trials:
+        worth = worth_of(spec, shared.calibrate.rows, shared.calibrate.label, hook)
+        return cls(shared, worth, threshold_of(spec), spec.business.capacity)
+
+    def value(self, params: Params, seed: int, best: float) -> tuple[float, Mapping[str, Any]]:
+        """Value the parameters, or raise ``Pruned`` as soon as they can no longer come below ``best``."""
+        began = time.monotonic()
+        rows, label = self.shared.calibrate.rows, self.shared.calibrate.label
+
+        def loss(scorer: Scorer) -> float:
+            raw = scorer.raw(rows)
+            return log_loss(Platt.fit(raw, label)(raw), label)
+
+        raw: Floats = self.shared.fitted(params, seed, best, loss).raw(rows)
         calibrator = Platt.fit(raw, label)
-        probability = calibrator(raw)
-        rows, tuned = self.calibrate.rows, None
+        probability, tuned = calibrator(raw), None
         if self.threshold is None:
             tuned = _tuned(probability, self.worth, rows, self.capacity)
         threshold = tuned.threshold if tuned is not None else cast("float | PayoffMatrix", self.threshold)
@@ -541,52 +551,25 @@ class _Trials:
 
 @dataclass(frozen=True)
 class _RegressionTrials:
-    """What all trials of a regression's worker share."""
+    """How a regression's trials are valued."""
 
-    learner: Learner
-    prepared: Any
-    calibrate: _Split
-    fixed: Mapping[str, Any]
-    threads: int
+    shared: _Shared
     errors: Errors
 
     @classmethod
-    def of(
-        cls,
-        spec: ModelSpec,
-        train: pa.Table | str,
-        ranges: Ranges,
-        columns: Columns,
-        learner: Learner,
-        hook: Hook | None,
-    ) -> _RegressionTrials:
-        fit, calibrate = _split(_ordered(spec, read_rows(train, spec, columns)), ranges, regression=True)
-        threads = spec.runtime.threads
-        prepared, _ = _prepared(learner, fit, columns, threads)
-        errors = errors_of(spec, calibrate.rows, calibrate.label, hook)
-        return cls(learner, prepared, calibrate, fixed_of(spec), threads, errors)
+    def of(cls, spec: ModelSpec, shared: _Shared, hook: Hook | None) -> _RegressionTrials:
+        return cls(shared, errors_of(spec, shared.calibrate.rows, shared.calibrate.label, hook))
 
     def value(self, params: Params, seed: int, best: float) -> tuple[float, Mapping[str, Any]]:
         """As :meth:`_Trials.value`, by what the predictions cost; rows of unknown worth have no say."""
         began = time.monotonic()
-        curve: list[tuple[float, float]] = []
 
         def shifted(scorer: Scorer) -> tuple[Shift, float]:
-            raw = scorer.raw(self.calibrate.rows)
+            raw = scorer.raw(self.shared.calibrate.rows)
             shift = Shift.fit(raw, self.errors)
             return shift, -float(np.nanmean(self.errors.of(shift(raw))))
 
-        def beyond_hope(share: float, scorer: Scorer) -> bool:
-            curve.append((share, shifted(scorer)[1]))
-            return least_end(curve) > best
-
-        scorer = self.learner.fit(
-            self.prepared, dict(self.fixed) | dict(params), seed=seed, threads=self.threads, watch=beyond_hope
-        )
-        if least_end(curve) > best:
-            share, cost = curve[-1]
-            raise Pruned(cost, share)
-        shift, cost = shifted(scorer)
+        shift, cost = shifted(self.shared.fitted(params, seed, best, lambda scorer: shifted(scorer)[1]))
         seconds = round(time.monotonic() - began, 3)
         return cost, {"payoff_per_decision": -cost, SHIFT: shift.offset, "seconds": seconds}
 
