@@ -10,12 +10,9 @@ interval over the days of all months. Cancelled and diverted flights have no arr
 
 from __future__ import annotations
 
-import json
-import platform
 import time
 from dataclasses import asdict
 from datetime import UTC, date, datetime, timedelta
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +20,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from bench.reports import machine, write
 from ratchet.adapters import flights
 from ratchet.adapters.features_feast import FeastFeatures
 from ratchet.adapters.models import XGBoostRegressionLearner
@@ -37,7 +35,7 @@ from ratchet.workflow.valuing import valued
 
 ROOT = Path(__file__).resolve().parents[1]
 DATA = ROOT / ".ratchet" / "data"
-RESULTS = Path(__file__).parent / "results" / "regression.json"
+RECIPE = "quantile, shifted"
 MONTHS = range(5, 13)
 TRIALS = 6
 COSTS = {"under": -3, "over": -1, "unit": "USD"}
@@ -113,29 +111,39 @@ def month(rows: pa.Table, columns: Columns, number: int) -> tuple[dict[str, Any]
 
 def main() -> None:
     """Measure, print, write."""
-    rows, columns = arrivals()
-    print(f"{rows.num_rows:,} flights that arrived")
+    flown, columns = arrivals()
+    print(f"{flown.num_rows:,} flights that arrived")
     found, payoffs = [], []
     for number in MONTHS:
-        told, payoff = month(rows, columns, number)
+        told, payoff = month(flown, columns, number)
         found.append(told)
         payoffs.append(payoff)
         each = ", ".join(f"{name} {value:.2f}" for name, value in told["payoff_per_decision"].items())
         verdict = told["verdict"]
         print(f"{told['month']}: {each}; against the constant: {verdict['decision']} {verdict['estimate']:+.2f}")
     days = np.concatenate([payoff["day"] for payoff in payoffs])
-    recipe = np.concatenate([payoff["quantile, shifted"] for payoff in payoffs])
-    against = {}
-    for name in ("constant", "quantile", "mean, shifted", "mean"):
-        verdict = judge(recipe - np.concatenate([payoff[name] for payoff in payoffs]), days)
-        against[name] = {
-            part: getattr(verdict, part) for part in ("estimate", "lower", "upper", "n_rows", "n_clusters")
-        }
-        print(
-            f"the recipe less {name}: {verdict.estimate:+.3f} [{verdict.lower:+.3f}, {verdict.upper:+.3f}] per flight"
+    earned = {name: np.concatenate([payoff[name] for payoff in payoffs]) for name in payoffs[0] if name != "day"}
+    recipe = earned.pop(RECIPE)
+    rows = []
+    for name, other in earned.items():
+        verdict = judge(recipe - other, days)
+        parts = ("estimate", "lower", "upper", "n_rows", "n_clusters")
+        rows.append(
+            {
+                "name": f"a regression's payoff, {RECIPE}",
+                "peer": name,
+                "ours": round(float(recipe.mean()), 2),
+                "theirs": round(float(other.mean()), 2),
+                "ratio": None,
+                "unit": "USD per flight",
+                "goal": "none: reported",
+                "met": None,
+                "less": {part: getattr(verdict, part) for part in parts},
+            }
         )
-    machine = {"python": platform.python_version(), "xgboost": version("xgboost"), "machine": platform.machine()}
-    RESULTS.write_text(json.dumps({"costs": COSTS, "on": machine, "months": found, "recipe_less": against}, indent=1))
+        bounds = f"[{verdict.lower:+.3f}, {verdict.upper:+.3f}]"
+        print(f"the recipe less {name}: {verdict.estimate:+.3f} {bounds} per flight")
+    write("regression", rows, machine(1, "xgboost"), costs=COSTS, months=found)
 
 
 if __name__ == "__main__":

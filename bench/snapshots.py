@@ -16,7 +16,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import resource
 import statistics
 import subprocess
@@ -24,8 +23,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
-from datetime import UTC, datetime, timedelta
-from importlib.metadata import version
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +32,8 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-RESULTS = Path(__file__).parent / "results" / "snapshots.json"
+from bench.reports import machine, write
+
 ROUNDS = 3
 KEYS = 50_000
 DAYS = 200
@@ -343,7 +342,6 @@ def main() -> None:
         return
     rows, more_rows, rounds = (50_000, 200_000, 1) if given.quick else (1_000_000, 5_000_000, given.rounds)
     size = f"{rows:,} x {rows:,}, two views of ten"
-    load = os.getloadavg()
     made: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory(prefix="bench-snapshots-") as scratch:
         write_data(Path(scratch), rows, rows)
@@ -360,18 +358,8 @@ def main() -> None:
     for r in made:
         told = f"{r['ours']} against {r['theirs']} {r['unit']}, {r['ratio']}"
         print(f"{r['name']} beside {r['peer']}: {told}; {r['goal']}: {r['met']}")
-    machine = {
-        "at": datetime.now(UTC).isoformat(timespec="seconds"),
-        "cpus": os.cpu_count(),
-        "machine": platform.machine(),
-        "python": platform.python_version(),
-        "load_at_start": [round(value, 1) for value in load],
-        "libraries": {name: version(name) for name in LIBRARIES},
-    }
     if not given.quick:
-        RESULTS.parent.mkdir(exist_ok=True)
-        RESULTS.write_text(json.dumps({"machine": machine, "rows": made}, indent=2) + "\n")
-        print(f"rows: {RESULTS}")
+        write("snapshots", made, machine(rounds, *LIBRARIES))
 
 
 if __name__ == "__main__":
