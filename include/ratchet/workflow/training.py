@@ -12,7 +12,8 @@ for is how well they separate. Log loss rather than payoff, because payoff at on
 scores, far noisier over a few weeks of days; the payoff on B is kept beside it, for people.
 
 A regression's payoff is no step function but, up to its sign, a consistent loss of its own
-(:mod:`ratchet.domain.regression`): there the study minimises what the predictions cost on B, after one additive shift.
+(:mod:`ratchet.domain.regression`): there the study minimises what the predictions cost on B,
+after one additive shift where the spec names what the trees are fitted to.
 """
 
 from __future__ import annotations
@@ -256,9 +257,10 @@ def fit_final(
 
     threshold = threshold_of(spec)
     if regression:
-        if calibrator is None:
+        if calibrator is None and spec.train.names_its_objective:
             errors = errors_of(spec, calibrate.rows, calibrate.label, hook)
             calibrator = Shift.fit(fitted(fit)[0].raw(calibrate.rows), errors)
+        calibrator = calibrator or Shift()
     elif calibrator is None or (threshold is None and tuned is None):
         held_back, _ = fitted(fit)
         raw = held_back.raw(calibrate.rows)
@@ -551,14 +553,20 @@ class _Trials:
 
 @dataclass(frozen=True)
 class _RegressionTrials:
-    """How a regression's trials are valued."""
+    """How a regression's trials are valued.
+
+    Trees that are fitted to the costs' own quantile stay as they are (``shifts`` is false): on the flights a shift,
+    which takes a restless month over into a calm one, cost more than it saved (docs/decisions/0048).
+    """
 
     shared: _Shared
     errors: Errors
+    shifts: bool
 
     @classmethod
     def of(cls, spec: ModelSpec, shared: _Shared, hook: Hook | None) -> _RegressionTrials:
-        return cls(shared, errors_of(spec, shared.calibrate.rows, shared.calibrate.label, hook))
+        errors = errors_of(spec, shared.calibrate.rows, shared.calibrate.label, hook)
+        return cls(shared, errors, spec.train.names_its_objective)
 
     def value(self, params: Params, seed: int, best: float) -> tuple[float, Mapping[str, Any]]:
         """As :meth:`_Trials.value`, by what the predictions cost; rows of unknown worth have no say."""
@@ -566,7 +574,7 @@ class _RegressionTrials:
 
         def shifted(scorer: Scorer) -> tuple[Shift, float]:
             raw = scorer.raw(self.shared.calibrate.rows)
-            shift = Shift.fit(raw, self.errors)
+            shift = Shift.fit(raw, self.errors) if self.shifts else Shift()
             return shift, -float(np.nanmean(self.errors.of(shift(raw))))
 
         shift, cost = shifted(self.shared.fitted(params, seed, best, lambda scorer: shifted(scorer)[1]))

@@ -29,6 +29,8 @@ from ratchet.workflow.valuing import check_columns, errors_of
 
 TABLE = regression_rows()
 SPEC = regression_spec()
+NAMED = regression_spec(fixed=FIXED | {"quantile_alpha": 0.75})
+"""The same quantile as its costs', named by the spec."""
 HOLDOUT = TABLE.filter(pc.greater_equal(TABLE["day"], HOLDOUT_START))
 PARAMS = {"max_depth": 3, "learning_rate": 0.2, "min_child_weight": 2.0, "subsample": 0.8, "colsample_bytree": 0.8}
 
@@ -91,18 +93,25 @@ def out_of_fold(params: dict[str, Any]) -> np.ndarray:
     return learner.fit(prepared, params, seed=7, threads=1).raw(LATER)
 
 
-def test_a_trial_is_valued_by_what_its_shifted_predictions_cost_on_the_later_range():
+@pytest.mark.parametrize("spec", [SPEC, NAMED], ids=["the costs' quantile", "an objective that the spec names"])
+def test_a_trial_is_valued_by_what_its_predictions_cost_on_the_later_range(spec: ModelSpec):
     studies = InMemoryStudies()
-    tune(studies)
+    tune(studies, spec)
     best = best_trial(studies, "m.1")
-    raw = out_of_fold(fit(params=best.params).params)
+    raw = out_of_fold(fit(spec, params=best.params).params)
     cost = -errors_of(SPEC, LATER, LATER["label"].to_numpy()).of(calibration_of(best)(raw)).mean()
     assert best.value == pytest.approx(cost, abs=1e-12)
     assert best.attributes["payoff_per_decision"] == -best.value
 
 
+def test_trees_that_are_fitted_to_the_costs_quantile_are_not_shifted():
+    studies = InMemoryStudies()
+    tune(studies)
+    assert fit().calibrator == calibration_of(best_trial(studies, "m.1")) == Shift()
+
+
 def test_the_shift_is_the_residuals_quantile_out_of_fold_and_the_trees_see_every_row():
-    model = fit()
+    model = fit(NAMED)
     residual = LATER["label"].to_numpy() - out_of_fold(dict(model.params))
     assert model.calibrator == Shift(np.quantile(residual, 0.75, method="inverted_cdf"))
     assert model.provenance["fit_rows"] == between(RANGES.fit_start, RANGES.calibrate_end).num_rows
@@ -110,10 +119,11 @@ def test_the_shift_is_the_residuals_quantile_out_of_fold_and_the_trees_see_every
 
 def test_the_shift_that_the_best_trial_kept_is_the_one_a_final_fit_would_learn_to_the_bit():
     studies = InMemoryStudies()
-    tune(studies)
+    tune(studies, NAMED)
     best = best_trial(studies, "m.1")
-    learned = fit(params=best.params)
-    kept = fit(params=best.params, calibrator=calibration_of(best))
+    learned = fit(NAMED, params=best.params)
+    kept = fit(NAMED, params=best.params, calibrator=calibration_of(best))
+    assert kept.calibrator != Shift()
     assert (kept.calibrator, kept.provenance) == (learned.calibrator, learned.provenance)
 
 
@@ -122,7 +132,7 @@ def test_a_level_that_rose_since_the_fit_is_made_up_by_the_shift():
     late = TABLE["label"].to_numpy() + np.where(np.array(TABLE["day"].to_pylist()) >= "2013-02-14", 15.0, 0.0)
     table = with_target(TABLE, late)
     holdout = table.filter(pc.greater_equal(table["day"], HOLDOUT_START))
-    shifted, plain = fit(table=table, ranges=ranges), fit(table=table, ranges=ranges, calibrator=Shift())
+    shifted, plain = (fit(spec, table=table, ranges=ranges) for spec in (NAMED, SPEC))
     assert earned(shifted, holdout) > earned(plain, holdout) + 1
 
 
