@@ -7,7 +7,7 @@ import logging
 import platform
 import subprocess
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from functools import cache, cached_property
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -27,6 +27,7 @@ from ratchet.workflow.attempting import Attempts, Models, Parts
 from ratchet.workflow.auditing import AuditLog
 from ratchet.workflow.claiming import Claims
 from ratchet.workflow.dossiers import attempt_of
+from ratchet.workflow.guarding import GuardedFeatures, allowed_columns, recorded
 from ratchet.workflow.intake import Intake
 from ratchet.workflow.promotion import Promotions
 from ratchet.workflow.reconciling import Reconciler
@@ -101,10 +102,10 @@ class Ratchet:
 
     @cached_property
     def features(self) -> Features:
-        """Feast."""
+        """Feast; no row is given that holds what its spec does not allow."""
         from ratchet.adapters.features_feast import FeastFeatures  # noqa: PLC0415
 
-        return FeastFeatures(self.settings.feature_repo_dir, self.settings.data_dir)
+        return GuardedFeatures(FeastFeatures(self.settings.feature_repo_dir, self.settings.data_dir))
 
     @cached_property
     def store(self) -> Store:
@@ -219,11 +220,17 @@ class Ratchet:
             actor: who deploys, for the audit log.
 
         Raises:
-            Refused: a spec breaks a rule, or there is no spec of the model to revive; nothing is published then.
+            Refused: a spec breaks a rule, would hold a sensitive column that it does not allow, or there is no spec of
+                the model to revive; nothing is published then.
         """
         specs = load_all(self.settings.models_dir)
         if revive is not None and revive not in specs:
             raise Refused(f"there is no spec of {revive!r} in {self.settings.models_dir}: put its folder back first")
+        with self.ledger.transaction() as tx:
+            known = {row.model: row.digest for row in tx.registered()}
+        held = {
+            name: allowed_columns(self.features, spec) for name, spec in specs.items() if known.get(name) != spec.digest
+        }
         with self.ledger.transaction() as tx:
             before = {row.model: row for row in tx.specs()}
             changed = [
@@ -237,8 +244,14 @@ class Ratchet:
                 document = specs[name].model_dump(mode="json")
                 keys = [key for key in document if old is None or old.document.get(key) != document[key]]
                 detail = {"digest": specs[name].digest, "before": old.digest if old else None, "changed": keys}
-                tx.audit(actor, action, name, detail)
+                tx.audit(actor, action, name, detail | recorded(held.get(name, ())))
         return changed
+
+    def sensitive_lines(self, models: Collection[str]) -> list[str]:
+        """The sensitive columns that these models' specs below ``models_dir`` allow, and why, a sentence each."""
+        specs = load_all(self.settings.models_dir)
+        asked = (specs[name] for name in sorted(models) if name in specs)
+        return [f"{s.model}: sensitive column {held}" for s in asked for held in allowed_columns(self.features, s)]
 
     def retire(self, model: str, actor: str, reason: str) -> dict[str, Any]:
         """Take a model out of service."""

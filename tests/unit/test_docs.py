@@ -127,7 +127,7 @@ def spec_keys(section: type[BaseModel], prefix: str = "") -> Iterator[str]:
         key = f"{prefix}{field.alias or name}"
         yield key
         if (inner := section_in(field.annotation)) not in {None, Dimension}:
-            listed = get_origin(field.annotation) is tuple
+            listed = any(get_origin(each) is tuple for each in (field.annotation, *get_args(field.annotation)))
             yield from spec_keys(inner, f"{key}[]." if listed else f"{key}.")
 
 

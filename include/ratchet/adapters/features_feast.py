@@ -20,6 +20,7 @@ import json
 import shutil
 import tempfile
 import warnings
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, time, timedelta
 from functools import cached_property
@@ -37,6 +38,7 @@ from ruamel.yaml import YAML
 from ratchet.adapters import file_lock
 from ratchet.adapters.feature_engine import AS_OF, CONFIG_FILE, engine_of, engine_refused
 from ratchet.domain.artifact import targets
+from ratchet.domain.sensitive import Role, TaggedColumn, declared, tags_of
 from ratchet.errors import Refused
 
 if TYPE_CHECKING:
@@ -46,6 +48,8 @@ _DATASETS = "datasets.yaml"
 _DEFINITIONS = "definitions.py"
 _DECIDED_AT = "event_timestamp"  # the name by which Feast knows an entity row's time
 _ROW = "ratchet_row"
+Told = tuple[list[str], str]
+"""The tags of a column, and the places where they are set."""
 
 
 @dataclass(frozen=True)
@@ -59,6 +63,7 @@ class Dataset:
     created: str
     join_keys: tuple[str, ...]
     outcomes: tuple[str, ...]
+    sensitive: Mapping[str, str]
 
 
 class FeastFeatures:
@@ -72,23 +77,34 @@ class FeastFeatures:
 
     def dataset(self, name: str) -> Dataset:
         """The named entry of ``datasets.yaml``; raises :class:`Refused` when there is none or its file is missing."""
+        found = self._listed(name)
+        if not found.path.exists():
+            msg = (
+                f"{self.repo_dir / _DATASETS}: dataset {name!r} must exist at {found.path}, but does not. "
+                "Run: make setup"
+            )
+            raise Refused(msg)
+        return found
+
+    def _listed(self, name: str) -> Dataset:
         entries = self._catalog["datasets"]
         if name not in entries:
             msg = f"{self.repo_dir / _DATASETS}: {name!r} is not a dataset; there are: {', '.join(sorted(entries))}."
             raise Refused(msg)
         entry = entries[name]
-        path = self.data_dir / entry["location"]
-        if not path.exists():
-            msg = f"{self.repo_dir / _DATASETS}: dataset {name!r} must exist at {path}, but does not. Run: make setup"
-            raise Refused(msg)
+        try:
+            sensitive = declared(entry.get("sensitive"))
+        except ValueError as error:
+            raise Refused(f"{self.repo_dir / _DATASETS}: datasets.{name}.{error}") from None
         return Dataset(
             name=name,
-            path=path,
+            path=self.data_dir / entry["location"],
             keys=tuple(entry["keys"]),
             event=entry["event"],
             created=entry["created"],
             join_keys=tuple(entry.get("join_keys", ())),
             outcomes=tuple(entry.get("outcomes", ())),
+            sensitive=sensitive,
         )
 
     def spine(self, spec: ModelSpec, *, as_of: datetime, start: date, end: date) -> pa.Table:
@@ -123,12 +139,15 @@ class FeastFeatures:
         rows = rows.append_column("day", days).filter(_within(days, start, end))
         rows = rows.filter(self._mature(rows, source, as_of=as_of, zone=zone, label_delay=spine.label_delay))
         decided_at = pc.subtract(rows[spine.decided_column], pa.scalar(spine.decided_lead, pa.duration("us")))
+        label = rows[spine.label]
+        if not spec.business.regression:
+            label = _of_decisions(label, f"{source.path}: {spine.label}")
         table = pa.table(
             {key: rows[key] for key in keys}
             | {
                 "decided_at": decided_at,
                 "day": rows["day"].cast(pa.string()),
-                "label": rows[spine.label] if spec.business.regression else rows[spine.label].cast(pa.int8()),
+                "label": label,
             }
         )
         for name in table.column_names:
@@ -193,30 +212,110 @@ class FeastFeatures:
         """The features of the spec's service, in its order: the columns a model may read."""
         return self._feature_names(self._service(self._store(), spec.data.features))
 
+    def tagged(self, spec: ModelSpec) -> tuple[TaggedColumn, ...]:
+        """See the port. Feast is imported only when a definition has changed since the registry was made."""
+        spine, source = spec.data.spine, self._listed(spec.data.spine.source)
+        of_feast = self._applied()
+        if spec.data.features not in of_feast["services"]:
+            msg = (
+                f"{self.repo_dir / _DEFINITIONS}: {spec.data.features!r} is not a feature service; there are: "
+                f"{', '.join(of_feast['services'])}."
+            )
+            raise Refused(msg)
+        roles: dict[tuple[str, Role], None] = dict.fromkeys((key, "key") for key in spine.entity)
+        roles |= dict.fromkeys((key, "join key") for key in source.join_keys if key not in spine.entity)
+        roles |= {(spine.label, "label"): None, (spine.decided_column, "moment"): None, (source.event, "moment"): None}
+        roles |= dict.fromkeys((name, "outcome") for name in spec.business.payoff.reads if name in source.outcomes)
+        found = []
+        for column, role in roles:
+            places = [of_feast["keys"][column]] if column in of_feast["keys"] and "key" in role else []
+            if column in source.sensitive:
+                places.append(([source.sensitive[column]], f"dataset {source.name!r} of {_DATASETS}"))
+            if places:
+                tags = dict.fromkeys(tag for several, _ in places for tag in several)
+                where = dict.fromkeys(at for _, at in places)
+                found.append(TaggedColumn(column, tuple(tags), ", ".join(where), role))
+        features = of_feast["services"][spec.data.features]
+        return (
+            *found,
+            *(TaggedColumn(name, tuple(tags), at, "feature", text) for name, (tags, at), text in features),
+        )
+
     def apply(self) -> None:
         """Bring the registry up to date with the definitions; a no-op when nothing changed.
 
         One process does it under a lock, on a copy that then replaces the registry as a whole, so that readers see
         the old or the new one and Feast's view versions go on counting.
         """
+        self._applied()
+
+    def _applied(self) -> dict[str, Any]:
+        """Which columns the applied definitions tag, as :meth:`_tags` tells them.
+
+        Kept beside the registry, under the digest of the definitions it was made of.
+        """
         registry = self._registry_path
         registry.parent.mkdir(parents=True, exist_ok=True)
         applied = registry.with_suffix(".applied")
         wanted = self._definitions_digest()
-        if _text(applied) == wanted and registry.exists():
-            return
+        if (tags := _stamped(applied, wanted)) is not None and registry.exists():
+            return tags
         with file_lock.held(registry.with_suffix(".lock")):
-            if _text(applied) == wanted and registry.exists():
-                return
+            if (tags := _stamped(applied, wanted)) is not None and registry.exists():
+                return tags
+            definitions = self._definitions()
+            tags = self._tags(definitions)
             with tempfile.TemporaryDirectory(dir=registry.parent, prefix=".applying-") as scratch:
                 draft = Path(scratch) / registry.name
                 if registry.exists():
                     shutil.copy2(registry, draft)
-                self._open(draft).apply(self._definitions())
+                self._open(draft).apply(definitions)
                 stamp = Path(scratch) / applied.name
-                stamp.write_text(wanted)
+                stamp.write_text(json.dumps({"definitions": wanted, "tagged": tags}))
                 draft.replace(registry)
                 stamp.replace(applied)
+            return tags
+
+    def _tags(self, definitions: Sequence[Any]) -> dict[str, Any]:
+        """What these Feast objects tag, JSON-able, each with its tags and places.
+
+        ``keys`` are those that join, by name; ``services`` have their features, each also with whether it is text.
+        """
+        from feast import Entity, FeatureService, FeatureView  # noqa: PLC0415 - six CPU seconds
+        from feast.types import String  # noqa: PLC0415
+
+        entities = {one.name: one for one in definitions if isinstance(one, Entity)}
+        views = {one.name: one for one in definitions if isinstance(one, FeatureView)}
+        places: dict[str, list[tuple[str, Mapping[str, str]]]] = {}
+        for entity in entities.values():
+            places.setdefault(entity.join_key, []).append((f"entity {entity.name!r}", entity.tags))
+        for view in views.values():
+            listed = self._of_dataset(view.batch_source)
+            for field in view.entity_columns:
+                at = places.setdefault(field.name, [])
+                at += [(f"feature view {view.name!r}", field.tags), *listed.get(field.name, ())]
+        services: dict[str, list[tuple[str, Told, bool]]] = {}
+        for service in (one for one in definitions if isinstance(one, FeatureService)):
+            features = services.setdefault(service.name, [])
+            for projection in service.feature_view_projections:
+                view = views.get(projection.name)
+                for field in projection.features:
+                    at = [(f"feature service {service.name!r}", service.tags), (f"field {field.name!r}", field.tags)]
+                    if view is not None:
+                        source = view.batch_source
+                        at += [(f"feature view {view.name!r}", view.tags), (f"source {source.name!r}", source.tags)]
+                        at += self._of_dataset(source).get(field.name, ())
+                    if (told := _told(at)) is not None:
+                        features.append((field.name, told, field.dtype == String))
+        return {"keys": {key: told for key, at in places.items() if (told := _told(at))}, "services": services}
+
+    def _of_dataset(self, source: Any) -> dict[str, list[tuple[str, Mapping[str, str]]]]:
+        """What ``datasets.yaml`` calls sensitive of the dataset that a Feast source reads, by the view's names."""
+        if source.name not in self._catalog["datasets"]:
+            return {}
+        at = f"dataset {source.name!r} of {_DATASETS}"
+        sensitive = self._listed(source.name).sensitive
+        return {source.field_mapping.get(name, name): [(at, {tag: "true"})] for name, tag in sensitive.items()}
 
     def describe(self) -> dict[str, Any]:
         """What a snapshot's manifest pins: versions, views, services and datasets, JSON-able and free of paths.
@@ -434,5 +533,28 @@ def _without_versions(views: dict[str, dict[str, Any]]) -> dict[str, dict[str, A
     return {name: {key: value for key, value in view.items() if key != "version"} for name, view in views.items()}
 
 
-def _text(path: Path) -> str | None:
-    return path.read_text() if path.exists() else None
+def _stamped(path: Path, wanted: str) -> dict[str, Any] | None:
+    """The tags that were kept of the definitions with this digest; None where others, or none, were applied."""
+    try:
+        stamp = json.loads(path.read_text())
+    except (FileNotFoundError, ValueError):
+        return None
+    current = isinstance(stamp, dict) and stamp.get("definitions") == wanted
+    return dict(stamp["tagged"]) if current else None
+
+
+def _told(places: Sequence[tuple[str, Mapping[str, str]]]) -> Told | None:
+    """The tags set at these places, and at which; None where none is."""
+    found = [(where, several) for where, given in places if (several := tags_of(given))]
+    if not found:
+        return None
+    tags = dict.fromkeys(tag for _, several in found for tag in several)
+    return list(tags), ", ".join(dict.fromkeys(where for where, _ in found))
+
+
+def _of_decisions(label: pa.ChunkedArray, where: str) -> pa.ChunkedArray:
+    """Labels as int8; raises :class:`Refused`, which quotes none of them, where they are no small whole numbers."""
+    try:
+        return label.cast(pa.int8())
+    except pa.ArrowInvalid:
+        raise Refused(f"{where} must hold 0 and 1, but holds {label.type} with other values.") from None

@@ -5,7 +5,7 @@ Light by design (pydantic and ruamel.yaml): every parse of the DAG files reads t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
 from ratchet.adapters import hooks
 from ratchet.adapters.feature_engine import CONFIG_FILE, engine_refused
+from ratchet.domain.sensitive import TaggedColumn, declared, rule_columns
 from ratchet.domain.spec import ModelSpec, Problem, did_you_mean, explain
 from ratchet.errors import Refused
 
@@ -92,15 +93,19 @@ class _Dataset:
 
 
 FeatureNames = Callable[[ModelSpec], Iterable[str]]
+Tagged = Callable[[ModelSpec], Sequence[TaggedColumn]]
 
 
-def validate_all(models_dir: Path | str, feature_names: FeatureNames | None = None) -> list[str]:
+def validate_all(
+    models_dir: Path | str, feature_names: FeatureNames | None = None, tagged: Tagged | None = None
+) -> list[str]:
     """Every problem of every spec, one line each; empty when all hold.
 
     Where ``feature_repo/datasets.yaml`` stands beside the models folder, the names of datasets, keys, slices and groups
     are checked against it; so is the engine that ``feature_repo/feature_store.yaml`` names. Whether the feature service
     exists is the feature store's to say, not checked here; it is asked, through ``feature_names``, only when a payoff
-    reads a column that the spine does not carry. Left out, such columns are taken for features.
+    reads a column that the spine does not carry. Left out, such columns are taken for features. Through ``tagged`` it
+    is asked which columns are sensitive; left out, what the specs allow is not checked.
     """
     folder = Path(models_dir)
     listed = folder.parent / DATASETS_FILE
@@ -121,6 +126,8 @@ def validate_all(models_dir: Path | str, feature_names: FeatureNames | None = No
         tree = _read(file, spec.model)
         if datasets is not None:
             named = [*_unknown_names(spec, datasets), *_unknown_columns(spec, datasets, feature_names)]
+            if tagged is not None and spec.data.spine.source in datasets:
+                named += [problem for problem in _sensitive_columns(spec, tagged) if problem not in named]
             found = sorted(named, key=lambda problem: _line(tree, problem.path))
             problems.extend(_told(file, _line(tree, problem.path), problem, spec.model) for problem in found)
     return problems
@@ -186,11 +193,25 @@ def _unknown_columns(
                 )
 
 
+def _sensitive_columns(spec: ModelSpec, tagged: Tagged) -> Sequence[Problem]:
+    """Sensitive columns that the spec does not allow, and entries that allow nothing."""
+    try:
+        return rule_columns(spec, tagged(spec)).problems
+    except Refused as refused:
+        return (Problem(("data", "features"), str(refused)),)
+
+
 def _read_datasets(file: Path) -> dict[str, _Dataset]:
     """The datasets of the feature repository, each with the columns that a spine made of it carries."""
     datasets = _read(file, "").get("datasets")
     if not isinstance(datasets, dict) or not all(isinstance(entry, dict) for entry in datasets.values()):
         raise _refused(file, 1, "must hold a mapping 'datasets' of name to location, keys and columns", "")
+    for name, entry in datasets.items():
+        try:
+            declared(entry.get("sensitive"))
+        except ValueError as error:
+            line = _line(datasets, (str(name), "sensitive"))
+            raise _refused(file, line, f"datasets.{name}.{error}", "") from None
     return {
         str(name): _Dataset(
             known=frozenset([*(entry.get("keys") or ()), *(entry.get("join_keys") or ())]),

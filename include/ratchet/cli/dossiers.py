@@ -17,6 +17,7 @@ from ratchet.cli.tables import AsJson, print_rows
 from ratchet.errors import RatchetError, Refused
 from ratchet.ports.ledger import AttemptRow
 from ratchet.workflow import dossiers
+from ratchet.workflow.guarding import in_words
 from ratchet.workflow.approving import approvals_of
 
 What = Annotated[str, typer.Argument(help="<attempt> or <model>@<version>")]
@@ -232,6 +233,7 @@ def show(story: Story) -> None:
                 name + ("" if view["version"] is None else f" v{view['version']}")
                 for name, view in snapshot["feature_repository"]["views"].items()
             ),
+            "sensitive columns held": "; ".join(in_words(snapshot)),
             "feature repository": snapshot["feature_repository"]["hash"],
             "joined by": ", ".join(
                 f"{name} {found}" for name, found in snapshot["feature_repository"]["engine"].items()

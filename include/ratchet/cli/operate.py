@@ -69,6 +69,8 @@ def deploy(
     ratchet = wire()
     changed = ratchet.deploy(revive=revive, actor=getpass.getuser())
     typer.echo(f"deployed {', '.join(changed)}" if changed else "every spec is deployed already")
+    for line in ratchet.sensitive_lines(changed):
+        typer.echo(line)
     with ratchet.ledger.transaction() as tx:
         retired = [row.model for row in tx.specs() if row.retired]
     for model in retired:
@@ -96,7 +98,8 @@ def validate(model: Annotated[str | None, typer.Argument(help="One model; all wh
 
     ratchet = wire()
     models_dir = ratchet.settings.models_dir
-    found = validate_all(models_dir, ratchet.features.feature_names)  # Feast, where it must be asked
+    # Feast, where it must be asked
+    found = validate_all(models_dir, ratchet.features.feature_names, ratchet.features.tagged)
     problems = [p for p in found if model is None or f"/{model}/" in p]
     for problem in problems:
         typer.secho(problem, fg=typer.colors.RED, err=True)
@@ -105,6 +108,8 @@ def validate(model: Annotated[str | None, typer.Argument(help="One model; all wh
     specs = load_all(models_dir)
     names = [model] if model else sorted(specs)
     typer.echo(f"valid: {', '.join(names)}")
+    for line in ratchet.sensitive_lines(names):
+        typer.echo(line)
     for spec in (specs[name] for name in names if name in specs):
         for line in validate_lines(ratchet, spec):
             typer.echo(line)

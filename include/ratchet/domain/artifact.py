@@ -59,7 +59,7 @@ def numbers(rows: Rows, names: Iterable[str]) -> dict[str, Floats]:
             values.dtype.kind == "O" and all(v is None or isinstance(v, bool | int | float | Decimal) for v in values)
         )
         if not of_numbers:
-            raise Refused(f"column {name!r} must hold numbers, but holds {values.dtype} such as {values[:1].tolist()}.")
+            raise Refused(f"column {name!r} must hold numbers, but holds {values.dtype}.")
         found[name] = values.astype(np.float64)
     return found
 

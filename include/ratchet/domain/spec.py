@@ -18,7 +18,7 @@ import hashlib
 import json
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import date, timedelta
 from difflib import get_close_matches
@@ -512,18 +512,54 @@ class Holdout(_Closed):
         return self
 
 
+class AllowedSensitive(_Closed):
+    """A column tagged ``pii`` or ``secret`` that rows of the model may hold, and why (:mod:`ratchet.domain.sensitive`).
+
+    ``show_values``: dossiers, cards, messages and the model's file may tell its values too.
+    """
+
+    column: Name
+    reason: Text
+    show_values: Annotated[bool, Field(strict=True)] = False
+
+    @field_validator("reason")
+    @classmethod
+    def _says_something(cls, value: str) -> str:
+        if not value.strip():
+            raise _rule("must say why, but is blank")
+        return value
+
+
 class Data(_Closed):
-    """What the model learns from. ``window`` is how many days before the holdout training may reach back."""
+    """What the model learns from. ``window`` is how many days before the holdout training may reach back.
+
+    ``allow_sensitive`` names the columns tagged ``pii`` or ``secret`` that its rows may hold all the same.
+    """
 
     spine: Spine
     features: Name
     window: PositiveDuration
     holdout: Holdout
+    allow_sensitive: tuple[AllowedSensitive, ...] | None = None
 
     @field_validator("window")
     @classmethod
     def _whole_days(cls, value: timedelta) -> timedelta:
         return _days_only(value)
+
+    @field_validator("allow_sensitive")
+    @classmethod
+    def _each_column_once(cls, value: tuple[AllowedSensitive, ...] | None) -> tuple[AllowedSensitive, ...] | None:
+        names = [entry.column for entry in value or ()]
+        if value == ():
+            raise _rule("allows nothing: leave it out")
+        if len(set(names)) < len(names):
+            raise _rule(f"names a column twice: {names}")
+        return value
+
+    def hides(self, columns: Collection[str]) -> bool:
+        """Whether one of the columns is sensitive, and its values are to be told nowhere."""
+        return any(entry.column in columns and not entry.show_values for entry in self.allow_sensitive or ())
 
     @model_validator(mode="after")
     def _leaves_days_to_train_on(self) -> Self:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import date, datetime
 from typing import Any, Protocol
 
+from ratchet.domain.sensitive import TaggedColumn
 from ratchet.domain.spec import ModelSpec
 
 
@@ -21,6 +22,10 @@ class Features(Protocol):
 
     def feature_names(self, spec: ModelSpec) -> tuple[str, ...]:
         """The service's features in order."""
+        ...
+
+    def tagged(self, spec: ModelSpec) -> tuple[TaggedColumn, ...]:
+        """Every column that rows of the spec would hold and that is tagged ``pii`` or ``secret``; no row is read."""
         ...
 
     def apply(self) -> None:

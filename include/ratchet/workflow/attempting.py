@@ -28,6 +28,7 @@ from ratchet.workflow import dossiers
 from ratchet.workflow.artifacts import Artifacts, Loader, UnusableArtifact
 from ratchet.workflow.deciding import plan
 from ratchet.workflow.deployment import REFIT, to_refit
+from ratchet.workflow.guarding import allowed_columns, recorded
 from ratchet.workflow.leases import resumable, step
 from ratchet.workflow.promotion import conclude
 from ratchet.workflow.telling import challenger_alias
@@ -107,6 +108,7 @@ class Attempts:
 
         features, store = self._parts.features(), self._parts.store()
         features.apply()
+        allowed = allowed_columns(features, spec)
         last_day, refits = max(planned.holdout_days), spec.gate.deploy == "refit"
         kept_from = planned.calibrate_end if refits else planned.holdout_start
         first_day = planned.fit_start if train is None else kept_from
@@ -146,7 +148,7 @@ class Attempts:
             "code": self._parts.code_digest,
             "feature_repository": features.describe(),
             "created_cutoff": {"features": "decided_at of each row", "labels": attempt.as_of.isoformat()},
-        }
+        } | recorded(allowed)
         key = f"snapshots/{attempt.id}/manifest.json"
         digest = store.put_bytes(key, dossiers.to_json(manifest))
         return {

@@ -10,6 +10,7 @@ from ratchet.domain.looks import spent_confidence
 from ratchet.domain.shift import LARGE, MODERATE
 from ratchet.workflow import charts
 from ratchet.workflow.charts import Interval
+from ratchet.workflow.guarding import in_words
 
 MOST_SLICES = 30
 HEADLINES = {
@@ -194,6 +195,7 @@ def _about(dossier: Mapping[str, Any]) -> str:
             ("Asked by", dossier["actor"]),
             ("Reason", dossier["reason"]),
             ("Data as of", dossier["as_of"]),
+            ("Sensitive columns held", "; ".join(in_words(dossier["snapshot"]))),
         ]
     )
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -134,7 +136,27 @@ def _loaded(spec: ModelSpec, rows: pa.Table, hook: Hook | None) -> tuple[Hook, p
         raise Refused(f"{payoff.hook}: the hook must be loaded to value decisions, but was not given.")
     if missing := [name for name in payoff.reads if name not in rows.column_names]:
         raise Refused(f"{payoff.hook}: rows must have the columns {missing}, but got {sorted(rows.column_names)}.")
+    if spec.data.hides((*payoff.reads, spec.data.spine.label)):
+        hook = _quoting_nothing(hook)
     return hook, rows.select(list(payoff.reads))
+
+
+class _UntoldError(Exception):
+    """A hook failed on values that no message may quote; says of what kind, and where in its file."""
+
+
+def _quoting_nothing(hook: Hook) -> Hook:
+    """The hook, whose own words on a failure may hold a value of a sensitive column and are left out."""
+
+    def quiet(rows: pa.Table, label: NDArray[Any], decision: NDArray[Any]) -> Any:
+        try:
+            return hook(rows, label, decision)
+        except Exception as error:  # noqa: BLE001 - whatever it is, it must not be told
+            at = traceback.extract_tb(error.__traceback__)[-1]
+            told = f"{type(error).__name__} at {Path(at.filename).name}:{at.lineno}, untold: the rows are sensitive"
+        raise _UntoldError(told)
+
+    return quiet
 
 
 def _answer(name: str, hook: Hook, rows: pa.Table, label: NDArray[Any], decision: NDArray[Any]) -> Floats:

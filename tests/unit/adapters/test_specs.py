@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from ratchet.adapters import specs
+from ratchet.domain.sensitive import TaggedColumn
 from ratchet.errors import Refused
 from ratchet.settings import load_settings
 
@@ -270,3 +271,32 @@ def test_a_regression_is_a_spec_like_any_other(tmp_path: Path) -> None:
 def test_what_a_regression_may_not_say_is_told_at_its_line(tmp_path: Path, wrong: dict, at: str, said: str) -> None:
     file = regression(tmp_path, **wrong)
     assert any(f"model.yaml:{line_of(file, at)}: {said}" in problem for problem in refusal(file))
+
+
+# -- sensitive columns -------------------------------------------------------------------------------------------------
+
+FARE = TaggedColumn("fare", ("pii",), "dataset 'flights' of datasets.yaml", "join key")
+
+
+def tagged(_: object) -> tuple[TaggedColumn, ...]:
+    return (FARE,)
+
+
+def test_a_sensitive_column_that_the_spec_does_not_allow_is_told_with_file_and_line(tmp_path: Path) -> None:
+    file = with_payoff(tmp_path, "tp: 10, fp: -60")
+    (problem,) = specs.validate_all(tmp_path / "models", features, tagged)
+    assert f"{file}:{line_of(file, 'source: flights')}: data.spine.source: 'fare' is tagged pii in dataset" in problem
+    assert problem.endswith("Run: ratchet validate flight_delay")
+    allow = "features: flight_delay_v1\n  allow_sensitive: [{column: fare, reason: it is the payoff}]"
+    file.write_text(file.read_text().replace("features: flight_delay_v1", allow))
+    assert specs.validate_all(tmp_path / "models", features, tagged) == []
+    (problem,) = specs.validate_all(tmp_path / "models", features, lambda _: ())
+    assert f":{line_of(file, 'allow_sensitive')}: data.allow_sensitive[0].column: 'fare' is tagged neither" in problem
+
+
+def test_a_misspelt_tag_of_a_data_set_is_told_with_file_and_line(tmp_path: Path) -> None:
+    with_payoff(tmp_path, "tp: 10, fp: -60")
+    listed = tmp_path / "feature_repo" / "datasets.yaml"
+    listed.write_text("datasets:\n  flights:\n    keys: [flight_id]\n    sensitive: {flight_id: pi}\n")
+    (problem,) = specs.validate_all(tmp_path / "models", features, tagged)
+    assert problem.startswith(f"{listed}:4: datasets.flights.sensitive.flight_id must be pii or secret, but got 'pi'")

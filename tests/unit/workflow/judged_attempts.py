@@ -16,6 +16,7 @@ from worlds import CODE, World
 
 from ratchet.adapters import models
 from ratchet.adapters.storage import ObjectStore
+from ratchet.domain.sensitive import TaggedColumn
 from ratchet.domain.spec import ModelSpec
 from ratchet.ports.ledger import AttemptRow
 from ratchet.ports.registry import InMemoryRegistry
@@ -52,6 +53,9 @@ class TableFeatures:
 
     def feature_names(self, spec: ModelSpec) -> tuple[str, ...]:
         return COLUMNS.features
+
+    def tagged(self, spec: ModelSpec) -> tuple[TaggedColumn, ...]:
+        return ()
 
     def apply(self) -> None:
         """Nothing to do."""
