@@ -28,6 +28,7 @@ from ratchet.workflow.auditing import AuditLog
 from ratchet.workflow.claiming import Claims
 from ratchet.workflow.dossiers import attempt_of
 from ratchet.workflow.guarding import GuardedFeatures, allowed_columns, recorded
+from ratchet.workflow.inspecting import Inspection
 from ratchet.workflow.intake import Intake
 from ratchet.workflow.promotion import Promotions
 from ratchet.workflow.reconciling import Reconciler
@@ -168,6 +169,11 @@ class Ratchet:
     def audit_log(self) -> AuditLog:
         """Checks the audit log and keeps its end in storage."""
         return AuditLog(self.ledger, lambda: self.store)
+
+    @cached_property
+    def inspection(self) -> Inspection:
+        """What an audit asks of every model."""
+        return Inspection(self.ledger, self.audit_log, lambda: self.features)
 
     @cached_property
     def verifier(self) -> Verifier:

@@ -26,6 +26,7 @@ import sqlalchemy as sa
 from small_model import FRESH_DAYS
 
 from ratchet import failpoints
+from ratchet.adapters.features_feast import FeastFeatures
 from ratchet.adapters.ledger import schema
 from ratchet.bootstrap import Ratchet
 from ratchet.cli import airflow_api
@@ -141,9 +142,10 @@ class System:
         end = FIRST_AS_OF if self.today == FIRST_DAY else self.today + timedelta(days=days)
         piece, zone = Arrival(self.today, end), self.spec.data.spine.zone
         self.today = end
+        feast = FeastFeatures(self.ratchet.settings.feature_repo_dir, self.ratchet.settings.data_dir)
         ids = []
         for dataset in DATASETS:
-            rows = self.ratchet.features.count_rows(dataset, piece.start, piece.end)
+            rows = feast.count_rows(dataset, piece.start, piece.end)
             data = arrived(piece, dataset, rows, zone)
             ids.append(self.publish(data, dataset, at=data.complete_until))
         for event_id in ids:

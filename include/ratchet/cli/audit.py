@@ -1,9 +1,12 @@
-"""The audit log's commands: what it says, and whether it is whole."""
+"""``ratchet audit``: findings on every model; and the audit log, what it says, and whether it is whole."""
 
 from __future__ import annotations
 
 import getpass
 import json
+from collections import Counter
+from dataclasses import asdict
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -12,9 +15,55 @@ from ratchet.bootstrap import wire
 from ratchet.cli.events import MOMENT, before
 from ratchet.cli.tables import AsJson, print_rows
 from ratchet.domain.audit import Head
+from ratchet.domain.findings import SEVERITIES, exit_code, worst
 from ratchet.errors import Refused
+from ratchet.workflow.inspecting import Report
 
-app = typer.Typer(help="Who did what, when and why; and whether that log is whole.", no_args_is_help=True)
+app = typer.Typer()
+
+
+@app.callback(invoke_without_command=True)
+def findings(
+    ctx: typer.Context,
+    model: Annotated[str | None, typer.Option(help="Only of this model.")] = None,
+    every: Annotated[bool, typer.Option("--all", help="Tell what is in order, too.")] = False,
+    strict: Annotated[bool, typer.Option("--strict", help="End with 1 where anything is a warning.")] = False,
+    html: Annotated[Path | None, typer.Option(help="Write the findings to this file, as one HTML page.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Findings on every deployed model: how grave, what was found, what to do; its commands are about the audit log.
+
+    Ends with 2 where anything is critical; with --strict with 1 where anything is a warning; else with 0. An audit that
+    could not be made ends with 1 too, and says why.
+    """
+    if ctx.invoked_subcommand is not None:
+        return
+    report = wire().inspection.inspect(model)
+    if html is not None:
+        from ratchet.workflow.findings_page import page  # noqa: PLC0415 - numpy, by the cards' charts
+
+        html.write_text(page(report))
+    if as_json:
+        typer.echo(json.dumps(asdict(report) | {"worst": worst(report.findings)}, default=str, indent=1))
+    else:
+        _print(report, every=every)
+        if html is not None:
+            typer.echo(f"written to {html}")
+    raise typer.Exit(exit_code(report.findings, strict=strict))
+
+
+def _print(report: Report, *, every: bool) -> None:
+    told = [finding for finding in report.findings if every or finding.severity != "ok"]
+    told.sort(key=lambda finding: SEVERITIES.index(finding.severity))
+    if told:
+        rows = [vars(finding) | {"model": finding.model or "–"} for finding in told]
+        rows = [row | {"found": f"{row['found']} → {row['remedy']}" if row["remedy"] else row["found"]} for row in rows]
+        print_rows(rows, ["severity", "model", "check", "found"], as_json=False)
+    counts = Counter(finding.severity for finding in report.findings)
+    counted = ", ".join(f"{counts[severity]} {severity}" for severity in SEVERITIES)
+    models = "1 model" if len(report.models) == 1 else f"{len(report.models)} models"
+    business = "" if report.clock == "wall" else f"; business time is replayed: {report.business:%Y-%m-%d %H:%M}Z"
+    typer.echo(f"{models}: {counted}{business}")
 
 
 @app.command()

@@ -17,8 +17,8 @@ from ratchet.cli.tables import AsJson, print_rows
 from ratchet.errors import RatchetError, Refused
 from ratchet.ports.ledger import AttemptRow
 from ratchet.workflow import dossiers
-from ratchet.workflow.guarding import in_words
 from ratchet.workflow.approving import approvals_of
+from ratchet.workflow.guarding import in_words
 
 What = Annotated[str, typer.Argument(help="<attempt> or <model>@<version>")]
 OneOrAll = Annotated[str | None, typer.Argument(help="<attempt> or <model>@<version>; or --all")]
