@@ -115,6 +115,13 @@ class ObjectStore:
                 self._fs.put_file(str(path), self._path(key))
         return sha256_file(path)
 
+    def sizes(self, prefix: str) -> dict[str, int]:
+        """The bytes of every object below a prefix, by its whole key; none where there is none."""
+        root = self._path(prefix)
+        with self._translated(prefix):
+            found = self._fs.find(root, detail=True) if self._fs.isdir(root) else {}
+        return {f"{prefix}/{PurePosixPath(path).relative_to(root)}": int(info["size"]) for path, info in found.items()}
+
     def put_dir(self, key: str, folder: Path) -> dict[str, str]:
         """Store every file below a local folder; returns relative path → SHA-256, in path order."""
         files = sorted(path for path in folder.rglob("*") if path.is_file())

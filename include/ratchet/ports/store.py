@@ -40,6 +40,10 @@ class Store(Protocol):
         """Read, and check the digest when given."""
         ...
 
+    def sizes(self, prefix: str) -> dict[str, int]:
+        """The bytes of every object below a prefix, by its whole key; none where there is none."""
+        ...
+
     def put_dir(self, key: str, folder: Path) -> dict[str, str]:
         """Store a folder; returns the SHA-256 of each file."""
         ...

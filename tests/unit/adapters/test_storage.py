@@ -98,3 +98,11 @@ def test_an_interrupted_local_write_leaves_the_old_object_whole(tmp_path: Path, 
         store.put_bytes("a", b"half")
     assert store.get_bytes("a") == b"old"
     assert [path.name for path in tmp_path.iterdir()] == ["a"]
+
+
+def test_the_sizes_of_all_that_lies_below_a_prefix(store: ObjectStore):
+    store.put_bytes("a/b/c.bin", b"123")
+    store.put_bytes("a/d", b"12345")
+    store.put_bytes("ab/e", b"1")
+    assert store.sizes("a") == {"a/b/c.bin": 3, "a/d": 5}
+    assert store.sizes("nothing") == {}
