@@ -26,8 +26,13 @@ class Monitored(Base):
         return bool(self._db.execute(ring.values(rung_at=now)).rowcount)
 
     def save_monitored(self, row: MonitoredRow) -> bool:
-        """Keep what was found in a window; false, and nothing is changed, when another has kept it before."""
+        """Keep what was found in a window; false, and nothing is changed, when another has kept it before.
+
+        Older windows of the model that still wait are passed over for good.
+        """
         c, values = t.monitored.c, asdict(row) | {"done_at": self.wall()}
+        older = sa.delete(t.monitored).where(c.model == row.model, c.window_end < row.window_end, c.state == "due")
+        self._db.execute(older)
         if self._db.execute(self._insert(t.monitored).values(values).on_conflict_do_nothing()).rowcount:
             return True
         keep = sa.update(t.monitored).where(
