@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping
 from datetime import datetime
 from typing import Annotated, Any
+from zoneinfo import ZoneInfo
 
 import typer
 
@@ -13,6 +14,7 @@ from ratchet.bootstrap import Ratchet, wire
 from ratchet.cli.tables import AsJson, print_rows
 from ratchet.errors import Refused
 from ratchet.ports.ledger import MonitoredRow
+from ratchet.workflow.monitoring import key_of
 
 CHECKS = ("quality", "features", "predictions", "payoff")
 MOST = 20
@@ -46,23 +48,21 @@ def monitor(
     rows = [_row(window, zones) for window in windows]
     if end is not None:
         rows = [row for row in rows if row["window_end"] == end.isoformat()]
-    reports = {row["report_uri"]: _report(ratchet, row) for row in rows[:1]} if model else {}
+    rows = [row | {"report": _report(ratchet, row) if model and i == 0 else None} for i, row in enumerate(rows)]
     if as_json:
-        print_rows([row | {"report": reports.get(row["report_uri"])} for row in rows], [], as_json=True)
+        print_rows(rows, [], as_json=True)
         return
     print_rows(rows, ["model", "window_end", "state", "version", *CHECKS, "cause"], as_json=False)
-    for report in reports.values():
-        if report is not None:
-            _print(report)
+    if model and rows and rows[0]["report"]:
+        _print(rows[0]["report"])
 
 
 def _row(window: MonitoredRow, zones: Mapping[str, str]) -> dict[str, Any]:
-    from zoneinfo import ZoneInfo  # noqa: PLC0415 - only here
-
     local = window.window_end.astimezone(ZoneInfo(zones.get(window.model, "UTC")))
     return {
         "model": window.model,
         "window_end": local.date().isoformat(),
+        "at": window.window_end,
         "state": window.state,
         "version": window.version,
         **{check: window.found.get(check, {}).get("outcome", "") for check in CHECKS},
@@ -75,10 +75,11 @@ def _row(window: MonitoredRow, zones: Mapping[str, str]) -> dict[str, Any]:
 
 def _report(ratchet: Ratchet, row: Mapping[str, Any]) -> dict[str, Any] | None:
     """The report of a window, against the digest in the ledger; None where it was not looked at yet."""
-    if row["report_sha256"] is None:
+    digest = row["report_sha256"]
+    if digest is None:
         return None
-    key = "/".join(str(row["report_uri"]).split("/")[-3:])
-    report: dict[str, Any] = json.loads(ratchet.store.get_bytes(key, digest=row["report_sha256"]))
+    content = ratchet.store.get_bytes(key_of(row["model"], row["at"], digest), digest=digest)
+    report: dict[str, Any] = json.loads(content)
     return report
 
 

@@ -72,6 +72,11 @@ def end_of(spec: ModelSpec, end: date) -> datetime:
     return datetime.combine(end, time(), tzinfo=spec.data.spine.zone).astimezone(UTC)
 
 
+def key_of(model: str, window_end: datetime, digest: str) -> str:
+    """Where the store keeps the report with this digest."""
+    return f"monitor/{model}/{window_end:%Y%m%dT%H%M%SZ}-{digest[:12]}.json"
+
+
 def stale(tx: Tx, spec: ModelSpec) -> list[str]:
     """The datasets of the spec that are complete no later than the monitor's ``max_age`` ago, in words."""
     limit = spec.monitor.max_age if spec.monitor else None
@@ -173,7 +178,7 @@ class Monitors:
         content = dossiers.to_json(report)
         digest = hashlib.sha256(content).hexdigest()
         store = self._store()
-        key = f"monitor/{spec.model}/{window_end:%Y%m%dT%H%M%SZ}-{digest[:12]}.json"
+        key = key_of(spec.model, window_end, digest)
         store.put_once(key, content)
         broken = report["quality"]["outcome"] == "broken"
         row = MonitoredRow(

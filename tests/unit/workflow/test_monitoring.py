@@ -81,7 +81,7 @@ class Watched:
 
     def report(self) -> dict:
         window = self.windows()[0]
-        key = "/".join(window.report_uri.split("/")[-3:])
+        key = monitoring.key_of(window.model, window.window_end, window.report_sha256)
         return json.loads(self.world.store.get_bytes(key, digest=window.report_sha256))
 
     def audited(self) -> list[str]:
@@ -274,6 +274,24 @@ def test_a_champion_that_is_worse_than_its_predecessor_on_the_same_rows_is_told(
     assert metrics.keys() == {"uplift_over_predecessor"}
     assert metrics["uplift_over_predecessor"].value < metrics["uplift_over_predecessor"].threshold == 0
     assert watched.report()["payoff"]["uplift"]["over"] == 99
+
+
+def test_the_reference_of_a_refit_is_all_that_it_was_fitted_on(crowned_template, tmp_path):
+    world = crowned_template.copy(tmp_path)
+    plain = world.spec.model_dump(mode="json") | {"probation": {"for": "28d"}}
+    plain["gate"] |= {"mode": "non_inferiority", "min_uplift": 1000.0, "guardrails": [], "deploy": "refit"}
+    world.spec = ModelSpec.model_validate(plain)
+    with world.ledger.transaction() as tx:
+        tx.publish_spec(world.model, world.spec.digest, world.spec.model_dump(mode="json"))
+    made = world.run("2013-04-15")
+    watched = Watched(world)
+    watched.arrive("2013-05-21")
+    assert watched.look()["state"] == "done"
+    report = watched.report()
+    assert report["version"] == made.deployed_version
+    assert report["reference"]["days"][1] == "2013-04-11"
+    assert report["features"]["outcome"] == "cleared"
+    assert report["payoff"]["uplift"]["over"] == 1
 
 
 def test_without_labels_the_payoff_is_expected_and_not_judged(watched):
