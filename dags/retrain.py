@@ -1,8 +1,8 @@
 """One file for all models: each folder of `include/models/` becomes retrain__, promote__ and rollback__ DAGs.
 
-A model is added by adding a folder, and has probation__ too where its spec says so; a spec that breaks a rule becomes
-one DAG that shows the problems, and leaves the other models alone. The runbooks are the docstrings of the functions
-below; they are shown on the DAGs' pages.
+A model is added by adding a folder, and has probation__ and monitor__ too where its spec says so; a spec that breaks a
+rule becomes one DAG that shows the problems, and leaves the other models alone. The runbooks are the docstrings of the
+functions below; they are shown on the DAGs' pages.
 """
 
 from __future__ import annotations
@@ -279,6 +279,38 @@ def probation_dag(spec: ModelSpec) -> DAG:
     return dag
 
 
+def monitor_dag(spec: ModelSpec) -> DAG:
+    """### Monitor {model}: look at the champion's new rows.
+
+    Starts when the sweep finds that the data reach a window further and rings `ratchet://{model}/monitor`, and by the
+    monitor's own schedule where the spec gives one. A window is looked at once: whether its rows can be believed,
+    whether features and scores have moved from those the champion was made of (thresholds are calibrated on this
+    model's own weeks), and what the champion earned. What was found goes out on `ml.drift`, with the report's address;
+    `ratchet monitor {model}` shows it. A run with nothing to look at is skipped.
+
+    | what you see | what it means | what to do |
+    |---|---|---|
+    | `look` failed: "cannot be believed" | the data are broken; no retrain is asked for | mend them, clear the task |
+    | `look` is skipped | the data have not moved far enough | nothing; the reason is in the log |
+    | `look` failed otherwise | something did not answer | clear the task: nothing is told twice |
+    """
+    model, runtime, monitor = spec.model, spec.runtime, spec.monitor
+    bell, cron = ratchet_airflow.bell(model, "monitor"), monitor.schedule if monitor else None
+    when = CronTriggerTimetable(cron, timezone=spec.data.spine.timezone) if cron else None
+    schedule = AssetOrTimeSchedule(timetable=when, assets=[bell]) if when else [bell]
+    with _dag(monitor_dag, spec, schedule=schedule, max_active_runs=1) as dag:
+
+        @task(pool=runtime.pool, execution_timeout=runtime.timeout, retries=runtime.retries)
+        def look() -> dict[str, Any]:
+            """Look at the window that is due, keep the report, tell what was found."""
+            answer: dict[str, Any] = ratchet_airflow.verbs().monitor(model)
+            ratchet_airflow.only_if(answer["state"], answer["reason"])
+            return answer
+
+        look()
+    return dag
+
+
 def refused_dag(model: str, refused: SpecRefused) -> DAG:
     """Stand in for the DAGs of a spec that breaks a rule: its page and its task's log show every problem."""
     problems = "\n".join(refused.problems)
@@ -334,6 +366,7 @@ for file in spec_files(load_settings().models_dir):
     except SpecRefused as error:
         globals()[f"refused__{name}"] = refused_dag(name, error)
     else:
-        for make in (retrain_dag, promote_dag, rollback_dag, *([probation_dag] if read.probation else [])):
+        more = [*([probation_dag] if read.probation else []), *([monitor_dag] if read.monitor else [])]
+        for make in (retrain_dag, promote_dag, rollback_dag, *more):
             if RUNNING in (None, f"{make.__name__.removesuffix('_dag')}__{name}"):
                 globals()[f"{make.__name__}__{name}"] = make(read)

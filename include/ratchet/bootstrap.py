@@ -31,6 +31,7 @@ from ratchet.workflow.dossiers import attempt_of
 from ratchet.workflow.guarding import GuardedFeatures, allowed_columns, recorded
 from ratchet.workflow.inspecting import Inspection
 from ratchet.workflow.intake import Intake
+from ratchet.workflow.monitoring import Monitors
 from ratchet.workflow.promotion import Promotions
 from ratchet.workflow.reconciling import Reconciler
 from ratchet.workflow.repeating import Repeats
@@ -43,6 +44,8 @@ from ratchet.workflow.verifying import Verifier
 from ratchet.workflow.watching import Watch
 
 if TYPE_CHECKING:
+    from datetime import date
+
     from ratchet.domain.spec import ModelSpec
     from ratchet.ports.bus import Bus
     from ratchet.ports.features import Features
@@ -340,6 +343,17 @@ class Ratchet:
             artifacts=lambda: self.artifacts,
             hook=self.payoff_hook,
         ).watch(model)
+
+    def monitor(self, model: str, window_end: date | None = None) -> dict[str, Any]:
+        """Look at the model's window of new rows that is due, or at one that ends before a local day."""
+        return Monitors(
+            self.ledger,
+            self.relay,
+            features=lambda: self.features,
+            artifacts=lambda: self.artifacts,
+            store=lambda: self.store,
+            hook=self.payoff_hook,
+        ).monitor(model, window_end)
 
     def rollback(self, model: str, version: int | None, actor: str, reason: str) -> dict[str, Any]:
         """Take an earlier champion back."""

@@ -170,6 +170,37 @@ def test_a_decision_cannot_read_an_outcome(with_outcome: FeastFeatures) -> None:
         with_outcome.spine(spec, as_of=YEAR_KNOWN, start=date(2013, 5, 1), end=date(2013, 5, 2))
 
 
+# -- entities to be scored -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("day", [date(2013, 3, 10), date(2013, 7, 4), date(2013, 11, 3), date(2013, 12, 31)])
+def test_the_rows_to_score_on_a_day_are_those_that_its_spine_will_have(
+    features: FeastFeatures, year: pa.Table, day: date
+) -> None:
+    found = features.entities(SPEC, start=day, end=day + timedelta(days=1))
+    assert found.equals(year.filter(pc.equal(year["day"], day.isoformat())).drop_columns("label"))
+    assert found.num_rows > 300
+
+
+def test_rows_are_scored_though_their_labels_are_unknown(features: FeastFeatures, tmp_path: Path) -> None:
+    flights_file = features.dataset("flights").path
+    table = pq.read_table(flights_file)
+    for name in ("late", "label_published_at"):
+        place = table.column_names.index(name)
+        table = table.set_column(place, name, pa.nulls(table.num_rows, table.schema.field(name).type))
+    pq.write_table(table, tmp_path / "flights.parquet")
+    july = {"start": date(2013, 7, 1), "end": date(2013, 7, 3)}
+    found = FeastFeatures(REPO, tmp_path).entities(SPEC, **july)
+    assert found.equals(features.entities(SPEC, **july))
+
+
+def test_rows_to_score_have_the_features_that_a_snapshot_gives_them(features: FeastFeatures, year: pa.Table) -> None:
+    day = date(2013, 7, 4)
+    scored = features.historical(SPEC, features.entities(SPEC, start=day, end=day + timedelta(days=1)))
+    frozen = features.historical(SPEC, year.filter(pc.equal(year["day"], day.isoformat())))
+    assert scored.equals(frozen.drop_columns("label"))
+
+
 def test_an_unknown_source_is_refused_with_what_there_is(features: FeastFeatures) -> None:
     with pytest.raises(Refused, match=r"'trains' is not a dataset; there are: .*flights"):
         features.dataset("trains")

@@ -24,6 +24,7 @@ from ratchet.ports.ledger import (
     AttemptRow,
     ChampionRow,
     FateChange,
+    MonitoredRow,
     NewEvent,
     NewRecord,
     ProbationDay,
@@ -790,6 +791,53 @@ def test_one_of_many_wins_the_ring_of_a_watch_and_nobody_rings_one_that_has_ende
         assert tx.ring_probation("m", 2, -1)
         tx.update_probation("m", 2, state="unproven")
         assert not tx.ring_probation("m", 2, -1)
+
+
+def window(state: str = "done", days: int = 0, **values) -> MonitoredRow:
+    return MonitoredRow("m", NOW + timedelta(days=days), state, "d" * 64, **values)
+
+
+def test_a_window_is_monitored_once_and_the_newest_comes_first(ledger):
+    with ledger.transaction() as tx:
+        assert tx.save_monitored(window(found={"features": "cleared"}, version=2))
+        assert not tx.save_monitored(window(found={"features": "drifted"}, version=3))
+        assert tx.save_monitored(window(days=7))
+        newest, first = tx.monitored("m")
+        assert (newest.window_end, first.window_end) == (NOW + timedelta(days=7), NOW)
+        assert (first.found, first.version) == ({"features": "cleared"}, 2)
+        assert first.done_at is not None
+        assert tx.monitored("m", window_end=NOW) == [first]
+        assert tx.monitored(limit=1) == [newest]
+        assert tx.monitored("other") == []
+
+
+def test_a_broken_window_is_monitored_again(ledger):
+    with ledger.transaction() as tx:
+        assert tx.save_monitored(window("broken"))
+        assert tx.save_monitored(window("broken"))
+        assert tx.save_monitored(window("done"))
+        assert not tx.save_monitored(window("broken"))
+
+
+def test_one_of_many_wins_the_ring_of_a_window_and_nobody_rings_for_one_that_was_monitored(ledger):
+    won = []
+
+    def ring() -> None:
+        with ledger.transaction() as tx:
+            won.append(tx.ring_monitor("m", NOW, "d" * 64, 600))
+
+    threads = [threading.Thread(target=ring) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(won) == [False] * 7 + [True]
+    with ledger.transaction() as tx:
+        assert tx.ring_monitor("m", NOW, "d" * 64, -1)
+        assert tx.save_monitored(window())
+        assert not tx.ring_monitor("m", NOW, "d" * 64, -1)
+        (kept,) = tx.monitored("m")
+        assert (kept.state, kept.rung_at is not None) == ("done", True)
 
 
 def test_the_last_self_test_that_was_judged_counts(ledger):

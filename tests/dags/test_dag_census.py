@@ -136,6 +136,23 @@ def test_a_spec_with_a_probation_has_a_dag_that_watches_in_its_pool_and_tells_th
     assert "{" not in dag.doc_md
 
 
+@pytest.mark.parametrize(("monitor", "cron"), [("{}", None), ('{schedule: "0 6 * * *"}', "0 6 * * *")])
+def test_a_spec_with_a_monitor_has_a_dag_that_looks_when_data_arrive_and_by_its_own_schedule(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, monitor: str, cron: str | None
+) -> None:
+    shipped = (root / "include" / "models" / "flight_delay" / "model.yaml").read_text()
+    (tmp_path / "flight_delay").mkdir()
+    (tmp_path / "flight_delay" / "model.yaml").write_text(f"{shipped}monitor: {monitor}\n")
+    monkeypatch.setenv("RATCHET_MODELS_DIR", str(tmp_path))
+    dag = DagBag(str(root / "dags" / "retrain.py")).dags["monitor__flight_delay"]
+    stored = json.dumps(DagSerialization.to_dict(dag)["dag"]["timetable"])
+    assert "ratchet://flight_delay/monitor" in stored
+    assert cron is None or (cron in stored and "America/New_York" in stored)
+    assert dag.get_task("look").pool == "ratchet_training"
+    assert dag.doc_md.startswith("### Monitor flight_delay")
+    assert "{" not in dag.doc_md
+
+
 def test_intake_keeps_the_pump_alive_by_its_own_watcher(bag: DagBag) -> None:
     stored = json.dumps(DagSerialization.to_dict(bag.dags["ratchet__intake"]))
     assert "ratchet_intake_trigger.IntakeTrigger" in stored

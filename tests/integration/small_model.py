@@ -25,6 +25,8 @@ BESIDE = ("run_failed", "task_failed", "task_cleared", "run_succeeded", "run_del
 """Models for ``test_lifecycle``, each named after what is done to its run. No data event starts them."""
 WATCHED = "on_probation"
 """A model for ``test_probation``: its spec has a probation with a loss limit. No data event starts it either."""
+MONITORED = "monitored"
+"""A model for ``test_monitor_on_the_stack``: its new rows are looked at, and what is found starts nothing."""
 ASKING = {"asks_one": "always", "asks_two": {"two_people_above": 0}}
 """Models for ``test_approvals``, and what their specs say of approval. No data event starts them."""
 
@@ -66,6 +68,10 @@ def write(models_dir: Path, name: str = "flight_delay") -> Path:
         spec["train"] |= {"trials": 1, "workers": 1}
     if name == WATCHED:
         spec["probation"] = {"for": "7d", "loss_limit": {"amount": 1000, "unit": "USD"}}
+    if name == MONITORED:
+        spec["monitor"] = {"window": "14d"}
+        spec["retrain"]["on"] = {"drift": {"min_severity": 1.0}, "data": spec["retrain"]["on"]["data"]}
+        del spec["retrain"]["urgent"]
     file = models_dir / name / "model.yaml"
     file.parent.mkdir(parents=True, exist_ok=True)
     if name == HOOKED:
@@ -92,6 +98,6 @@ def write(models_dir: Path, name: str = "flight_delay") -> Path:
 
 
 if __name__ == "__main__":
-    beside = (*BESIDE, *ASKING, WATCHED, HOOKED, SHADOWED, LOOKED_AT, FORESTED, REFITTED, RECALIBRATED)
+    beside = (*BESIDE, *ASKING, WATCHED, MONITORED, HOOKED, SHADOWED, LOOKED_AT, FORESTED, REFITTED, RECALIBRATED)
     for model in ("flight_delay", *beside):
         write(Path(sys.argv[1]), model)

@@ -138,34 +138,36 @@ class FeastFeatures:
         days = _local_days(rows[source.event], zone)
         rows = rows.append_column("day", days).filter(_within(days, start, end))
         rows = rows.filter(self._mature(rows, source, as_of=as_of, zone=zone, label_delay=spine.label_delay))
-        decided_at = pc.subtract(rows[spine.decided_column], pa.scalar(spine.decided_lead, pa.duration("us")))
+        table = self._decisions(spec, rows, keys)
         label = rows[spine.label]
         if not spec.business.regression:
             label = _of_decisions(label, f"{source.path}: {spine.label}")
-        table = pa.table(
-            {key: rows[key] for key in keys}
-            | {
-                "decided_at": decided_at,
-                "day": rows["day"].cast(pa.string()),
-                "label": label,
-            }
-        )
-        for name in table.column_names:
-            if table[name].null_count:
-                msg = f"{source.path}: {name} must be known on every row, but {table[name].null_count} rows have none."
-                raise Refused(msg)
+        table = _known(table.append_column("label", label), source)
         if spec.business.regression:
             target = pa.array(targets(table, f"{source.path}: {spine.label}"))
             table = table.set_column(table.column_names.index("label"), "label", target)
         for name in outcomes:
             table = table.append_column(name, rows[name])
-        table = table.sort_by([(key, "ascending") for key in (*spine.entity, "decided_at")]).combine_chunks()
-        distinct = table.group_by([*spine.entity, "decided_at"]).aggregate([]).num_rows
-        if distinct != table.num_rows:
-            repeated = table.num_rows - distinct
-            msg = f"{source.path}: {', '.join(spine.entity)} must be unique, but {repeated} rows repeat one."
-            raise Refused(msg)
-        return table
+        return _in_total_order(table, spec, source)
+
+    def entities(self, spec: ModelSpec, *, start: date, end: date) -> pa.Table:
+        """All decisions of the local days ``[start, end)``, labelled or not, as they are to be scored.
+
+        The day of a row is that of its event, as in :meth:`spine`; when its label was published is not looked at.
+
+        Returns columns: entity keys, join keys, ``decided_at`` (UTC), ``day`` ('YYYY-MM-DD'), in total order (entity
+        keys, decided_at); none holds nulls. Raises :class:`Refused` for an unknown source or column, and for repeated
+        or missing keys.
+        """
+        spine = spec.data.spine
+        source = self.dataset(spine.source)
+        keys = [*spine.entity, *(key for key in source.join_keys if key not in spine.entity)]
+        zone = ZoneInfo(spine.timezone)
+        between = (_end_of_day(start - timedelta(days=1), zone), _end_of_day(end - timedelta(days=1), zone))
+        rows = self._read(source, [*keys, spine.decided_column, source.event], between)
+        days = _local_days(rows[source.event], zone)
+        rows = rows.append_column("day", days).filter(_within(days, start, end))
+        return _in_total_order(_known(self._decisions(spec, rows, keys), source), spec, source)
 
     def count_rows(self, dataset: str, start: date, end: date) -> int:
         """Rows of a dataset whose event lies on the local days ``[start, end)`` (time zone of ``datasets.yaml``)."""
@@ -448,13 +450,27 @@ class FeastFeatures:
         return tuple(dict.fromkeys(column.name for view in views for column in view.entity_columns))
 
     @staticmethod
-    def _read(source: Dataset, columns: list[str]) -> pa.Table:
-        there = pq.read_schema(source.path).names
-        absent = [name for name in columns if name not in there]
+    def _decisions(spec: ModelSpec, rows: pa.Table, keys: list[str]) -> pa.Table:
+        """The source's rows (with their ``day``) as decisions: keys, ``decided_at`` and ``day``."""
+        spine = spec.data.spine
+        decided_at = pc.subtract(rows[spine.decided_column], pa.scalar(spine.decided_lead, pa.duration("us")))
+        columns = {key: rows[key] for key in keys}
+        return pa.table(columns | {"decided_at": decided_at, "day": rows["day"].cast(pa.string())})
+
+    @staticmethod
+    def _read(source: Dataset, columns: list[str], between: tuple[datetime, datetime] | None = None) -> pa.Table:
+        """These columns; ``between``, half-open, leaves out what is known not to have happened in it."""
+        schema = pq.read_schema(source.path)
+        absent = [name for name in columns if name not in schema.names]
         if absent:
-            msg = f"{source.path}: must hold {', '.join(absent)}, but has {', '.join(there)}."
+            msg = f"{source.path}: must hold {', '.join(absent)}, but has {', '.join(schema.names)}."
             raise Refused(msg)
-        return pq.read_table(source.path, columns=list(dict.fromkeys(columns)))
+        chosen = None
+        kind = schema.field(source.event).type
+        if between is not None and pa.types.is_timestamp(kind):
+            first, end = (pa.scalar(moment, pa.timestamp("us", "UTC")).cast(kind) for moment in between)
+            chosen = (pc.field(source.event) >= first) & (pc.field(source.event) < end)
+        return pq.read_table(source.path, columns=list(dict.fromkeys(columns)), filters=chosen)
 
     @staticmethod
     def _mature(rows: pa.Table, source: Dataset, *, as_of: datetime, zone: ZoneInfo, label_delay: timedelta) -> Any:
@@ -467,6 +483,26 @@ class FeastFeatures:
             if max(_end_of_day(day, zone) + label_delay, known_at) <= as_of
         ]
         return pc.is_in(rows["day"], pa.array(ready, pa.date32()))
+
+
+def _known(table: pa.Table, source: Dataset) -> pa.Table:
+    """The table, if every value is known; :class:`Refused` names a column where one is not."""
+    for name in table.column_names:
+        if table[name].null_count:
+            msg = f"{source.path}: {name} must be known on every row, but {table[name].null_count} rows have none."
+            raise Refused(msg)
+    return table
+
+
+def _in_total_order(table: pa.Table, spec: ModelSpec, source: Dataset) -> pa.Table:
+    """By (entity keys, decided_at), which must be unique, or :class:`Refused`."""
+    order = [*spec.data.spine.entity, "decided_at"]
+    table = table.sort_by([(key, "ascending") for key in order]).combine_chunks()
+    repeated = table.num_rows - table.group_by(order).aggregate([]).num_rows
+    if repeated:
+        keys = ", ".join(spec.data.spine.entity)
+        raise Refused(f"{source.path}: {keys} must be unique, but {repeated} rows repeat one.")
+    return table
 
 
 def _local_days(moments: pa.ChunkedArray, zone: ZoneInfo) -> pa.ChunkedArray:

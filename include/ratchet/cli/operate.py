@@ -10,6 +10,7 @@ import typer
 from ratchet.bootstrap import wire
 from ratchet.cli import airflow_api
 from ratchet.cli.events import instant
+from ratchet.cli.monitor import monitor
 from ratchet.cli.probation import probation, validate_lines
 from ratchet.cli.tables import AsJson, print_rows
 from ratchet.errors import Refused
@@ -33,7 +34,7 @@ def register(app: typer.Typer) -> None:
         ("gate", gate_app),
     ):
         app.add_typer(group, name=name)
-    for command in (deploy, validate, retire, attempts, rollback, probation):
+    for command in (deploy, validate, retire, attempts, rollback, probation, monitor):
         app.command(command.__name__)(command)
 
 

@@ -93,6 +93,7 @@ class EventRejected(Refused):
         self.remedy = remedy
 
 
+EvidenceUri = Annotated[Prose | None, Meta(description="Where a person finds the check's report.")]
 WindowEnd = Annotated[Instant, Meta(description="End of the window looked at; a check is counted once per end.")]
 
 
@@ -104,7 +105,7 @@ class DriftDetected(Struct, frozen=True, kw_only=True, omit_defaults=True):
     window_start: Annotated[Instant, Meta(description="Start of the window looked at.")]
     window_end: WindowEnd
     feature: Annotated[Text | None, Meta(description="The feature that drifted, where it is one.")] = None
-    evidence_uri: Annotated[Prose | None, Meta(description="Where a person finds the check's report.")] = None
+    evidence_uri: EvidenceUri = None
 
 
 class DriftCleared(Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -112,6 +113,7 @@ class DriftCleared(Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     check: Annotated[Text, Meta(description="The check that looked, as named when it found drift.")]
     window_end: WindowEnd
+    evidence_uri: EvidenceUri = None
 
 
 class PerformanceDegraded(Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -121,6 +123,7 @@ class PerformanceDegraded(Struct, frozen=True, kw_only=True, omit_defaults=True)
     value: Annotated[Finite, Meta(description="What it is, in the metric's own unit.")]
     threshold: Annotated[Finite, Meta(description="What it should have been, in the same unit.")]
     window_end: WindowEnd
+    evidence_uri: EvidenceUri = None
 
 
 class DataArrived(Struct, frozen=True, kw_only=True, omit_defaults=True):

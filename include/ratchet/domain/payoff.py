@@ -197,3 +197,17 @@ def _binary(name: str, values: npt.ArrayLike) -> tuple[npt.NDArray[np.bool_], np
     if not binary.all():
         raise ValueError(f"{name} must be 0, 1 or NaN, but got {numbers[~binary][0]!r}. Apply the threshold first.")
     return numbers == 1, ~missing
+
+
+def expected(probability: npt.ArrayLike, positive: Worth, negative: Worth, act: npt.ArrayLike) -> Floats:
+    """What decisions are expected to be worth before their labels are known, (n_rows,).
+
+    ``probability`` (n_rows,) is the calibrated one of the positive label, ``positive`` and ``negative`` what the rows
+    are worth with either label, ``act`` (n_rows,) bool or 0/1; NaN in any of them is NaN. It is as good as the
+    calibration, and blind to a change of it: confidence-based performance estimation (CBPE) with a business value, as
+    in NannyML. Kivimäki, Białek, Kuberski and Nurminen (2024), *Confidence-based estimators for predictive performance
+    in model monitoring*, arXiv 2407.08649.
+    """
+    chance = np.asarray(probability, dtype=np.float64)
+    worth_of_rows: Floats = chance * positive.of(act) + (1.0 - chance) * negative.of(act)
+    return worth_of_rows

@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from datetime import date, timedelta
 from difflib import get_close_matches
 from functools import cached_property
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, get_args
 from zoneinfo import ZoneInfo
 
 from pydantic import (
@@ -999,6 +999,60 @@ class Probation(_Closed):
         return value
 
 
+Watched = Literal["quality", "features", "predictions", "payoff"]
+
+
+class Monitor(_Closed):
+    """What looks at the champion's new rows between retrains, and asks for one (:mod:`ratchet.workflow.monitoring`).
+
+    A window of the newest whole ``window`` of local days is looked at whenever the data reach ``every`` beyond the last
+    one, and by the cron ``schedule`` where there is one. The reference is the champion's own training snapshot.
+    ``checks`` are what is looked at: ``quality`` of the data, drift of ``features`` and of ``predictions``, and the
+    ``payoff``, realised and expected. ``level`` is the chance that a family of features is called drifted when nothing
+    moved; days are taken together by ``block`` (:mod:`ratchet.domain.drift`). Features that are ``seasonal`` move with
+    the calendar: they are told and call nothing. Fewer rows than ``min_rows`` say nothing of drift. A dataset that is
+    complete no later than ``max_age`` ago is told.
+    """
+
+    window: PositiveDuration = timedelta(days=28)
+    every: PositiveDuration = timedelta(days=7)
+    schedule: str | None = None
+    checks: Annotated[tuple[Watched, ...], Field(min_length=1)] = get_args(Watched)
+    level: Annotated[float, Field(strict=True, gt=0, le=0.5)] = 0.05
+    block: PositiveDuration = timedelta(days=7)
+    seasonal: tuple[Name, ...] = ()
+    min_rows: PositiveCount = 1000
+    max_age: PositiveDuration | None = None
+
+    @field_validator("window", "every", "block")
+    @classmethod
+    def _whole_days(cls, value: timedelta) -> timedelta:
+        return _days_only(value)
+
+    @field_validator("schedule")
+    @classmethod
+    def _five_fields(cls, value: str | None) -> str | None:
+        if value is not None:
+            _check_cron(value)
+        return value
+
+    @field_validator("checks", "seasonal")
+    @classmethod
+    def _each_once(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        if len(set(value)) < len(value):
+            raise _rule(f"names one twice: {list(value)}")
+        return value
+
+    @model_validator(mode="after")
+    def _whole_blocks(self) -> Self:
+        if self.window % self.block:
+            raise _rule(
+                f"window {format_duration(self.window)} must be whole blocks of {format_duration(self.block)}, or some "
+                "of its days would belong to none"
+            )
+        return self
+
+
 class ModelSpec(_Closed):
     """All that one model is (DESIGN §6). Frozen and closed; equal specs have equal digests."""
 
@@ -1010,6 +1064,7 @@ class ModelSpec(_Closed):
     train: Train
     gate: Gate
     probation: Probation | None = None
+    monitor: Monitor | None = None
     runtime: Runtime = Runtime()
 
     @model_validator(mode="after")

@@ -16,8 +16,12 @@ class Features(Protocol):
         """Labelled decisions of the local days ``[start, end)`` whose labels are mature at ``as_of``."""
         ...
 
+    def entities(self, spec: ModelSpec, *, start: date, end: date) -> Any:
+        """All decisions of the local days ``[start, end)``, labelled or not, as they are to be scored."""
+        ...
+
     def historical(self, spec: ModelSpec, spine: Any) -> Any:
-        """The spine's rows, each with the service's features as known at its ``decided_at``; no row lost."""
+        """All rows of a spine or of ``entities``, each with the service's features as known at its ``decided_at``."""
         ...
 
     def feature_names(self, spec: ModelSpec) -> tuple[str, ...]:

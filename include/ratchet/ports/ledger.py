@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import date, datetime
 from typing import Any, Protocol
 
@@ -401,6 +401,26 @@ class SelfTestRow:
         return f"self-test of the gate on {self.model}, {self.at:%Y-%m-%d %H:%M}Z: {'; '.join(self.detail['reasons'])}"
 
 
+@dataclass(frozen=True)
+class MonitoredRow:
+    """One window of a model's new rows, which ends at ``window_end`` (business time).
+
+    ``state`` is ``due`` while it waits to be looked at, ``done`` once it was, and ``broken`` where its data could not
+    be believed: then it is looked at again. ``version`` is the champion's, ``found`` the summary of the report.
+    """
+
+    model: str
+    window_end: datetime
+    state: str
+    spec_digest: str
+    version: int | None = None
+    found: dict[str, Any] = field(default_factory=dict)
+    report_uri: str | None = None
+    report_sha256: str | None = None
+    rung_at: datetime | None = None
+    done_at: datetime | None = None
+
+
 class Tx(Protocol):
     """One transaction. Business decisions are made outside; this reads and writes."""
 
@@ -533,6 +553,13 @@ class Tx(Protocol):
     def save_self_test(self, model: str, detail: dict[str, Any], *, passed: bool | None) -> None: ...
     def self_tests(self, model: str | None = None, limit: int | None = None) -> list[SelfTestRow]: ...
     def failed_self_test(self, model: str) -> SelfTestRow | None: ...
+
+    # the monitor
+    def ring_monitor(self, model: str, window_end: datetime, spec_digest: str, overdue_seconds: float) -> bool: ...
+    def save_monitored(self, row: MonitoredRow) -> bool: ...
+    def monitored(
+        self, model: str | None = None, *, window_end: datetime | None = None, limit: int | None = None
+    ) -> list[MonitoredRow]: ...
 
     # approvals
     def insert_approval_request(self, request: ApprovalRequestRow) -> None: ...

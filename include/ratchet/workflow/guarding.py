@@ -48,6 +48,11 @@ class GuardedFeatures:
         allowed_columns(self._features, spec)
         return self._features.spine(spec, as_of=as_of, start=start, end=end)
 
+    def entities(self, spec: ModelSpec, *, start: date, end: date) -> Any:
+        """See the port."""
+        allowed_columns(self._features, spec)
+        return self._features.entities(spec, start=start, end=end)
+
     def historical(self, spec: ModelSpec, spine: Any) -> Any:
         """See the port."""
         allowed_columns(self._features, spec)

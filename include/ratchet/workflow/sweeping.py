@@ -13,6 +13,7 @@ from ratchet.ports.ledger import AWAITING_APPROVAL, LIVE_STATES, AttemptRow, Led
 from ratchet.settings import Settings
 from ratchet.workflow.auditing import AuditLog
 from ratchet.workflow.intake import Intake
+from ratchet.workflow.monitoring import due_window, end_of
 from ratchet.workflow.probation import days_due, end_probation, holding, readable_spec
 from ratchet.workflow.promotion import Promotions, release
 from ratchet.workflow.reconciling import Reconciler
@@ -24,6 +25,7 @@ JUDGED_OVERDUE_SECONDS = 60.0
 ANNOUNCEMENT_OVERDUE_SECONDS = 60.0
 PROBATION_AGAIN_SECONDS = 600.0
 """A run that scores may wait long for a slot in its pool: it is not rung for again meanwhile."""
+MONITOR_AGAIN_SECONDS = 600.0
 OPEN_RUN_STATES = ("queued", "running")
 INTAKE_ABSENT_SECONDS = 300.0
 
@@ -80,6 +82,7 @@ class Sweeper:
         Returns:
             ``{"due": models whose retrain nobody started, "judged": models with a promotion nobody made, or an
             approval nobody is asked for, "probation": models on probation with days to score,
+            "monitor": models with a window of new rows to look at,
             "champion": models with another champion that nobody announced, "reaped": attempts given up,
             "told": outbox rows relayed, "moved": models whose alias somebody moved by hand,
             "intake_absent": no pump beats}``
@@ -99,6 +102,7 @@ class Sweeper:
                 m for m in sorted({*self._judged(), *unasked}) if m in folders and runs.startable(f"promote__{m}")
             ],
             "probation": self._watched(runs, folders),
+            "monitor": self._monitored(runs, folders),
             "champion": self._announced(),
             "reaped": reaped,
             "told": told,
@@ -201,6 +205,21 @@ class Sweeper:
                 and days_due(tx, probation)
                 and tx.ring_probation(model, probation.seq, PROBATION_AGAIN_SECONDS)
             )
+
+    def _monitored(self, runs: RunStates, folders: Collection[str]) -> list[str]:
+        """Win the rings of windows that the data have reached and nobody has looked at."""
+        due = []
+        with self._ledger.transaction() as tx:
+            registered = [row for row in tx.registered() if not row.retired and row.model in folders]
+        for row in registered:
+            with self._ledger.transaction() as tx:
+                spec = readable_spec(tx, row.digest)
+                end = due_window(tx, spec)[0] if spec is not None and spec.monitor is not None else None
+                if spec is None or end is None or not runs.startable(f"monitor__{row.model}"):
+                    continue
+                if tx.ring_monitor(row.model, end_of(spec, end), row.digest, MONITOR_AGAIN_SECONDS):
+                    due.append(row.model)
+        return sorted(due)
 
     def _unasked(self, runs: RunStates) -> list[str]:
         """Models whose request for approval no open run shows; requests that are void or late are ended first."""

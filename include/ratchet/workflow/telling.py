@@ -62,6 +62,14 @@ def decision(tx: Tx, dedupe: str, model: str, record: tuple[bytes, bytes, list[t
     tx.enqueue(RECORD, f"decision:{dedupe}", payload, model)
 
 
+def observation(tx: Tx, event: Announcement) -> None:
+    """Publish what our own monitor observed, as any monitoring system would; a repeat of its id tells nothing."""
+    key, value, headers = to_record(event)
+    packed = [[k, v.hex()] for k, v in headers]
+    payload = {"topic": event.topic, "key": _packed(key), "value": _packed(value), "headers": packed}
+    tx.enqueue(RECORD, f"observation:{event.id}", payload, event.subject)
+
+
 def champion_moved(tx: Tx, model: str, seq: int) -> None:
     """Let the registry's alias follow the ledger's champion, and the orchestrator's asset say that there is another.
 

@@ -4,7 +4,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from ratchet.domain.expression import Expression
-from ratchet.domain.payoff import PayoffMatrix, break_even, expected_gain, payoffs, worth
+from ratchet.domain.payoff import PayoffMatrix, break_even, expected, expected_gain, payoffs, worth
 
 SHIPPED = PayoffMatrix(tp=180, fp=-60, fn=0, tn=0)
 MONEY = st.integers(-1000, 1000)
@@ -120,3 +120,11 @@ def test_the_gain_of_acting_is_the_difference_of_the_two_worths() -> None:
     valued = worth(SHIPPED, [1, 0, np.nan])
     assert valued.gain[:2].tolist() == [180, -60]
     assert np.isnan(valued.gain[2])
+
+
+def test_what_is_expected_is_the_mean_over_the_labels_there_may_be() -> None:
+    positive, negative = worth(SHIPPED, np.ones(3)), worth(SHIPPED, np.zeros(3))
+    found = expected([0.25, 0.5, np.nan], positive, negative, [1, 1, 0])
+    assert found[:2].tolist() == [0.0, 60.0]
+    assert np.isnan(found[2])
+    assert expected([0.9], worth(SHIPPED, [1]), worth(SHIPPED, [0]), [0]).tolist() == [0.0]

@@ -231,6 +231,33 @@ def test_a_key_that_nothing_obeys_yet_is_refused_rather_than_ignored(path: str, 
     assert problem.startswith(f"{path}: not yet supported: ")
 
 
+def test_a_monitor_is_off_unless_asked_for_and_an_empty_one_takes_the_defaults() -> None:
+    assert ModelSpec.model_validate(WHOLE).monitor is None
+    monitor = ModelSpec.model_validate(spec_with("monitor", {})).monitor
+    assert monitor is not None
+    assert (monitor.window.days, monitor.every.days, monitor.block.days, monitor.level) == (28, 7, 7, 0.05)
+    assert monitor.checks == ("quality", "features", "predictions", "payoff")
+
+
+@pytest.mark.parametrize(
+    ("monitor", "said"),
+    [
+        ({"window": "30d"}, "must be whole blocks of 7d"),
+        ({"window": "36h", "block": "36h"}, "must be whole days"),
+        ({"level": 0.6}, "monitor.level: "),
+        ({"checks": []}, "monitor.checks: "),
+        ({"checks": ["features", "features"]}, "names one twice"),
+        ({"checks": ["weather"]}, "monitor.checks[0]: "),
+        ({"schedule": "daily"}, "must be five cron fields"),
+        ({"min_rows": 0}, "monitor.min_rows: "),
+        ({"threshold": 0.1}, "'threshold' is not a known key"),
+    ],
+)
+def test_a_monitor_that_could_not_be_obeyed_is_refused(monitor: dict[str, Any], said: str) -> None:
+    problems = problems_of(spec_with("monitor", monitor))
+    assert any(said in problem for problem in problems), problems
+
+
 SKLEARN_TRAIN = {
     "sklearn.ensemble.HistGradientBoostingClassifier": {"max_leaf_nodes": {"int": [4, 63]}},
     "sklearn.ensemble.RandomForestClassifier": {"max_depth": {"int": [3, 20]}},

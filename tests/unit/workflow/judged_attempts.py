@@ -47,9 +47,15 @@ class TableFeatures:
         inside = pc.and_(pc.greater_equal(day, start.isoformat()), pc.less(day, end.isoformat()))
         return self.table.filter(pc.and_(inside, pc.less_equal(day, mature))).select(KEYS)
 
+    def entities(self, spec: ModelSpec, *, start: date, end: date) -> pa.Table:
+        day = self.table["day"]
+        inside = pc.and_(pc.greater_equal(day, start.isoformat()), pc.less(day, end.isoformat()))
+        return self.table.filter(inside).select([name for name in KEYS if name != "label"])
+
     def historical(self, spec: ModelSpec, spine: pa.Table) -> pa.Table:
         wanted = pc.is_in(self.table["flight_id"], value_set=spine["flight_id"].combine_chunks())
-        return self.table.filter(wanted).select([*KEYS, *COLUMNS.features])
+        kept = [name for name in KEYS if name in spine.column_names]
+        return self.table.filter(wanted).select([*kept, *COLUMNS.features])
 
     def feature_names(self, spec: ModelSpec) -> tuple[str, ...]:
         return COLUMNS.features

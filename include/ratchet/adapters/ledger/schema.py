@@ -1,6 +1,7 @@
 """The ledger's tables.
 
-Times ending in ``_at`` are the database's wall clock; ``time``, ``since``, ``as_of`` and ``until`` are business time.
+Times ending in ``_at`` are the database's wall clock; ``time``, ``since``, ``as_of``, ``until`` and ``window_end`` are
+business time.
 """
 
 from __future__ import annotations
@@ -385,6 +386,22 @@ self_test = sa.Table(
     _column("passed", sa.Boolean, nullable=True),
     _column("detail", Json),
     comment="The gate's self-tests; passed is null where there were too few days to say anything",
+)
+
+monitored = sa.Table(
+    "monitored",
+    metadata,
+    _column("model", sa.String(100), primary_key=True),
+    _column("window_end", UtcDateTime, primary_key=True),
+    _column("state", sa.String(10)),
+    _column("version", sa.Integer, nullable=True),
+    _column("spec_digest", sa.String(64), sa.ForeignKey("spec.digest")),
+    _column("found", Json),
+    _column("report_uri", sa.Text, nullable=True),
+    _column("report_sha256", sa.String(64), nullable=True),
+    _column("rung_at", UtcDateTime, nullable=True),
+    _column("done_at", UtcDateTime, nullable=True),
+    comment="Each window of new rows is monitored once: due until it was, broken until its data are mended",
 )
 
 audit = sa.Table(

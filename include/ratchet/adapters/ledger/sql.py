@@ -16,6 +16,7 @@ from ratchet.adapters.ledger.audit import Audit
 from ratchet.adapters.ledger.base import AUDIT_LOCK
 from ratchet.adapters.ledger.doorbells import Doorbells
 from ratchet.adapters.ledger.inbox import Inbox
+from ratchet.adapters.ledger.monitored import Monitored
 from ratchet.adapters.ledger.operators import Operators
 from ratchet.adapters.ledger.probations import Probations
 from ratchet.adapters.ledger.promotions import Promotions
@@ -29,7 +30,18 @@ MIGRATIONS = Path(__file__).parent / "migrations"
 
 
 class SqlTx(
-    Registry, Inbox, Pumps, Operators, Doorbells, Attempts, Approvals, Promotions, Probations, SelfTests, Audit
+    Registry,
+    Inbox,
+    Pumps,
+    Operators,
+    Doorbells,
+    Attempts,
+    Approvals,
+    Promotions,
+    Probations,
+    SelfTests,
+    Monitored,
+    Audit,
 ):
     """One transaction on the ledger; see ``ratchet.ports.ledger.Tx``."""
 

@@ -1,0 +1,112 @@
+"""What the monitor has found: ``ratchet monitor``."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Annotated, Any
+from zoneinfo import ZoneInfo
+
+import typer
+
+from ratchet.bootstrap import Ratchet, wire
+from ratchet.cli.tables import AsJson, print_rows
+from ratchet.errors import Refused
+from ratchet.ports.ledger import MonitoredRow
+from ratchet.workflow.monitoring import key_of
+
+CHECKS = ("quality", "features", "predictions", "payoff")
+MOST = 20
+
+
+def monitor(
+    model: Annotated[str | None, typer.Argument(help="One model, with its newest report; all when left out.")] = None,
+    window_end: Annotated[
+        datetime | None, typer.Option(formats=["%Y-%m-%d"], help="The window that ends before this local day.")
+    ] = None,
+    run: Annotated[
+        bool, typer.Option("--run", help="Look now at the window that is due, or at the one that is named.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """The windows of new rows that were looked at, newest first; of one model its features too, worst first.
+
+    ratchet monitor flight_delay --run --window-end 2013-06-01
+    """
+    ratchet = wire()
+    if model is None and (run or window_end is not None):
+        raise Refused("a window is a model's: name the model. Run: ratchet monitor <model> …")
+    end = window_end.date() if window_end is not None else None
+    if run and model is not None:
+        answer = ratchet.monitor(model, end)
+        if not as_json:
+            typer.echo(answer["reason"])
+    with ratchet.ledger.transaction() as tx:
+        windows = tx.monitored(model, limit=MOST)
+        zones = {row.model: row.document["data"]["spine"]["timezone"] for row in tx.specs()}
+    rows = [_row(window, zones) for window in windows]
+    if end is not None:
+        rows = [row for row in rows if row["window_end"] == end.isoformat()]
+    rows = [row | {"report": _report(ratchet, row) if model and i == 0 else None} for i, row in enumerate(rows)]
+    if as_json:
+        print_rows(rows, [], as_json=True)
+        return
+    print_rows(rows, ["model", "window_end", "state", "version", *CHECKS, "cause"], as_json=False)
+    if model and rows and rows[0]["report"]:
+        _print(rows[0]["report"])
+
+
+def _row(window: MonitoredRow, zones: Mapping[str, str]) -> dict[str, Any]:
+    local = window.window_end.astimezone(ZoneInfo(zones.get(window.model, "UTC")))
+    return {
+        "model": window.model,
+        "window_end": local.date().isoformat(),
+        "at": window.window_end,
+        "state": window.state,
+        "version": window.version,
+        **{check: window.found.get(check, {}).get("outcome", "") for check in CHECKS},
+        "cause": window.found.get("cause", ""),
+        "found": window.found,
+        "report_uri": window.report_uri,
+        "report_sha256": window.report_sha256,
+    }
+
+
+def _report(ratchet: Ratchet, row: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The report of a window, against the digest in the ledger; None where it was not looked at yet."""
+    digest = row["report_sha256"]
+    if digest is None:
+        return None
+    content = ratchet.store.get_bytes(key_of(row["model"], row["at"], digest), digest=digest)
+    report: dict[str, Any] = json.loads(content)
+    return report
+
+
+def _print(report: Mapping[str, Any]) -> None:
+    for check in CHECKS:
+        if check in report:
+            typer.echo(f"{check}: {report[check]['outcome']}. {'; '.join(report[check]['said'])}")
+    for check in ("features", "predictions"):
+        drift = report.get(check, {}).get("drift")
+        if drift is None:
+            continue
+        found = [_feature(feature, drift["level"]) for feature in drift["features"]]
+        found += [_feature(feature, 0.0) | {"moved": "seasonal"} for feature in report[check].get("seasonal", ())]
+        columns = ["feature", "moved", "severity", "distance", "threshold", "shift_sd", "p_adjusted", "missing"]
+        print_rows(found, columns, as_json=False)
+    typer.echo(f"report: against attempt {report['reference']['attempt']}, {report['reference']['rows']:,} rows")
+
+
+def _feature(feature: Mapping[str, Any], level: float) -> dict[str, Any]:
+    shift = feature["shift"]
+    return {
+        "feature": feature["feature"],
+        "moved": "yes" if feature["adjusted"] <= level else "",
+        "severity": f"{feature['severity']:.2f}",
+        "distance": f"{feature['distance']:.3f}",
+        "threshold": f"{feature['threshold']:.3f}",
+        "shift_sd": "" if shift is None else f"{shift:.2f}",
+        "p_adjusted": f"{feature['adjusted']:.3f}",
+        "missing": f"{feature['missing_before']:.1%} → {feature['missing_after']:.1%}",
+    }
