@@ -7,9 +7,11 @@ functions below; they are shown on the DAGs' pages.
 
 from __future__ import annotations
 
+import gc
 import inspect
 from collections.abc import Callable
 from datetime import timedelta
+from functools import partial
 from typing import Any
 
 import pendulum
@@ -36,6 +38,9 @@ from ratchet_intake_trigger import DueTrigger
 
 RUNNING = get_parsing_context().dag_id
 """The DAG whose task is being started; None where Airflow wants to know them all."""
+START = pendulum.datetime(2013, 1, 1, tz="UTC")
+step = partial(task, multiple_outputs=False)
+"""A task whose answer is one value. Unsaid, Airflow evaluates each task's annotations to find out, for each model."""
 REFUSALS_ARE_FINAL = ExceptionRetryPolicy(
     [
         RetryRule(
@@ -146,7 +151,6 @@ def retrain_dag(spec: ModelSpec) -> DAG:
         )
         if cron
         else [due],
-        params=RETRAIN_FORM,
         max_active_runs=4,
     ) as dag:
         heavy: dict[str, Any] = {
@@ -155,28 +159,28 @@ def retrain_dag(spec: ModelSpec) -> DAG:
             "retries": runtime.retries,
         }
 
-        @task(retries=2)
+        @step(retries=2)
         def claim(**context: Any) -> str:
             """Take the lease and every event that is due; skip the run when there is nothing to do."""
             claimed = ratchet_airflow.verbs().claim(model, ratchet_airflow.run_context(context))
             return ratchet_airflow.go_on(claimed, context)
 
-        @task(**heavy)
+        @step(**heavy)
         def snapshot(attempt: str) -> Any:
             """Freeze features as known at decision time, with a manifest."""
             return ratchet_airflow.verbs().snapshot(attempt)
 
-        @task(retries=2)
+        @step(retries=2)
         def plan(attempt: str) -> list[dict[str, Any]]:
             """Share the study's trials among workers."""
             return list(ratchet_airflow.verbs().plan_tuning(attempt))
 
-        @task(**heavy)
+        @step(**heavy)
         def tune(attempt: str, share: dict[str, Any]) -> Any:
             """Run one worker's share of the study."""
             return ratchet_airflow.verbs().tune(attempt, share["worker"])
 
-        @task(outlets=[ratchet_airflow.bell(model, "judged")], **heavy)
+        @step(outlets=[ratchet_airflow.bell(model, "judged")], **heavy)
         def judge(attempt: str) -> Any:
             """Fit the challenger, compare it with the champion on fresh rows, write the dossier."""
             return ratchet_airflow.verbs().judge(attempt)
@@ -185,7 +189,7 @@ def retrain_dag(spec: ModelSpec) -> DAG:
         shares = plan(attempt)
         snapshot(attempt) >> shares  # type: ignore[operator]
         tune.partial(attempt=attempt).expand(share=shares) >> judge(attempt)
-    return dag
+    return _asking(dag, RETRAIN_FORM)
 
 
 def promote_dag(spec: ModelSpec) -> DAG:
@@ -216,7 +220,7 @@ def promote_dag(spec: ModelSpec) -> DAG:
             """Promote the newest attempt that waits for it."""
             return dict(ratchet_airflow.verbs().promote(model))
 
-        @task(
+        @step(
             outlets=[ratchet_airflow.bell(model, "champion")], trigger_rule="none_failed" if approval else "all_success"
         )
         def champion() -> None:
@@ -238,9 +242,9 @@ def rollback_dag(spec: ModelSpec) -> DAG:
     A version that never was champion is refused. `ratchet champion show {model}` lists the earlier ones.
     """
     model = spec.model
-    with _dag(rollback_dag, spec, schedule=None, params=ROLLBACK_FORM, max_active_runs=1) as dag:
+    with _dag(rollback_dag, spec, schedule=None, max_active_runs=1) as dag:
         # Not retried: a second try would not know whether the first had moved the champion, and go back once more.
-        @task(retries=0, outlets=[ratchet_airflow.bell(model, "champion")])
+        @step(retries=0, outlets=[ratchet_airflow.bell(model, "champion")])
         def rollback(**context: Any) -> Any:
             """Take an earlier champion back."""
             form, actor = context["params"], ratchet_airflow.run_context(context).actor or "unknown"
@@ -248,7 +252,7 @@ def rollback_dag(spec: ModelSpec) -> DAG:
             return moved | {"announced": ratchet_airflow.verbs().announce(model)}
 
         rollback()
-    return dag
+    return _asking(dag, ROLLBACK_FORM)
 
 
 def probation_dag(spec: ModelSpec) -> DAG:
@@ -270,7 +274,7 @@ def probation_dag(spec: ModelSpec) -> DAG:
             """Score both models on the days that became mature, and decide."""
             return dict(ratchet_airflow.verbs().watch(model))
 
-        @task(outlets=[ratchet_airflow.bell(model, "champion")])
+        @step(outlets=[ratchet_airflow.bell(model, "champion")])
         def champion() -> None:
             """Tell the world, if the champion changed and the sweep has not told it."""
             ratchet_airflow.only_if(ratchet_airflow.verbs().announce(model), "the champion stayed")
@@ -322,7 +326,7 @@ def refused_dag(model: str, refused: SpecRefused) -> DAG:
         doc_md=f"### The spec of {model} is refused\n\n```\n{problems}\n```\n\nRun: `ratchet validate {model}`",
     ) as dag:
 
-        @task(retries=0)
+        @step(retries=0)
         def show_problems() -> None:
             """Fail with every problem of the spec."""
             raise SpecRefused(refused.problems)
@@ -331,12 +335,28 @@ def refused_dag(model: str, refused: SpecRefused) -> DAG:
     return dag
 
 
+def _asking(dag: DAG, form: dict[str, Param]) -> DAG:
+    """The DAG with its form, which its tasks need not carry: a task's context has the DAG's parameters anyway.
+
+    Given to the constructor, each parameter would be validated once for each DAG, and copied four times for each task.
+    """
+    dag.params.update(form)
+    return dag
+
+
+class _ModelDag(DAG):
+    """A DAG that is hashed by its name, as often as two of its tasks are joined, and not by its written schedule."""
+
+    def __hash__(self) -> int:
+        return hash(self.dag_id)
+
+
 def _dag(function: Callable[[ModelSpec], DAG], spec: ModelSpec, **options: Any) -> DAG:
     """What the DAGs of a model share; the docstring of ``function`` becomes the runbook."""
     verb = function.__name__.removesuffix("_dag")
-    return DAG(
+    return _ModelDag(
         dag_id=f"{verb}__{spec.model}",
-        start_date=pendulum.datetime(2013, 1, 1, tz="UTC"),
+        start_date=START,
         catchup=False,
         is_paused_upon_creation=False,
         default_args={
@@ -357,16 +377,26 @@ def _dag(function: Callable[[ModelSpec], DAG], spec: ModelSpec, **options: Any) 
     )
 
 
-for file in spec_files(load_settings().models_dir):
-    name = file.parent.name
-    if RUNNING is not None and RUNNING.partition("__")[2] != name:
-        continue
-    try:
-        read = load_spec(file)
-    except SpecRefused as error:
-        globals()[f"refused__{name}"] = refused_dag(name, error)
-    else:
-        more = [*([probation_dag] if read.probation else []), *([monitor_dag] if read.monitor else [])]
-        for make in (retrain_dag, promote_dag, rollback_dag, *more):
-            if RUNNING in (None, f"{make.__name__.removesuffix('_dag')}__{name}"):
-                globals()[f"{make.__name__}__{name}"] = make(read)
+def _make_all() -> None:
+    for file in spec_files(load_settings().models_dir):
+        name = file.parent.name
+        if RUNNING is not None and RUNNING.partition("__")[2] != name:
+            continue
+        try:
+            read = load_spec(file)
+        except SpecRefused as error:
+            globals()[f"refused__{name}"] = refused_dag(name, error)
+        else:
+            more = [*([probation_dag] if read.probation else []), *([monitor_dag] if read.monitor else [])]
+            for make in (retrain_dag, promote_dag, rollback_dag, *more):
+                if RUNNING in (None, f"{make.__name__.removesuffix('_dag')}__{name}"):
+                    globals()[f"{make.__name__}__{name}"] = make(read)
+
+
+collecting = gc.isenabled()
+gc.disable()  # every DAG is kept, and looking for garbage among so many would take a tenth of the time
+try:
+    _make_all()
+finally:
+    if collecting:
+        gc.enable()

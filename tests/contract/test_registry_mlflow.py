@@ -14,6 +14,8 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import xgboost as xgb
+from mlflow.models import Model
+from ruamel.yaml import YAML
 
 from ratchet.adapters.models import (
     XGBoostRegressionLearner,
@@ -53,6 +55,17 @@ def saved(folder: Path, *, rounds: int = 5, estimator: str = XGBOOST) -> Path:
     params = {ROUNDS[estimator]: rounds, "max_depth": 2} if estimator in ROUNDS else {"C": 1.0 / rounds}
     scorer = learner.fit(prepared, params, seed=1, threads=1)
     save(ModelArtifact(scorer, estimator, FEATURES, categories, Platt(0.8, 0.1), 0.25, params), folder)
+    return folder
+
+
+def saved_regression(folder: Path) -> Path:
+    table, learner = rows(), XGBoostRegressionLearner()
+    categories = learner.categories(table, ["carrier"])
+    minutes = 20 + 9 * table["wind"].to_numpy()
+    prepared = learner.prepare(table, minutes, features=FEATURES, categories=categories, threads=1)
+    params = {"n_estimators": 5, "objective": "reg:quantileerror", "quantile_alpha": 0.75}
+    scorer = learner.fit(prepared, params, seed=1, threads=1)
+    save(ModelArtifact(scorer, learner.estimator, FEATURES, categories, Shift(0.5), None, params), folder)
     return folder
 
 
@@ -192,22 +205,17 @@ def test_mlflow_loads_the_champion_by_alias_with_equal_raw_scores(
 def test_mlflow_loads_a_regression_as_a_regressor_with_equal_raw_predictions(
     real: MlflowRegistry, tmp_path: Path, mlflow_home: Path, model: str
 ):
-    table, learner = rows(), XGBoostRegressionLearner()
-    categories = learner.categories(table, ["carrier"])
-    minutes = 20 + 9 * table["wind"].to_numpy()
-    prepared = learner.prepare(table, minutes, features=FEATURES, categories=categories, threads=1)
-    params = {"n_estimators": 5, "objective": "reg:quantileerror", "quantile_alpha": 0.75}
-    scorer = learner.fit(prepared, params, seed=1, threads=1)
-    save(ModelArtifact(scorer, learner.estimator, FEATURES, categories, Shift(0.5), None, params), tmp_path / "1")
-    real.set_alias(model, "champion", register(real, "a.1", tmp_path / "1", model=model))
+    table, folder = rows(), saved_regression(tmp_path / "1")
+    fitted = load(folder)
+    real.set_alias(model, "champion", register(real, "a.1", folder, model=model))
     mlflow.set_tracking_uri(mlflow_uri(mlflow_home))
     mlflow.set_registry_uri(mlflow_uri(mlflow_home))
     loaded = mlflow.xgboost.load_model(f"models:/{model}@champion")
-    frame = encode_frame(table, FEATURES, categories)
+    frame = encode_frame(table, FEATURES, fitted.categories)
     assert isinstance(loaded, xgb.XGBRegressor)
-    np.testing.assert_array_equal(loaded.predict(frame).astype(np.float64), scorer.raw(table))
+    np.testing.assert_array_equal(loaded.predict(frame).astype(np.float64), fitted.scorer.raw(table))
     served = load(real.download(model, 1))
-    np.testing.assert_array_equal(served.decide(table)[1], scorer.raw(table) + 0.5)
+    np.testing.assert_array_equal(served.decide(table)[1], fitted.scorer.raw(table) + 0.5)
 
 
 @pytest.mark.parametrize("estimator", SKLEARN)
@@ -261,6 +269,54 @@ def test_a_run_left_by_a_killed_try_is_used_again(
     assert register(real, "a.1", folder, model=model) == 1
     experiment = real._client.get_experiment_by_name(f"ratchet/{model}")
     assert len(real._client.search_runs([experiment.experiment_id])) == 1
+
+
+def test_an_attempt_keeps_its_version_when_the_end_of_its_run_or_the_run_itself_is_lost(
+    real: MlflowRegistry, tmp_path: Path, model: str, monkeypatch: pytest.MonkeyPatch
+):
+    folder = saved(tmp_path / "1")
+    with monkeypatch.context() as patch:
+
+        def power_failure(run_id: str) -> None:
+            raise KeyboardInterrupt
+
+        patch.setattr(real._client, "set_terminated", power_failure)
+        with pytest.raises(KeyboardInterrupt):
+            register(real, "a.1", folder, model=model)
+    assert register(real, "a.1", folder, model=model) == 1
+    real._client.delete_run(real._client.get_model_version(model, "1").run_id)
+    assert register(real, "a.1", folder, model=model) == 1
+
+
+@pytest.mark.parametrize("kind", ["XGBClassifier", "XGBRegressor"])
+def test_an_xgboost_version_has_the_files_of_mlflows_own_flavor(
+    real: MlflowRegistry, tmp_path: Path, model: str, kind: str
+):
+    folder = saved(tmp_path / "1") if kind == "XGBClassifier" else saved_regression(tmp_path / "1")
+    register(real, "a.1", folder, model=model)
+    source = Path(real._client.get_model_version_download_uri(model, "1").removeprefix("file://"))
+    estimator = getattr(xgb, kind)()
+    estimator.load_model(folder / "model.ubj")
+    written = json.loads((folder / "ratchet.json").read_bytes())
+    requirements = (source / "requirements.txt").read_text().split()
+    mlflow.xgboost.save_model(
+        estimator,
+        str(tmp_path / "theirs"),
+        pip_requirements=requirements,
+        metadata={name: written[name] for name in ("threshold", "calibrator")},
+    )
+    theirs = {file.name for file in (tmp_path / "theirs").iterdir()}
+    assert {file.name for file in source.iterdir()} == theirs | {"ratchet.json"}
+    assert (source / "requirements.txt").read_text() == (tmp_path / "theirs" / "requirements.txt").read_text()
+    described = [Model.load(str(place)).to_dict() for place in (source, tmp_path / "theirs")]
+    assert {name for one in described for name, value in one.items() if value != described[0].get(name)} <= {
+        *("model_uuid", "utc_time_created", "model_size_bytes")
+    }
+    yaml = YAML(typ="safe")
+    conda, their_conda = (yaml.load(place / "conda.yaml") for place in (source, tmp_path / "theirs"))
+    assert conda["dependencies"][-1] == their_conda["dependencies"][-1] == {"pip": requirements}
+    assert conda["dependencies"][0] == their_conda["dependencies"][0]
+    assert yaml.load(source / "python_env.yaml")["dependencies"] == ["-r requirements.txt"]
 
 
 def test_a_server_that_does_not_answer_is_told_within_seconds():

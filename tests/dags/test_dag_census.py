@@ -14,12 +14,13 @@ from typing import Any
 
 import pytest
 from airflow.dag_processing.dagbag import DagBag
+from airflow.sdk.definitions.param import process_params
 from airflow.sdk.exceptions import ParamValidationError
 from airflow.serialization.serialized_objects import DagSerialization
 
 pytestmark = pytest.mark.airflow
 
-HEAVY = ("mlflow", "feast", "kafka", "optuna", "sklearn", "xgboost", "pandas", "numpy")
+HEAVY = ("mlflow", "feast", "kafka", "optuna", "sklearn", "xgboost", "pandas", "numpy", "ruamel")
 MODELS = ("flight_delay",)
 CENSUS = {
     "ratchet__intake",
@@ -194,6 +195,13 @@ class TestTheRetrainForm:
     @pytest.mark.parametrize(("field", "value"), [("window_end", "2013-05-01"), ("window_end", None), ("trials", 3)])
     def test_accepts(self, bag: DagBag, field: str, value: object) -> None:
         assert self.form(bag).get_param(field).resolve(value) == value
+
+    def test_is_the_dags_alone_and_every_task_is_told_what_was_sent(self, bag: DagBag) -> None:
+        dag = bag.dags["retrain__flight_delay"]
+        for task in dag.tasks:
+            assert not task.params
+            told = process_params(dag, task, {"trials": 3}, suppress_exception=False)
+            assert (told["trials"], told["dry_run"], set(told)) == (3, False, set(self.form(bag)))
 
     def test_its_defaults_are_valid_so_that_scheduled_runs_start(self, bag: DagBag) -> None:
         bag.dags["retrain__flight_delay"].params.validate()

@@ -318,14 +318,10 @@ def digest(folder: Path) -> str:
     return sha256_file(_present(folder, CARD_FILE))
 
 
-def load(folder: Path, *, expected: str | None = None) -> ModelArtifact:
-    """Read an artifact back; the same rows get the same scores to the bit as before saving.
+def verified(folder: Path, *, expected: str | None = None) -> tuple[dict[str, Any], bytes]:
+    """The card and the model's bytes, as they were saved; for whom the model itself need not be read.
 
-    Raises:
-        MissingObjectError: a file of the artifact is not there.
-        CorruptObjectError: the files are not those whose digest was recorded (``expected``, or the card's).
-        Refused: the card is of a form this version does not know.
-
+    Raises what :func:`load` raises.
     """
     content = _present(folder, CARD_FILE).read_bytes()
     if expected is not None and sha256(content) != expected:
@@ -347,6 +343,20 @@ def load(folder: Path, *, expected: str | None = None) -> ModelArtifact:
             f"{file}: sha256 must be {card['model_sha256']}, but got {sha256(model)}. "
             "Fetch the version again from the registry."
         )
+    return card, model
+
+
+def load(folder: Path, *, expected: str | None = None) -> ModelArtifact:
+    """Read an artifact back; the same rows get the same scores to the bit as before saving.
+
+    Raises:
+        MissingObjectError: a file of the artifact is not there.
+        CorruptObjectError: the files are not those whose digest was recorded (``expected``, or the card's).
+        Refused: the card is of a form this version does not know.
+
+    """
+    card, model = verified(folder, expected=expected)
+    file = folder / model_file(card["estimator"])
     features = tuple(card["features"])
     categories = {name: tuple(values) for name, values in card["categories"].items()}
     return ModelArtifact(

@@ -2,8 +2,9 @@
 
 ``log_model`` with its defaults starts a child process that imports everything to guess the requirements (six seconds
 and more per version). Here they are taken from the lock file, which also makes them right: a version says what it was
-made with. Files are written by MLflow's own XGBoost or scikit-learn flavor, then uploaded, logged and registered by one
-call each. ``mlflow.xgboost.load_model("models:/<model>@champion")`` gives an ``XGBClassifier`` and
+made with. For scikit-learn the files are written by MLflow's own flavor; for XGBoost they are what its flavor writes
+around our two, without loading the model and saving it again. Then run, metrics, files and version take one call each.
+``mlflow.xgboost.load_model("models:/<model>@champion")`` gives an ``XGBClassifier`` and
 ``mlflow.sklearn.load_model`` the scikit-learn classifier, whose probabilities are the raw ones, or an ``XGBRegressor``
 with raw predictions; calibration, threshold and category lists are in ``ratchet.json`` beside it.
 """
@@ -11,8 +12,8 @@ with raw predictions; calibration, threshold and category lists are in ``ratchet
 from __future__ import annotations
 
 import hashlib
-import json
 import math
+import platform
 import re
 import shutil
 import socket
@@ -22,17 +23,19 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 from urllib.parse import urlsplit
 
-from ratchet.adapters.models import CARD_FILE, MODEL_FILES, XGBOOST_REGRESSOR, load, model_file
-from ratchet.adapters.models_sklearn import FAMILIES, SklearnScorer
+from ratchet.adapters.models import CARD_FILE, MODEL_FILES, XGBOOST_REGRESSOR, load, model_file, verified
+from ratchet.adapters.models_sklearn import FAMILIES
 from ratchet.adapters.storage import MissingObjectError, write_atomically
-from ratchet.domain.artifact import ModelArtifact
 from ratchet.errors import Refused, Unavailable
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
+    from mlflow.entities import Run
+
+    from ratchet.adapters.models_sklearn import SklearnScorer
 
 ATTEMPT_TAG = "ratchet.attempt"
 ARTIFACT_PATH = "model"
@@ -71,28 +74,27 @@ class MlflowRegistry:
         tags: Mapping[str, str],
     ) -> int:
         """See ``ratchet.ports.registry.Registry.register``. Leaves out metrics that are not finite."""
-        artifact = load(artifact_dir)
-        pinned = PINNED_SKLEARN if isinstance(artifact.scorer, SklearnScorer) else PINNED
-        requirements = pinned_requirements(self._lock_file, pinned)
+        card, _ = verified(artifact_dir)
+        requirements = pinned_requirements(self._lock_file, PINNED_SKLEARN if card["estimator"] in FAMILIES else PINNED)
         with self._translated(f"register {model} of attempt {attempt_id}"):
-            known = self._client.search_model_versions(f"name = '{model}' and tags.`{ATTEMPT_TAG}` = '{attempt_id}'")
-            if known:
-                return min(int(version.version) for version in known)
-            run_id, location = self._run_of(attempt_id, model)
-            self._log(run_id, metrics, params, tags)
-            with tempfile.TemporaryDirectory(prefix="ratchet-model-") as scratch:
-                folder = _write_flavor(artifact, artifact_dir, Path(scratch), requirements)
-                self._client.log_artifacts(run_id, str(folder), ARTIFACT_PATH)
-            self._create_once(model)
-            version = self._client.create_model_version(
-                model,
-                f"{location}/{ARTIFACT_PATH}",
-                run_id,
-                tags={**tags, ATTEMPT_TAG: attempt_id},
-                await_creation_for=0,
+            experiment = self._experiment(model)
+            left = self._runs_of(attempt_id, experiment)
+            if left and (known := self._versions_of(attempt_id, model)):
+                return min(known)
+            running = [run for run in left if run.info.lifecycle_stage == "active"]
+            run = (
+                running[0]
+                if running
+                else self._client.create_run(experiment, tags={**tags, ATTEMPT_TAG: attempt_id}, run_name=attempt_id)
             )
-            self._client.set_terminated(run_id)
-            return int(version.version)
+            self._log(run.info.run_id, metrics, params)
+            with tempfile.TemporaryDirectory(prefix="ratchet-model-") as scratch:
+                folder = _write_flavor(card, artifact_dir, Path(scratch), requirements)
+                self._upload(folder, run.info.artifact_uri)
+            source = f"{run.info.artifact_uri}/{ARTIFACT_PATH}"
+            version = self._create_version(model, source, run.info.run_id, {**tags, ATTEMPT_TAG: attempt_id})
+            self._client.set_terminated(run.info.run_id)
+            return version
 
     def attach(self, model: str, version: int, name: str, content: bytes) -> None:
         """See ``ratchet.ports.registry.Registry.attach``: an artifact of the version's run."""
@@ -201,16 +203,19 @@ class MlflowRegistry:
                 f"{self._where}: MLflow does not answer ({error}). Is the server up? ratchet status"
             ) from error
 
-    def _run_of(self, attempt_id: str, model: str) -> tuple[str, str]:
-        """The attempt's run and where its artifacts go; a run left behind by a killed try is used again."""
-        experiment = self._experiment(model)
-        found = self._client.search_runs([experiment], f"tags.`{ATTEMPT_TAG}` = '{attempt_id}'", max_results=1)
-        run = (
-            found[0]
-            if found
-            else self._client.create_run(experiment, tags={ATTEMPT_TAG: attempt_id}, run_name=attempt_id)
+    def _runs_of(self, attempt_id: str, experiment: str) -> list[Run]:
+        """The attempt's runs: none, unless a try was killed or has registered already. A deleted one counts."""
+        from mlflow.entities import ViewType  # noqa: PLC0415 - mlflow costs seconds
+
+        return list(
+            self._client.search_runs(
+                [experiment], f"tags.`{ATTEMPT_TAG}` = '{attempt_id}'", run_view_type=ViewType.ALL, max_results=10
+            )
         )
-        return run.info.run_id, run.info.artifact_uri
+
+    def _versions_of(self, attempt_id: str, model: str) -> list[int]:
+        known = self._client.search_model_versions(f"name = '{model}' and tags.`{ATTEMPT_TAG}` = '{attempt_id}'")
+        return [int(version.version) for version in known]
 
     def _experiment(self, model: str) -> str:
         name = f"ratchet/{model}"
@@ -220,13 +225,32 @@ class MlflowRegistry:
         self._ignoring_existing(lambda: self._client.create_experiment(name))
         return str(self._client.get_experiment_by_name(name).experiment_id)
 
-    def _create_once(self, model: str) -> None:
-        self._ignoring_existing(lambda: self._client.create_registered_model(model))
+    def _upload(self, folder: Path, location: str) -> None:
+        """As the client's ``log_artifacts``, which would ask for the run once more to learn the location."""
+        from mlflow.store.artifact.artifact_repository_registry import (  # noqa: PLC0415 - mlflow costs seconds
+            get_artifact_repository,
+        )
 
-    def _log(
-        self, run_id: str, metrics: Mapping[str, float], params: Mapping[str, Any], tags: Mapping[str, str]
-    ) -> None:
-        from mlflow.entities import Metric, Param, RunTag  # noqa: PLC0415 - mlflow costs seconds
+        get_artifact_repository(location, tracking_uri=self._uri).log_artifacts(str(folder), ARTIFACT_PATH)
+
+    def _create_version(self, model: str, source: str, run_id: str, tags: Mapping[str, str]) -> int:
+        """A new version of the model, which is made where this is its first."""
+        from mlflow.exceptions import MlflowException  # noqa: PLC0415 - mlflow costs seconds
+
+        def create() -> int:
+            made = self._client.create_model_version(model, source, run_id, tags=dict(tags), await_creation_for=0)
+            return int(made.version)
+
+        try:
+            return create()
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+                raise
+        self._ignoring_existing(lambda: self._client.create_registered_model(model))
+        return create()
+
+    def _log(self, run_id: str, metrics: Mapping[str, float], params: Mapping[str, Any]) -> None:
+        from mlflow.entities import Metric, Param  # noqa: PLC0415 - mlflow costs seconds
 
         now = int(time.time() * 1000)
         self._client.log_batch(
@@ -237,7 +261,6 @@ class MlflowRegistry:
                 if math.isfinite(value)
             ],
             params=[Param(name, str(value)[:500]) for name, value in params.items()],
-            tags=[RunTag(name, value) for name, value in tags.items()],
         )
 
     @staticmethod
@@ -288,9 +311,7 @@ def pinned_requirements(lock_file: Path, names: tuple[str, ...]) -> list[str]:
             f"{lock_file}: the lock file must exist, because versions record their requirements. Run: make lock"
         )
     pins: dict[str, str] = {}
-    for line in lock_file.read_text().splitlines():
-        if not re.match(r"[A-Za-z0-9]", line):
-            continue
+    for line in _lines_of(lock_file.read_text(), names):
         try:
             requirement = Requirement(line.rstrip(" \\"))
         except InvalidRequirement:
@@ -302,32 +323,77 @@ def pinned_requirements(lock_file: Path, names: tuple[str, ...]) -> list[str]:
     return [pins[name] for name in names]
 
 
-def _write_flavor(artifact: ModelArtifact, artifact_dir: Path, scratch: Path, requirements: list[str]) -> Path:
+def _lines_of(text: str, names: tuple[str, ...]) -> Iterator[str]:
+    """The lines that begin with one of the names; a lock file has thousands of others."""
+    text = f"\n{text}"
+    for name in names:
+        at = 0
+        while at := text.find(f"\n{name}", at) + 1:
+            yield text[at:].partition("\n")[0]
+
+
+def _write_flavor(card: Mapping[str, Any], artifact_dir: Path, scratch: Path, requirements: list[str]) -> Path:
     """The folder MLflow loads: its flavor's files around our two, byte for byte."""
-    folder = scratch / ARTIFACT_PATH
-    card = json.loads((artifact_dir / CARD_FILE).read_bytes())
+    folder, estimator = scratch / ARTIFACT_PATH, card["estimator"]
+    model = model_file(estimator)
     metadata = {"threshold": card["threshold"], "calibrator": card["calibrator"]}
-    model = model_file(artifact.estimator)
-    if isinstance(artifact.scorer, SklearnScorer):
+    if estimator in FAMILIES:
         import mlflow.sklearn  # noqa: PLC0415 - mlflow costs seconds
 
         mlflow.sklearn.save_model(
-            artifact.scorer.model,
+            cast("SklearnScorer", load(artifact_dir).scorer).model,
             str(folder),
             pip_requirements=requirements,
             serialization_format="skops",
-            skops_trusted_types=sorted(FAMILIES[artifact.estimator].trusted),
+            skops_trusted_types=sorted(FAMILIES[estimator].trusted),
             metadata=metadata,
         )
     else:
-        import mlflow.xgboost  # noqa: PLC0415 - mlflow costs seconds
-        from xgboost import XGBClassifier, XGBRegressor  # noqa: PLC0415 - needed to register only
-
-        estimator = XGBRegressor() if artifact.estimator == XGBOOST_REGRESSOR else XGBClassifier()
-        estimator.load_model(artifact_dir / model)
-        mlflow.xgboost.save_model(
-            estimator, str(folder), pip_requirements=requirements, model_format="ubj", metadata=metadata
+        folder.mkdir()
+        size = (artifact_dir / model).stat().st_size
+        _write_xgboost_flavor(
+            folder,
+            model,
+            "XGBRegressor" if estimator == XGBOOST_REGRESSOR else "XGBClassifier",
+            size,
+            metadata,
+            requirements,
         )
     for name in (model, CARD_FILE):
         shutil.copyfile(artifact_dir / name, folder / name)
     return folder
+
+
+def _write_xgboost_flavor(
+    folder: Path, model: str, estimator: str, size: int, metadata: Mapping[str, Any], requirements: list[str]
+) -> None:
+    """What ``mlflow.xgboost.save_model`` writes beside the model, without a look at the versions installed here."""
+    import xgboost  # noqa: PLC0415 - needed to register only
+    from mlflow import pyfunc  # noqa: PLC0415 - mlflow costs seconds
+    from mlflow.models import Model  # noqa: PLC0415 - mlflow costs seconds
+
+    described = Model(metadata=dict(metadata))
+    pyfunc.add_to_model(
+        described, loader_module="mlflow.xgboost", data=model, conda_env="conda.yaml", python_env="python_env.yaml"
+    )
+    described.add_flavor(
+        "xgboost",
+        xgb_version=xgboost.__version__,
+        data=model,
+        model_class=f"xgboost.sklearn.{estimator}",
+        model_format="ubj",
+        code=None,
+    )
+    described.model_size_bytes = size
+    described.save(str(folder / "MLmodel"))
+    pins = "\n".join(requirements)
+    (folder / "requirements.txt").write_text(pins)
+    python = platform.python_version()
+    (folder / "python_env.yaml").write_text(
+        f"python: {python}\nbuild_dependencies:\n- pip\n- setuptools\n- wheel\ndependencies:\n- -r requirements.txt\n"
+    )
+    (folder / "conda.yaml").write_text(
+        f"channels:\n- conda-forge\ndependencies:\n- python={python}\n- pip\n- pip:\n  - "
+        + pins.replace("\n", "\n  - ")
+        + "\nname: mlflow-env\n"
+    )

@@ -1,6 +1,7 @@
 """Model specs as files: one folder per model, each problem told with file, line, rule, value and remedy.
 
-Light by design (pydantic and ruamel.yaml): every parse of the DAG files reads the specs through it.
+Light by design (pydantic and libyaml): every parse of the DAG files reads the specs through it. ruamel.yaml, which
+knows lines and columns, is imported and asked only where something is wrong or out of the ordinary.
 """
 
 from __future__ import annotations
@@ -8,18 +9,19 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
-from ruamel.yaml import YAML
-from ruamel.yaml.comments import CommentedMap, CommentedSeq
-from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
 from ratchet.adapters import hooks
 from ratchet.adapters.feature_engine import CONFIG_FILE, engine_refused
+from ratchet.adapters.ordinary_yaml import read_ordinary
 from ratchet.domain.sensitive import TaggedColumn, declared, rule_columns
 from ratchet.domain.spec import ModelSpec, Problem, did_you_mean, explain
 from ratchet.errors import Refused
+
+if TYPE_CHECKING:
+    from ruamel.yaml.comments import CommentedMap
 
 SPEC_FILE = "model.yaml"
 DATASETS_FILE = "feature_repo/datasets.yaml"
@@ -42,6 +44,22 @@ def load_spec(path: Path | str) -> ModelSpec:
     if file.is_dir():
         file /= SPEC_FILE
     model = file.parent.name
+    return _ordinary_spec(file, model) or _careful_spec(file, model)
+
+
+def _ordinary_spec(file: Path, model: str) -> ModelSpec | None:
+    """The spec, where its YAML is ordinary and breaks no rule."""
+    document = read_ordinary(_text(file, model))
+    if document is None or document.get("model") != model:
+        return None
+    try:
+        return hooks.bind(ModelSpec.model_validate(document), file.parent)
+    except (ValidationError, Refused):
+        return None
+
+
+def _careful_spec(file: Path, model: str) -> ModelSpec:
+    """The spec, read by what can tell the line of each problem."""
     tree = _read(file, model)
     try:
         spec = ModelSpec.model_validate(_plain(tree, file, model))
@@ -120,17 +138,23 @@ def validate_all(
     for file in spec_files(folder):
         try:
             spec = load_spec(file)
+            if datasets is not None:
+                named = [*_unknown_names(spec, datasets), *_unknown_columns(spec, datasets, feature_names)]
+                if tagged is not None and spec.data.spine.source in datasets:
+                    named += [problem for problem in _sensitive_columns(spec, tagged) if problem not in named]
+                problems.extend(_told_in_order(file, named, spec.model))
         except SpecRefused as refused:
             problems.extend(refused.problems)
-            continue
-        tree = _read(file, spec.model)
-        if datasets is not None:
-            named = [*_unknown_names(spec, datasets), *_unknown_columns(spec, datasets, feature_names)]
-            if tagged is not None and spec.data.spine.source in datasets:
-                named += [problem for problem in _sensitive_columns(spec, tagged) if problem not in named]
-            found = sorted(named, key=lambda problem: _line(tree, problem.path))
-            problems.extend(_told(file, _line(tree, problem.path), problem, spec.model) for problem in found)
     return problems
+
+
+def _told_in_order(file: Path, problems: Sequence[Problem], model: str) -> list[str]:
+    """The problems of a spec that could be read, each at its line."""
+    if not problems:
+        return []
+    tree = _read(file, model)
+    found = sorted(problems, key=lambda problem: _line(tree, problem.path))
+    return [_told(file, _line(tree, problem.path), problem, model) for problem in found]
 
 
 def _unknown_names(spec: ModelSpec, datasets: Mapping[str, _Dataset]) -> Iterator[Problem]:
@@ -235,7 +259,7 @@ def _refused_engine(file: Path) -> Iterator[str]:
         yield f"{_shown(file)}:{_line(tree, at)}: {said} {_remedy('')}"
 
 
-def _read(file: Path, model: str) -> CommentedMap:
+def _text(file: Path, model: str) -> str:
     try:
         size = file.stat().st_size
         text = file.read_text(encoding="utf-8")
@@ -245,12 +269,24 @@ def _read(file: Path, model: str) -> CommentedMap:
         raise _refused(file, 1, f"cannot be read as UTF-8 text: {error}", model) from None
     if size > MAX_SPEC_BYTES:
         raise _refused(file, 1, f"a spec has at most {MAX_SPEC_BYTES:,} bytes, but got {size:,}", model)
+    return text
+
+
+def _read(file: Path, model: str) -> CommentedMap:
+    from ruamel.yaml import YAML  # noqa: PLC0415 - most specs are read without it
+    from ruamel.yaml.comments import CommentedMap  # noqa: PLC0415
+    from ruamel.yaml.error import MarkedYAMLError, YAMLError  # noqa: PLC0415
+
+    text = _text(file, model)
     try:
         tree = YAML(typ="rt", pure=True).load(text)
     except MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         said = (error.problem or error.context or "not YAML").splitlines()[0]
         raise _refused(file, mark.line + 1 if mark else 1, f"not valid YAML: {said}", model) from None
+    except NotImplementedError as error:
+        said = str(error).splitlines()[0]
+        raise _refused(file, 1, f"a comment stands where ruamel.yaml cannot keep it ({said}): move it", model) from None
     except (YAMLError, RecursionError, ValueError) as error:
         raise _refused(file, 1, f"not valid YAML: {str(error).splitlines()[0]}", model) from None
     if not isinstance(tree, CommentedMap):
@@ -297,9 +333,9 @@ def _line(tree: Any, path: tuple[str | int, ...]) -> int:
     """The 1-based line of the deepest part of ``path`` that the file holds; 1 when it holds none."""
     line, node = 1, tree
     for part in path:
-        if isinstance(node, CommentedMap) and part in node:
+        if isinstance(node, dict) and part in node:
             line = node.lc.key(part)[0] + 1
-        elif isinstance(node, CommentedSeq) and isinstance(part, int) and part < len(node):
+        elif isinstance(node, list) and isinstance(part, int) and part < len(node):
             line = node.lc.item(part)[0] + 1
         else:
             break
