@@ -7,7 +7,7 @@ import logging
 import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from types import SimpleNamespace
@@ -269,12 +269,71 @@ def one_row(value: float) -> Case:
     return Case(("text",), [(("a",), MINUTE)], rows, None, True, True, "us", "UTC", "UTC", pa.string(), 1)
 
 
-def test_a_replaced_source_is_answered_from_anew_and_the_old_index_goes(file: Path, tmp_path: Path) -> None:
-    assert from_index(one_row(1.0), file, tmp_path) == [(1.0, "row 0")]
-    (before,) = next(tmp_path.iterdir()).iterdir()
-    assert from_index(one_row(2.0), file, tmp_path) == [(2.0, "row 0")]
-    (after,) = next(tmp_path.iterdir()).iterdir()
-    assert before.name != after.name
+def test_a_replaced_source_is_answered_from_anew_and_all_but_the_index_before_goes(file: Path, tmp_path: Path) -> None:
+    kept = []
+    for value in (1.0, 2.0, 3.0):
+        assert from_index(one_row(value), file, tmp_path) == [(value, "row 0")]
+        kept.append({path.name for path in next(tmp_path.iterdir()).iterdir()})
+    assert [len(commits) for commits in kept] == [1, 2, 2]
+    assert not kept[0] & kept[2]
+
+
+def rows_of(values: list[float | None], late: dict[int, float] | None = None) -> Case:
+    """A source of two rows to a row group, a minute apart, some of them overtaken by a value that came later."""
+    rows = [((f"key {place % 3}",), place * MINUTE, place * MINUTE, value) for place, value in enumerate(values)]
+    for place, value in (late or {}).items():
+        key, event, _, _ = rows[place]
+        rows.append((key, event, 9 * MINUTE, value))
+    asked = [((f"key {place}",), minute * MINUTE) for place in (0, 1, 2) for minute in (4, 9, 20)]
+    return Case(("text",), asked, rows, None, True, True, "us", "UTC", "UTC", pa.string(), 2)
+
+
+def test_of_a_changed_source_only_the_row_groups_that_changed_are_decoded(
+    file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    decoded: list[tuple[int, tuple[str, ...]]] = []
+
+    def watched(self: Any, group: int, names: Any) -> pa.Table:
+        decoded.append((group, tuple(names)))
+        return decode(self, group, names)
+
+    decode = source_index.IndexedFile._decoded
+    monkeypatch.setattr(source_index.IndexedFile, "_decoded", watched)
+    first: list[float | None] = [1.0, None, 3.0, 4.0, 5.0, 6.0]
+    backfilled: list[float | None] = [1.0, None, 3.5, 4.0, 5.0, 6.0]
+    for case, groups in (
+        (rows_of(first), {0, 1, 2}),
+        (rows_of(first, late={0: 7.0, 1: 8.0}), {3}),  # two late rows at the end
+        (rows_of(backfilled, late={0: 7.0, 1: 8.0}), {1}),  # one value in the middle
+        (
+            replace(rows_of(backfilled), rows=rows_of(backfilled).rows[2:]),
+            set(),
+        ),  # the oldest and the late row groups gone
+    ):
+        decoded.clear()
+        assert from_index(case, file, tmp_path) == case.expected()
+        assert {group for group, names in decoded if "value" in names} == groups
+
+
+@SLOW
+@given(first=cases(), second=cases())
+def test_an_index_made_from_the_one_before_gives_the_answers_of_the_file(
+    first: Case, second: Case, file: Path, kept: Path
+) -> None:
+    """Both sources' rows in turn, so that row groups stay, go, come and move."""
+    first = replace(first, unit="us")
+    also = [row for row in second.rows if same_kinds(row[0], first.kinds)]
+    grown = replace(first, rows=[*first.rows, *also])
+    for case in (first, grown, replace(grown, rows=grown.rows[first.row_group :]), first):
+        assert from_index(case, file, kept) == case.expected()
+
+
+def same_kinds(key: tuple[Any, ...], kinds: tuple[str, ...]) -> bool:
+    if len(key) != len(kinds):
+        return False
+    return all(
+        part is None or isinstance(part, str if kind == "text" else int) for part, kind in zip(key, kinds, strict=True)
+    )
 
 
 def test_nothing_is_kept_of_a_source_that_changed_just_now(file: Path, tmp_path: Path) -> None:
@@ -463,6 +522,59 @@ def test_a_spine_that_cannot_be_sorted_within_the_limit_is_refused(
 def test_an_entity_frame_that_is_sql_is_refused() -> None:
     with pytest.raises(Refused, match="must be a pandas DataFrame, but is str"):
         job(AsOfOfflineStore, [], "SELECT 1", [])  # type: ignore[arg-type]
+
+
+# -- the registry, parsed once ------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def parsed_once(tmp_path: Path) -> tuple[FeatureStore, Path]:
+    registry = tmp_path / "registry.db"
+    config = RepoConfig(
+        project="test",
+        provider="local",
+        registry={
+            "path": str(registry),
+            "registry_store_type": "ratchet.adapters.feature_registry.ParsedOnceRegistryStore",
+        },
+        offline_store={"type": feature_engine.AS_OF},
+        entity_key_serialization_version=3,
+        repo_path=tmp_path,
+    )
+    return FeatureStore(config=config), registry
+
+
+def test_a_registry_that_did_not_change_is_parsed_once(parsed_once: tuple[FeatureStore, Path], file: Path) -> None:
+    store, registry = parsed_once
+    view = one_row(1.0).view(file)
+    store.apply([Entity(name="key_0", join_keys=["key_0"], value_type=ValueType.STRING), view])
+    known = store.registry.get_any_feature_view("view", "test")
+    assert store.registry.get_any_feature_view("view", "test") is known
+    registry.write_bytes(registry.read_bytes())
+    assert store.registry.get_any_feature_view("view", "test") is known
+
+
+def test_a_registry_that_another_process_changed_is_parsed_again(
+    parsed_once: tuple[FeatureStore, Path], file: Path
+) -> None:
+    store, _ = parsed_once
+    view = one_row(1.0).view(file)
+    store.apply([Entity(name="key_0", join_keys=["key_0"], value_type=ValueType.STRING), view])
+    assert store.registry.get_any_feature_view("view", "test").ttl == timedelta(0)
+    view.ttl = timedelta(days=3)
+    FeatureStore(config=store.config).apply([view])
+    assert store.registry.get_any_feature_view("view", "test").ttl == timedelta(days=3)
+
+
+def test_a_registry_changed_in_memory_and_not_written_is_parsed_again(
+    parsed_once: tuple[FeatureStore, Path], file: Path
+) -> None:
+    store, _ = parsed_once
+    view = one_row(1.0).view(file)
+    store.apply([Entity(name="key_0", join_keys=["key_0"], value_type=ValueType.STRING), view])
+    view.ttl = timedelta(days=3)
+    store.registry.apply_feature_view(view, "test", commit=False)
+    assert store.registry.get_any_feature_view("view", "test").ttl == timedelta(0)
 
 
 # -- what is left to Feast ---------------------------------------------------------------------------------------------

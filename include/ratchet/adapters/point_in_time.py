@@ -67,14 +67,28 @@ class Spine:
         asked = self.moments[self.moments != NEVER]
         self.first, self.last = (int(asked.min()), int(asked.max())) if len(asked) else (0, -1)
         self._sorted: dict[tuple[tuple[str, str], ...], Asked] = {}
+        self._orders: dict[tuple[str, ...], Int64] = {}
 
     def asked(self, keys: Sequence[tuple[str, pa.DataType]]) -> Asked:
         """The rows in the order of their keys and moments, made once for all views with the same keys."""
         name = tuple((column, str(alike)) for column, alike in keys)
         if name not in self._sorted:
-            codes, of_spine = KeyCodes.made_of([keys_like(self.table[column], alike) for column, alike in keys])
-            self._sorted[name] = Asked(self, codes, of_spine)
+            codes, of_spine = KeyCodes.made_of(self._keys(keys))
+            self._sorted[name] = self._in_order(keys, codes, of_spine)
         return self._sorted[name]
+
+    def asked_of(self, codes: KeyCodes, keys: Sequence[tuple[str, pa.DataType]]) -> Asked:
+        """As :meth:`asked`, with the keys' numbers of a source; sorted once for all sources with the same keys."""
+        return self._in_order(keys, codes, codes.of(self._keys(keys)))
+
+    def _keys(self, keys: Sequence[tuple[str, pa.DataType]]) -> list[pa.ChunkedArray]:
+        return [keys_like(self.table[column], alike) for column, alike in keys]
+
+    def _in_order(self, keys: Sequence[tuple[str, pa.DataType]], codes: KeyCodes, of_spine: Int64) -> Asked:
+        name = tuple(column for column, _ in keys)
+        asked = Asked(self, codes, of_spine, self._orders.get(name))
+        self._orders[name] = asked.order
+        return asked
 
 
 @dataclass(frozen=True)
@@ -88,12 +102,16 @@ class KeyCodes:
     size: int
 
     @classmethod
-    def made_of(cls, columns: Sequence[pa.ChunkedArray]) -> tuple[KeyCodes, Int64]:
-        """Numbers for the distinct keys of a table, and those of its rows; ``NONE`` where a part of a key is null."""
+    def made_of(cls, columns: Sequence[pa.ChunkedArray], *, ordered: bool = False) -> tuple[KeyCodes, Int64]:
+        """Numbers for the distinct keys of a table, and those of its rows; ``NONE`` where a part of a key is null.
+
+        With ``ordered`` they rise with the keys, so that two tables number the keys they share in the same order.
+        """
         steps: list[tuple[pa.Array, Int64 | None]] = []
         codes, size = np.zeros(len(columns[0]), np.int64), 1
         for column in columns:
             values = column.unique().drop_null()
+            values = values.take(pc.sort_indices(values)) if ordered else values
             codes, size = _joined(codes, column, values), size * len(values)
             kept = None
             if size > _DENSE_KEYS:
@@ -113,13 +131,18 @@ class KeyCodes:
 
 
 class Asked:
-    """The spine's keys and moments, sorted: searched for in that order, each answer lies near the one before."""
+    """The spine's keys and moments, sorted: searched for in that order, each answer lies near the one before.
 
-    def __init__(self, spine: Spine, codes: KeyCodes, of_spine: Int64) -> None:
+    Any ``order`` is right; one made with another source's numbers is sorted for both where both rise with the keys.
+    """
+
+    def __init__(self, spine: Spine, codes: KeyCodes, of_spine: Int64, order: Int64 | None = None) -> None:
         self.codes = codes
         code = np.where(spine.moments == NEVER, NONE, of_spine)
         bits = max(spine.last - spine.first, 0).bit_length()
-        if bits + codes.size.bit_length() <= _PACKED_BITS:
+        if order is not None:
+            self.order = order
+        elif bits + codes.size.bit_length() <= _PACKED_BITS:
             self.order = np.argsort((code << bits) + np.where(code == NONE, 0, spine.moments - spine.first))
         else:
             self.order = np.lexsort((spine.moments, code))
