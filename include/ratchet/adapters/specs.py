@@ -227,14 +227,15 @@ def _sensitive_columns(spec: ModelSpec, tagged: Tagged) -> Sequence[Problem]:
 
 def _read_datasets(file: Path) -> dict[str, _Dataset]:
     """The datasets of the feature repository, each with the columns that a spine made of it carries."""
-    datasets = _read(file, "").get("datasets")
+    tree = _read(file, "")
+    datasets = tree.get("datasets")
     if not isinstance(datasets, dict) or not all(isinstance(entry, dict) for entry in datasets.values()):
         raise _refused(file, 1, "must hold a mapping 'datasets' of name to location, keys and columns", "")
     for name, entry in datasets.items():
         try:
             declared(entry.get("sensitive"))
         except ValueError as error:
-            line = _line(datasets, (str(name), "sensitive"))
+            line = _line(tree, ("datasets", str(name), "sensitive"))
             raise _refused(file, line, f"datasets.{name}.{error}", "") from None
     return {
         str(name): _Dataset(
@@ -329,7 +330,7 @@ def _plain(node: Any, file: Path, model: str, depth: int = 0) -> Any:
     return node
 
 
-def _line(tree: Any, path: tuple[str | int, ...]) -> int:
+def _line(tree: CommentedMap, path: tuple[str | int, ...]) -> int:
     """The 1-based line of the deepest part of ``path`` that the file holds; 1 when it holds none."""
     line, node = 1, tree
     for part in path:
