@@ -22,7 +22,7 @@ SEVERITIES: tuple[Severity, ...] = ("critical", "warning", "info", "ok")
 REVIEW_SOON = timedelta(days=30)
 REVIEW_LONG_OVERDUE = timedelta(days=90)
 SILENT_AFTER = timedelta(days=35)
-"""A month and some days: what publishes monthly is not called silent."""
+"""Of what is watched or loaded: a month and some days: what publishes monthly is not called silent."""
 PROOF_AFTER = timedelta(days=180)
 SELF_TEST_AFTER = timedelta(days=2)
 """The self-test runs every night."""
@@ -82,6 +82,14 @@ class SelfTested:
 
 
 @dataclass(frozen=True)
+class Watched:
+    """The newest window that the model's own monitor looked at: its end in business time, and what broke, if it did."""
+
+    window_end: datetime
+    broken: str | None
+
+
+@dataclass(frozen=True)
 class Spent:
     """Runs of the business-local day and core hours of its month, of how many allowed; None is no limit."""
 
@@ -114,6 +122,7 @@ class Facts:
     sensitive: Sequence[AllowedColumn] = ()
     sensitive_problems: Sequence[Problem] = field(default=())
     sensitive_unknown: str | None = None
+    watched: Watched | None = None
 
 
 Answers = Iterator[tuple[Severity, str, str]]
@@ -195,7 +204,10 @@ def _starts(facts: Facts) -> Answers:
 
 
 def _monitor(facts: Facts) -> Answers:
-    """Whether anybody watches the model: a monitor that finds nothing says so with an all-clear."""
+    """Whether anybody watches the model: its own monitor, or another, whose all-clear says that it found nothing."""
+    if facts.spec.monitor is not None:
+        yield from _own_monitor(facts, facts.spec.monitor.every)
+        return
     watched = [kind for kind in ("drift", "performance") if getattr(facts.spec.retrain.on, kind) is not None]
     remedy = "See to the monitor; one that finds nothing publishes ratchet.drift.cleared.v1"
     if not watched:
@@ -212,6 +224,21 @@ def _monitor(facts: Facts) -> Answers:
         )
     else:
         yield "ok", f"the monitor's last word was {_ago(facts.business, newest)}", ""
+
+
+def _own_monitor(facts: Facts, every: timedelta) -> Answers:
+    watched, limit = facts.watched, max(SILENT_AFTER, 2 * every)
+    remedy = f"See to the DAG monitor__{facts.spec.model}, or: ratchet monitor {facts.spec.model} --run"
+    if watched is None:
+        yield "warning", "its monitor has looked at no window yet", remedy
+    elif watched.broken is not None:
+        said = f"the data up to {watched.window_end:%Y-%m-%d} cannot be believed: {watched.broken}"
+        yield "critical", said, f"Mend the data, then: ratchet monitor {facts.spec.model} --run"
+    elif facts.business - watched.window_end > limit:
+        said = f"the last window that its monitor looked at ended {_ago(facts.business, watched.window_end)}"
+        yield "warning", f"{said} (limit {_days(limit)})", remedy
+    else:
+        yield "ok", f"its monitor looked at the rows up to {watched.window_end:%Y-%m-%d}", ""
 
 
 def _data(facts: Facts) -> Answers:

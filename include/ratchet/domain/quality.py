@@ -39,16 +39,23 @@ def of_features(
     after: Mapping[str, npt.NDArray[Any]],
     *,
     moving: Collection[str] = (),
+    untold: Collection[str] = (),
 ) -> list[Finding]:
     """Compare features of the reference with those of the new rows, in the reference's order.
 
     A feature is (n,) float64, NaN for missing, or (n,) of objects, None for missing. Those that are ``moving`` with
-    the seasons may leave the range they were seen in.
+    the seasons may leave the range they were seen in. Of those that are ``untold`` no value is quoted.
     """
-    return [found for name in before for found in _of_feature(name, before[name], after.get(name), name in moving)]
+    return [
+        found
+        for name in before
+        for found in _of_feature(name, before[name], after.get(name), moving=name in moving, untold=name in untold)
+    ]
 
 
-def _of_feature(name: str, before: npt.NDArray[Any], after: npt.NDArray[Any] | None, moving: bool) -> list[Finding]:
+def _of_feature(
+    name: str, before: npt.NDArray[Any], after: npt.NDArray[Any] | None, *, moving: bool, untold: bool
+) -> list[Finding]:
     if after is None:
         return [Finding(name, "gone", 1.0, breaks=True, said="the feature is gone from the new rows")]
     if (before.dtype == object) != (after.dtype == object):
@@ -68,7 +75,8 @@ def _of_feature(name: str, before: npt.NDArray[Any], after: npt.NDArray[Any] | N
         elif not moving:
             low, high = float(seen.min()), float(seen.max())
             share = float(((new < low) | (new > high)).mean())
-            found.append(_judged(name, "range", share, f"{share:.1%} of rows lie outside [{low:g}, {high:g}]"))
+            reach = "the range it had" if untold else f"[{low:g}, {high:g}]"
+            found.append(_judged(name, "range", share, f"{share:.1%} of rows lie outside {reach}"))
     return [finding for finding in found if finding is not None]
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from ratchet.domain.findings import Champion, Consent, Facts, Finding, Proof, SelfTested, Spent, findings
+from ratchet.domain.findings import Champion, Consent, Facts, Finding, Proof, SelfTested, Spent, Watched, findings
 from ratchet.domain.sensitive import Ruling, rule_columns
 from ratchet.domain.spec import ModelSpec
 from ratchet.errors import RatchetError, Refused
@@ -124,6 +124,7 @@ def facts_of(tx: Tx, spec: ModelSpec, ruling: Ruling, unknown: str | None = None
         sensitive=ruling.allowed,
         sensitive_problems=ruling.problems,
         sensitive_unknown=unknown,
+        watched=_watched(tx, spec.model),
     )
 
 
@@ -145,6 +146,14 @@ def _heard(tx: Tx, model: str) -> dict[str, datetime]:
         for event in tx.events(model=model, types=(type_,), limit=1):
             newest[kind] = max(newest.get(kind, event.time), event.time)
     return newest
+
+
+def _watched(tx: Tx, model: str) -> Watched | None:
+    """The newest window that was looked at; what only waits for it says nothing."""
+    seen = next((row for row in tx.monitored(model) if row.state in {"done", "broken"}), None)
+    if seen is None:
+        return None
+    return Watched(seen.window_end, seen.found["quality"]["said"] if seen.state == "broken" else None)
 
 
 def _self_test(tx: Tx, model: str) -> SelfTested | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from ratchet.domain.findings import CHECKS
 from ratchet.domain.sensitive import TaggedColumn
 from ratchet.domain.spec import ModelSpec
 from ratchet.errors import Refused
-from ratchet.ports.ledger import ApprovalRequestRow, ApprovalRow
+from ratchet.ports.ledger import ApprovalRequestRow, ApprovalRow, MonitoredRow
 
 sys.path.append(str(Path(__file__).parents[1] / "workflow"))
 
@@ -114,6 +114,23 @@ def test_a_monitor_is_heard_by_drift_and_by_its_all_clear(world) -> None:
     assert found("monitor")[0] == "warning"
     world.drift(datetime(2013, 3, 20, tzinfo=UTC))
     assert found("monitor") == ("ok", "the monitor's last word was 5 days ago")
+
+
+def test_its_own_monitor_is_heard_by_the_windows_in_the_ledger(world) -> None:
+    plain = world.spec.model_dump(mode="json") | {"monitor": {}}
+    world.spec = ModelSpec.model_validate(plain)
+    end = datetime(2013, 3, 20, tzinfo=UTC)
+    with world.ledger.transaction() as tx:
+        tx.publish_spec(MODEL, world.spec.digest, world.spec.model_dump(mode="json"))
+    assert found("monitor") == ("warning", "its monitor has looked at no window yet")
+    with world.ledger.transaction() as tx:
+        tx.save_monitored(MonitoredRow(MODEL, end, "done", world.spec.digest, found={"cause": "none"}))
+    assert found("monitor") == ("ok", "its monitor looked at the rows up to 2013-03-20")
+    broken = {"quality": {"said": "none of the 28 days has a row"}}
+    with world.ledger.transaction() as tx:
+        tx.save_monitored(MonitoredRow(MODEL, end + timedelta(days=1), "broken", world.spec.digest, found=broken))
+    severity, said = found("monitor")
+    assert (severity, said.rpartition(": ")[2]) == ("critical", "none of the 28 days has a row")
 
 
 def test_data_and_labels_are_those_of_the_watermarks(world) -> None:

@@ -20,6 +20,7 @@ from ratchet.domain.findings import (
     SelfTested,
     Severity,
     Spent,
+    Watched,
     exit_code,
     findings,
     worst,
@@ -143,6 +144,22 @@ def test_something_beside_people_starts_a_retrain(on, schedule, severity) -> Non
 )
 def test_a_monitor_is_alive_while_it_speaks_of_drift_or_performance(heard, severity) -> None:
     assert [s for s, _ in of("monitor", replace(GOOD, heard=heard))] == [severity]
+
+
+@pytest.mark.parametrize(
+    ("watched", "every", "severity"),
+    [
+        (None, "7d", "warning"),
+        (Watched(NOW - days(35), None), "7d", "ok"),
+        (Watched(NOW - days(36), None), "7d", "warning"),
+        (Watched(NOW - days(36), None), "28d", "ok"),
+        (Watched(NOW, "half of the rows are missing"), "7d", "critical"),
+    ],
+)
+def test_its_own_monitor_is_known_by_the_windows_it_looked_at_whatever_others_say(watched, every, severity) -> None:
+    changed = ModelSpec.model_validate(spec().model_dump(mode="json") | {"monitor": {"window": "28d", "every": every}})
+    facts = replace(GOOD, spec=changed, watched=watched, heard={"drift": NOW})
+    assert [s for s, _ in of("monitor", facts)] == [severity]
 
 
 def test_a_model_that_listens_to_no_monitor_is_told() -> None:

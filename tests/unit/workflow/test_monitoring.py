@@ -122,6 +122,20 @@ def test_rows_that_did_not_move_clear_both_checks_and_the_report_is_kept(watched
     assert {e.data.evidence_uri for e in watched.told()} == {watched.windows()[0].report_uri}
 
 
+def test_of_a_hidden_feature_no_bound_is_told_to_ledger_log_or_owner(watched):
+    plain = watched.spec.model_dump(mode="json")
+    plain["data"]["allow_sensitive"] = [{"column": "rate", "reason": "it is learned from"}]
+    watched.world.spec = ModelSpec.model_validate(plain)
+    watched.deploy(plain["monitor"])
+    watched.change("rate", lambda old: old.astype(float) + 50.0)
+    with pytest.raises(BrokenData, match=r"rate: 100\.0% of rows lie outside the range it had") as caught:
+        watched.look()
+    with watched.world.ledger.transaction() as tx:
+        (entry,) = tx.audit_log(watched.world.model, action="monitor.broken")
+    told = (str(caught.value), json.dumps(watched.report()["quality"]), str(entry["detail"]))
+    assert all("outside the range it had" in one and "outside [" not in one for one in told)
+
+
 def test_a_feature_that_moved_is_told_with_its_severity_and_evidence(watched):
     watched.change("rate", lambda old: old.astype(float) + 2.0)
     answer = watched.look()
