@@ -3,6 +3,7 @@
 Drift asks whether the world has moved; this asks whether the data have broken. A *break* stops the monitor, for what
 is measured on broken rows says nothing of the world: a feature is gone or has become another kind, or more than half of
 its rows are missing, unseen or out of range where they were not before. A smaller loss is told and does not stop it.
+Shares are told and never a value, which may be sensitive.
 Breck, Polyzotis, Roy, Whang and Zinkevich (2019), *Data validation for machine learning*, MLSys.
 """
 
@@ -68,7 +69,7 @@ def _of_feature(name: str, before: npt.NDArray[Any], after: npt.NDArray[Any] | N
         elif not moving:
             low, high = float(seen.min()), float(seen.max())
             share = float(((new < low) | (new > high)).mean())
-            found.append(_judged(name, "range", share, f"{share:.1%} of rows lie outside [{low:g}, {high:g}]"))
+            found.append(_judged(name, "range", share, f"{share:.1%} of rows lie outside the range that was seen"))
     return [finding for finding in found if finding is not None]
 
 

@@ -43,6 +43,18 @@ def test_a_feature_that_is_gone_breaks_and_is_named():
     assert (found.feature, found.rule, found.breaks) == ("f", "gone", True)
 
 
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        (np.full(9, 123456.0), np.full(9, 654321.0)),
+        (np.array(["Ada"] * 9, dtype=object), np.array(["Bob"] * 9, dtype=object)),
+    ],
+)
+def test_no_value_is_told_for_it_may_be_sensitive(before, after):
+    (found,) = of_features({"f": before}, {"f": after})
+    assert not any(value in found.said for value in ("123456", "654321", "Ada", "Bob"))
+
+
 def test_what_moves_with_the_seasons_may_leave_its_range():
     assert rules(NUMBERS, NUMBERS * 1000, moving=["f"]) == []
 
