@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from datetime import datetime
 from typing import Annotated, Any
 from zoneinfo import ZoneInfo
@@ -12,6 +12,7 @@ import typer
 
 from ratchet.bootstrap import Ratchet, wire
 from ratchet.cli.tables import AsJson, print_rows
+from ratchet.domain.spec import ModelSpec
 from ratchet.errors import Refused
 from ratchet.ports.ledger import MonitoredRow
 from ratchet.workflow.monitoring import key_of
@@ -55,6 +56,22 @@ def monitor(
     print_rows(rows, ["model", "window_end", "state", "version", *CHECKS, "cause"], as_json=False)
     if model and rows and rows[0]["report"]:
         _print(rows[0]["report"])
+
+
+def validate_lines(spec: ModelSpec) -> Iterator[str]:
+    """Whether the scores could ever alarm: the rows that judge and the window must give blocks enough."""
+    if spec.monitor is None or "predictions" not in spec.monitor.checks:
+        return
+    from ratchet.domain.drift import least_p_value  # noqa: PLC0415 - scipy
+
+    monitor, most = spec.monitor, spec.data.holdout.last
+    judged, new = most // monitor.block, monitor.window // monitor.block
+    least = least_p_value(judged, new) if judged else 1.0
+    can = "can alarm" if least <= monitor.level else "can never alarm and are reported as unjudged"
+    yield (
+        f"monitor of {spec.model}: scores {can} at level {monitor.level:g}: {new} new blocks beside at most {judged} "
+        f"that judged allow a p-value of {least:.2g}"
+    )
 
 
 def _row(window: MonitoredRow, zones: Mapping[str, str]) -> dict[str, Any]:

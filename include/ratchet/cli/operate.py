@@ -11,6 +11,7 @@ from ratchet.bootstrap import wire
 from ratchet.cli import airflow_api
 from ratchet.cli.events import instant
 from ratchet.cli.monitor import monitor
+from ratchet.cli.monitor import validate_lines as monitor_lines
 from ratchet.cli.probation import probation, validate_lines
 from ratchet.cli.tables import AsJson, print_rows
 from ratchet.errors import Refused
@@ -112,7 +113,7 @@ def validate(model: Annotated[str | None, typer.Argument(help="One model; all wh
     for line in ratchet.sensitive_lines(names):
         typer.echo(line)
     for spec in (specs[name] for name in names if name in specs):
-        for line in validate_lines(ratchet, spec):
+        for line in (*validate_lines(ratchet, spec), *monitor_lines(spec)):
             typer.echo(line)
 
 

@@ -3,6 +3,7 @@
 Drift asks whether the world has moved; this asks whether the data have broken. A *break* stops the monitor, for what
 is measured on broken rows says nothing of the world: a feature is gone or has become another kind, or more than half of
 its rows are missing, unseen or out of range where they were not before. A smaller loss is told and does not stop it.
+Shares are told and never a value, which may be sensitive.
 Breck, Polyzotis, Roy, Whang and Zinkevich (2019), *Data validation for machine learning*, MLSys.
 """
 
@@ -39,23 +40,16 @@ def of_features(
     after: Mapping[str, npt.NDArray[Any]],
     *,
     moving: Collection[str] = (),
-    untold: Collection[str] = (),
 ) -> list[Finding]:
     """Compare features of the reference with those of the new rows, in the reference's order.
 
     A feature is (n,) float64, NaN for missing, or (n,) of objects, None for missing. Those that are ``moving`` with
-    the seasons may leave the range they were seen in. Of those that are ``untold`` no value is quoted.
+    the seasons may leave the range they were seen in.
     """
-    return [
-        found
-        for name in before
-        for found in _of_feature(name, before[name], after.get(name), moving=name in moving, untold=name in untold)
-    ]
+    return [found for name in before for found in _of_feature(name, before[name], after.get(name), name in moving)]
 
 
-def _of_feature(
-    name: str, before: npt.NDArray[Any], after: npt.NDArray[Any] | None, *, moving: bool, untold: bool
-) -> list[Finding]:
+def _of_feature(name: str, before: npt.NDArray[Any], after: npt.NDArray[Any] | None, moving: bool) -> list[Finding]:
     if after is None:
         return [Finding(name, "gone", 1.0, breaks=True, said="the feature is gone from the new rows")]
     if (before.dtype == object) != (after.dtype == object):
@@ -75,8 +69,7 @@ def _of_feature(
         elif not moving:
             low, high = float(seen.min()), float(seen.max())
             share = float(((new < low) | (new > high)).mean())
-            reach = "the range it had" if untold else f"[{low:g}, {high:g}]"
-            found.append(_judged(name, "range", share, f"{share:.1%} of rows lie outside {reach}"))
+            found.append(_judged(name, "range", share, f"{share:.1%} of rows lie outside the range that was seen"))
     return [finding for finding in found if finding is not None]
 
 

@@ -185,7 +185,6 @@ class Sight:
                 {name: _values(made.train, name) for name in made.features},
                 {name: _values(rows, name) for name in there},
                 moving=self._monitor.seasonal,
-                untold=[name for name in made.features if self._spec.data.hides((name,))],
             )
         if "quality" not in self._monitor.checks:
             found = [finding for finding in found if finding.breaks]

@@ -16,6 +16,7 @@ from ratchet.ports.store import Store
 from ratchet.workflow import dossiers
 from ratchet.workflow.artifacts import Artifacts
 from ratchet.workflow.auditing import AuditLog
+from ratchet.workflow.monitoring import key_of as report_key
 from ratchet.workflow.telling import CHAMPION
 
 Progress = Callable[[str], None]
@@ -84,6 +85,7 @@ class Verifier:
                 attempts = tx.attempts(model=model)[::-1]
                 snapshots = {a.id: tx.step_result(a.id, "snapshot") for a in attempts}
             yield from self._versions(model, champions, attempts)
+            yield from self._reports(model)
             for attempt in attempts:
                 yield from self._snapshot(snapshots[attempt.id])
                 yield from self._dossier(attempt)
@@ -101,6 +103,15 @@ class Verifier:
                 yield "artifact", name, "the ledger has no digest of it: it was made before digests were kept"
             else:
                 yield "artifact", name, _problem(partial(self._artifacts.inspect, model, version))
+
+    def _reports(self, model: str) -> Iterator[tuple[str, str, str | None]]:
+        """What the monitor found, of the windows that were looked at."""
+        with self._ledger.transaction() as tx:
+            windows = tx.monitored(model)
+        for row in windows:
+            if row.report_sha256 is not None:
+                key = report_key(model, row.window_end, row.report_sha256)
+                yield self._object("monitor report", key, row.report_sha256)
 
     def _snapshot(self, taken: dict[str, Any] | None) -> Iterator[tuple[str, str, str | None]]:
         if taken is None:

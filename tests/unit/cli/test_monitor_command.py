@@ -17,6 +17,7 @@ from ratchet.workflow import evaluation
 
 sys.path.append(str(Path(__file__).parents[1] / "workflow"))
 from in_process import InProcess, new_world
+from labelled_rows import spec
 
 MAY = datetime(2013, 5, 1, 4, tzinfo=UTC)
 
@@ -29,10 +30,10 @@ def ratchet(tmp_path_factory):
         world = new_world(tmp_path_factory.mktemp("monitored"))
         world.run("2013-03-25", first_champion=True)
         plain = world.spec.model_dump(mode="json") | {"monitor": {"min_rows": 100, "block": "2d"}}
-        spec = ModelSpec.model_validate(plain)
+        watched = ModelSpec.model_validate(plain)
         with world.ledger.transaction() as tx:
-            tx.publish_spec(spec.model, spec.digest, spec.model_dump(mode="json"))
-            for dataset in spec.datasets:
+            tx.publish_spec(watched.model, watched.digest, watched.model_dump(mode="json"))
+            for dataset in watched.datasets:
                 tx.advance_watermark(dataset, MAY, 1.0)
         made = InProcess(world)
         made.__dict__["bus"] = world.bus
@@ -69,6 +70,17 @@ def test_everything_of_a_window_comes_as_json(ratchet):
     assert window["report"]["window"]["end"] == window["window_end"] == "2013-04-24"
     assert window["report"]["features"]["drift"]["features"]
     assert [row["window_end"] for row in json.loads(shown("--json"))] == ["2013-05-01", "2013-04-24"]
+
+
+@pytest.mark.parametrize(
+    ("last", "said"), [("28d", "scores can alarm"), ("14d", "scores can never alarm and are reported as unjudged")]
+)
+def test_validate_says_whether_scores_could_ever_alarm(last, said):
+    plain = spec().model_dump(mode="json") | {"monitor": {}}
+    plain["data"]["holdout"] |= {"last": last}
+    (line,) = monitor.validate_lines(ModelSpec.model_validate(plain))
+    assert line.startswith(f"monitor of flight_delay: {said} at level 0.05: 4 new blocks")
+    assert list(monitor.validate_lines(spec())) == []
 
 
 def test_a_window_without_its_model_is_refused(ratchet):

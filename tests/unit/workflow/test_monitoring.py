@@ -20,6 +20,7 @@ from ratchet.ports.ledger import ChampionRow
 from ratchet.workflow import evaluation, monitoring
 from ratchet.workflow.monitoring import BrokenData, Monitors
 from ratchet.workflow.sweeping import MONITOR_AGAIN_SECONDS
+from ratchet.workflow.verifying import Verifier
 
 MAY = "2013-05-01"
 DETECTED, CLEARED = "ratchet.drift.detected.v1", "ratchet.drift.cleared.v1"
@@ -122,18 +123,16 @@ def test_rows_that_did_not_move_clear_both_checks_and_the_report_is_kept(watched
     assert {e.data.evidence_uri for e in watched.told()} == {watched.windows()[0].report_uri}
 
 
-def test_of_a_hidden_feature_no_bound_is_told_to_ledger_log_or_owner(watched):
-    plain = watched.spec.model_dump(mode="json")
-    plain["data"]["allow_sensitive"] = [{"column": "rate", "reason": "it is learned from"}]
-    watched.world.spec = ModelSpec.model_validate(plain)
-    watched.deploy(plain["monitor"])
-    watched.change("rate", lambda old: old.astype(float) + 50.0)
-    with pytest.raises(BrokenData, match=r"rate: 100\.0% of rows lie outside the range it had") as caught:
-        watched.look()
-    with watched.world.ledger.transaction() as tx:
-        (entry,) = tx.audit_log(watched.world.model, action="monitor.broken")
-    told = (str(caught.value), json.dumps(watched.report()["quality"]), str(entry["detail"]))
-    assert all("outside the range it had" in one and "outside [" not in one for one in told)
+def test_a_report_that_was_changed_afterwards_is_found_by_its_name(watched):
+    watched.look()
+    world, window = watched.world, watched.windows()[0]
+    parts = (world.ledger, world.audit_log, world.artifacts, lambda: world.registry, lambda: world.store)
+    found = Verifier(*parts).verify()
+    assert found.looked_at["monitor report"] == 1
+    assert not [finding for finding in found.findings if finding.kind == "monitor report"]
+    world.store.put_bytes(monitoring.key_of(window.model, window.window_end, window.report_sha256), b"{}")
+    (finding,) = (one for one in Verifier(*parts).verify().findings if one.kind == "monitor report")
+    assert "sha256 must be" in finding.problem
 
 
 def test_a_feature_that_moved_is_told_with_its_severity_and_evidence(watched):
