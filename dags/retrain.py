@@ -11,7 +11,7 @@ import gc
 import inspect
 from collections.abc import Callable
 from datetime import timedelta
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 import pendulum
@@ -215,7 +215,7 @@ def promote_dag(spec: ModelSpec) -> DAG:
     bells, runs = [ratchet_airflow.bell(model, "judged")], ASKING_RUNS if approval else 4
     with _dag(promote_dag, spec, schedule=bells, max_active_runs=runs) as dag:
 
-        @task(retries=2)
+        @task(retries=2, multiple_outputs=True)
         def promote() -> dict[str, Any]:
             """Promote the newest attempt that waits for it."""
             return dict(ratchet_airflow.verbs().promote(model))
@@ -351,6 +351,11 @@ class _ModelDag(DAG):
         return hash(self.dag_id)
 
 
+@cache
+def _runbook(function: Callable[[ModelSpec], DAG]) -> str:
+    return inspect.cleandoc(function.__doc__ or "")
+
+
 def _dag(function: Callable[[ModelSpec], DAG], spec: ModelSpec, **options: Any) -> DAG:
     """What the DAGs of a model share; the docstring of ``function`` becomes the runbook."""
     verb = function.__name__.removesuffix("_dag")
@@ -365,7 +370,7 @@ def _dag(function: Callable[[ModelSpec], DAG], spec: ModelSpec, **options: Any) 
             "retry_policy": REFUSALS_ARE_FINAL,
         },
         tags=["ratchet", spec.model],
-        doc_md=inspect.cleandoc(function.__doc__ or "").format(
+        doc_md=_runbook(function).format(
             model=spec.model,
             goal=spec.business.goal,
             team=spec.owner.team,

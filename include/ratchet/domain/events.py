@@ -39,6 +39,7 @@ DECISIONS_TOPIC = "ml.decisions"
 # Attributes that say how an event travelled, not what it says: a relay may change them.
 _TRANSPORT = frozenset({"datacontenttype", "partitionkey", "traceparent", "tracestate"})
 _REQUIRED = ("id", "source", "type", "subject", "time")
+_ENVELOPE = ("specversion", *_REQUIRED)
 _PLAIN_ENCODINGS = (None, DATA_CONTENT_TYPE)
 _EARLIEST = datetime(1970, 1, 1, tzinfo=UTC)
 _LATEST = datetime(2200, 1, 1, tzinfo=UTC)
@@ -272,6 +273,16 @@ class _Envelope(Struct):
     time: Instant
 
 
+class _Identity(Struct):
+    """Who says it of what, and when, as the digest covers it: fields in alphabetical order, like all its keys."""
+
+    id: str
+    source: str
+    subject: str
+    time: datetime
+    type: str
+
+
 class InboundEvent(Struct, frozen=True, kw_only=True):
     """One heard event.
 
@@ -403,9 +414,9 @@ def _event(attributes: dict[str, Any], payload: Any, *, storable: bool) -> Inbou
             "bad_time", f"time = {attributes['time']!r}", "write RFC 3339 with an offset, like 2013-05-01T04:00:00Z"
         )
     time = _in_utc(envelope.time, "time")
-    identity = {name: attributes.pop(name) for name in _REQUIRED}
-    identity["time"] = time
-    del attributes["specversion"]
+    identity = _Identity(envelope.id, envelope.source, envelope.subject, time, envelope.type)
+    for name in _ENVELOPE:
+        del attributes[name]
     said = {name: _as_header(value) for name, value in attributes.items() if name not in _TRANSPORT}
     return InboundEvent(
         id=envelope.id,
@@ -478,7 +489,7 @@ def _decode(value: bytes) -> tuple[Any, bool]:
     read again without bounds, so that the careful walk can name the rule, or find that the value is fine after all.
     """
     try:
-        return _STORABLE.decode(value), b"\\u0000" not in value
+        return _STORABLE.decode(value), b"\\" not in value or b"\\u0000" not in value
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         pass
     try:

@@ -102,6 +102,13 @@ def test_unknown_fields_and_attributes_are_kept_and_travel_on() -> None:
     assert parse(*to_record(event, mode="binary")[1:]).digest == event.digest
 
 
+def test_the_digest_of_content_never_changes_because_the_ledger_keeps_it() -> None:
+    data = {"dataset": "flights", "complete_until": "2013-05-08T02:00:00+02:00", "new_rows": 3, "b": [0.1], "a": None}
+    sent = {"specversion": "1.0", "id": "é", "source": "/s", "type": "ratchet.data.arrived.v1", "subject": "flights"}
+    event = parse(*structured(sent | {"time": "2013-05-08T03:00:00+02:00", "tenant": "eu", "data": data}))
+    assert event.digest == "364b6c900ff1add86348fca91e12da883f5945d34486880d991dcae40dfbdc29"
+
+
 def test_times_are_kept_in_utc_and_their_writing_does_not_change_the_digest() -> None:
     here, there = parse(*structured(event_with())), parse(*structured(event_with(time="2013-05-07T21:00:00-04:00")))
     assert here.time == there.time == datetime(2013, 5, 8, 1, tzinfo=UTC)
