@@ -136,6 +136,7 @@ def main() -> int:
     parser.add_argument("--only", nargs="+", choices=[part.name for part in PARTS], help="these parts")
     asked = parser.parse_args()
     signal.signal(signal.SIGTERM, _interrupt)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs, and so the parts, ignore it
     became = run_all([part for part in PARTS if asked.only is None or part.name in asked.only])
     summed = subprocess.run([sys.executable, "-m", "bench.summary"], cwd=ROOT, check=False).returncode == 0
     say("; ".join(f"{name}: {what}" for name, what in became.items()))

@@ -16,6 +16,7 @@ import argparse
 import json
 import os
 import shutil
+import signal
 import statistics
 import subprocess
 import sys
@@ -370,6 +371,8 @@ def main() -> None:
     }
     from ratchet.stack import api  # noqa: PLC0415 - it reads the variables above
 
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.default_int_handler)
     api.down()
     shutil.rmtree(home, ignore_errors=True)
     home.mkdir(parents=True, mode=0o700)

@@ -77,6 +77,21 @@ def test_servers_that_a_part_wants_are_stopped_even_where_it_fails(full: Any, mo
     assert asked == ["up", "down"]
 
 
+def test_a_part_whose_servers_do_not_come_up_has_failed_and_what_came_up_is_stopped(
+    full: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+
+    def run(words: list[str], **_: Any) -> None:
+        asked.append(words[1])
+        if words[1] == "up":
+            raise full.subprocess.CalledProcessError(1, words)
+
+    monkeypatch.setattr(full.subprocess, "run", run)
+    assert full.run(full.Part("any", 1, script=True, servers="kafka")) is False
+    assert asked == ["up", "down"]
+
+
 def test_every_bench_that_writes_a_report_is_a_part() -> None:
     report = re.compile(r"^from bench.reports import .*\bwrite\b", re.MULTILINE)
     writing = {file.stem for file in (ROOT / "bench").glob("*.py") if report.search(file.read_text())}

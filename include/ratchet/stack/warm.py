@@ -87,8 +87,7 @@ def up() -> None:
     """
     if not load_settings().warm_workers:
         return
-    with warnings.catch_warnings(), _kept_out(UNSAFE_BEFORE_FORK):
-        warnings.simplefilter("ignore")
+    with _kept_out(UNSAFE_BEFORE_FORK):
         _import(LIBRARIES)
         _import(("ratchet.bootstrap", *_modules_of(OURS)))
     follow_sources(ratchet.__name__, Path(ratchet.__file__).parent)
@@ -126,10 +125,12 @@ def _modules_of(packages: Iterable[str]) -> Iterator[str]:
 
 def _import(names: Iterable[str]) -> None:
     for name in names:
-        try:
-            importlib.import_module(name)
-        except ImportError:
-            continue
+        with warnings.catch_warnings():  # for each anew: Feast turns warnings on for the whole process
+            warnings.simplefilter("ignore")
+            try:
+                importlib.import_module(name)
+            except ImportError:
+                continue
 
 
 @contextmanager
