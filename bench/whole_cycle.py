@@ -348,8 +348,10 @@ def tell(measured: list[dict[str, Any]]) -> str:
     """Write the trace of the median cycle into docs/performance.md."""
     chosen = sorted(measured, key=lambda one: one["seconds"])[len(measured) // 2]
     made = table(chosen["parts"])
-    head, _, rest = PAGE.read_text().partition(BEGIN)
+    head, found, rest = PAGE.read_text().partition(BEGIN)
     _, _, tail = rest.partition(END)
+    if not found:
+        raise SystemExit(f"{PAGE} must have the line {BEGIN}, below which the trace goes")
     PAGE.write_text(f"{head}{BEGIN}\n\n{made}\n\n{END}{tail}")
     return made
 
