@@ -13,9 +13,9 @@ BENCH_STAMP := .venv/.bench-installed
 BENCH_ARGS ?=
 CALIBRATE_ARGS ?=
 SOURCES := include tests dags plugins bench
-BENCHES := events judging dag_parsing registering
+BENCHES := events judging dag_parsing registering warm_worker
 
-.PHONY: help setup lock schemas up down status demo bench-setup bench bench-intake lint check test test-long chaos chaos-proof bench-events bench-judging bench-snapshots calibrate clean
+.PHONY: help setup lock schemas up down status demo bench-setup bench bench-full bench-intake lint check test test-long chaos chaos-proof bench-events bench-judging bench-snapshots calibrate clean
 
 help: ## List the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -91,6 +91,9 @@ chaos-proof: setup ## Show that the books of make chaos do not balance on builds
 bench: setup ## The benches that take minutes, one after the other, and the table of docs/performance.md
 	for part in $(BENCHES); do .venv/bin/python -m bench.$$part || exit 1; done
 	.venv/bin/python -m bench.summary
+
+bench-full: bench-setup ## Every bench at full size (hours, a quiet machine); what is finished is kept; BENCH_ARGS="--only tuning"
+	.venv/bin/python -m bench.full $(BENCH_ARGS)
 
 bench-events: setup ## Validate one event, side by side with peers; rows in bench/results/events.json
 	.venv/bin/python -m bench.events

@@ -20,11 +20,21 @@ def machine(rounds: int, *libraries: str) -> dict[str, Any]:
         "at": datetime.now(UTC).isoformat(timespec="seconds"),
         "cpus": os.cpu_count(),
         "machine": platform.machine(),
+        "processor": _processor(),
         "python": platform.python_version(),
         "load": [round(load, 1) for load in os.getloadavg()],
         "rounds": rounds,
         "libraries": {name: version(name) for name in libraries},
     }
+
+
+def _processor() -> str | None:
+    """What the system calls the processor; None where it does not say."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except FileNotFoundError:
+        return None
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), None)
 
 
 def write(name: str, rows: Sequence[dict[str, Any]], measured: dict[str, Any], **more: Any) -> None:

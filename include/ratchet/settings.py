@@ -61,6 +61,7 @@ class Settings:
     airflow_user: str | None = None
     airflow_password: str | None = field(default=None, repr=False)
     code_digest: str | None = None
+    warm_workers: bool = True
 
 
 def _places(env: Mapping[str, str], name: str, default: str) -> int | None:
@@ -69,6 +70,13 @@ def _places(env: Mapping[str, str], name: str, default: str) -> int | None:
     if text and not (text.isdecimal() and int(text) > 0):
         raise Refused(f"{name} must be a whole number from 1, or empty for no limit, but got {text!r}")
     return int(text) if text else None
+
+
+def _switch(env: Mapping[str, str], name: str, default: str) -> bool:
+    text = env.get(name, default).strip().lower()
+    if text not in {"on", "off"}:
+        raise Refused(f"{name} must be on or off, but got {text!r}")
+    return text == "on"
 
 
 def load_settings(base: Mapping[str, str] | None = None) -> Settings:
@@ -95,4 +103,5 @@ def load_settings(base: Mapping[str, str] | None = None) -> Settings:
         airflow_user=env.get("RATCHET_AIRFLOW_USER"),
         airflow_password=env.get("RATCHET_AIRFLOW_PASSWORD"),
         code_digest=env.get("RATCHET_CODE_DIGEST") or None,
+        warm_workers=_switch(env, "RATCHET_WARM_WORKERS", "on"),
     )

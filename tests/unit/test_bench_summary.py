@@ -38,3 +38,44 @@ def test_only_a_figure_that_moved_by_more_than_a_tenth_is_said_to_have_changed(
 def test_a_new_row_has_no_change_and_a_missed_goal_stands_out(summary: Any) -> None:
     text = summary.table([row(met=False, ours=1234.5)], [row("other")])
     assert text.splitlines()[-1] == "| a | p | 1,234 ms | 50 ms | 5 | >= 2 | **no** |  |"
+
+
+def promised(summary: Any, name: str = "first", beside: str = "") -> Any:
+    return summary.Promised(name, "whom", ">= 2", name, beside)
+
+
+def test_promised_rows_come_first_in_their_order_and_the_others_follow(summary: Any) -> None:
+    measured = [row("other"), row("second, 1M"), row("first, 1M")]
+    found = summary.in_order(measured, [promised(summary, "first"), promised(summary, "second")])
+    assert [one["name"] for one in found] == ["first, 1M", "second, 1M", "other"]
+
+
+def test_what_was_promised_and_is_not_measured_is_shown_as_that(summary: Any) -> None:
+    found = summary.in_order([row("first", peer="another")], [promised(summary, "first", beside="whom")])
+    assert [(one["name"], one["peer"], one["ours"], one["met"]) for one in found] == [
+        ("first", "whom", None, None),
+        ("first", "another", 10.0, True),
+    ]
+    assert summary.table(found[:1], []).splitlines()[-1] == "| first | whom |  |  |  | >= 2 | not measured |  |"
+
+
+def test_every_promise_is_of_rows_that_the_benches_write(summary: Any) -> None:
+    named = {(one.begins, one.beside) for one in summary.PROMISED}
+    assert len(named) == len(summary.PROMISED)
+
+
+def test_the_table_names_the_machines_and_what_was_measured_on_each(summary: Any) -> None:
+    here = {"cpus": 2, "processor": "EPYC", "python": "3.11.7", "at": "2026-11-26T10:00:00+00:00"}
+    there = {"cores": 64, "cpu": "Xeon", "python": "3.12.1"}
+    said = summary.machines(
+        {
+            "a": {"machine": here},
+            "b": {"machine": here},
+            "c": {"machine": there, "measured_at": "2026-11-25T10"},
+            "d": {},
+        }
+    )
+    assert said == (
+        "Measured on 2 cores, EPYC, Python 3.11.7 (a 2026-11-26, b 2026-11-26); "
+        "64 cores, Xeon, Python 3.12.1 (c 2026-11-25)."
+    )

@@ -124,7 +124,8 @@ def build(config: StackConfig) -> tuple[Unit, ...]:
         Unit(name, (_own_tool("ratchet"), *arguments), kind="step", after=after)
         for name, (arguments, after) in RATCHET_STEPS.items()
     ]
-    airflow = _airflow(config, after=tuple(RATCHET_STEPS))
+    airflow = _airflow(config, after=(*RATCHET_STEPS, "study-tables"))
+    steps.append(Unit("study-tables", _prepare("study-tables"), kind="step", after=("databases",)))
     everything = (*_postgres(config), *_kafka(config), *steps, _mlflow(config), *airflow)
     variables = {**inputs(config), **stack_environment(config)}
     return tuple(replace(unit, env={**variables, **unit.env}) for unit in everything)

@@ -37,6 +37,15 @@ def migrate_airflow(config: StackConfig) -> None:
     marker.write_text(wanted)
 
 
+def make_study_tables(config: StackConfig) -> None:
+    """Optuna's tables, made once per database: the first worker of a first attempt would wait seconds for them."""
+    if postgres.query(config.database("optuna"), "SELECT to_regclass('public.alembic_version') IS NOT NULL")[0][0]:
+        return
+    from ratchet.adapters.studies_optuna import OptunaStudies  # noqa: PLC0415 - the other steps need not wait for it
+
+    OptunaStudies(config.database("optuna")).prepare()
+
+
 def _post(url: str, content: Mapping[str, object], token: str | None = None) -> dict[str, Any]:
     headers = {"Content-Type": "application/json"} | ({"Authorization": f"Bearer {token}"} if token else {})
     request = urllib.request.Request(url, json.dumps(content).encode(), headers)  # noqa: S310 - our own loopback address
@@ -80,6 +89,7 @@ STEPS: Mapping[str, Callable[[StackConfig], None]] = {
     "kafka-given": check_given_broker,
     "airflow-migrate": migrate_airflow,
     "airflow-pool": make_pool,
+    "study-tables": make_study_tables,
 }
 
 

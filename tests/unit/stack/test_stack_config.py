@@ -59,6 +59,11 @@ def test_the_written_variables_are_what_the_settings_read(tmp_path: Path) -> Non
     assert read.connections["AIRFLOW_CONN_RATCHET_KAFKA"] == f"kafka://{loaded.bootstrap}"
 
 
+def test_no_worker_makes_the_tables_of_studies(tmp_path: Path) -> None:
+    scheduler = next(unit for unit in plan.build(load(tmp_path / "home")) if unit.name == "scheduler")
+    assert "study-tables" in scheduler.after
+
+
 def test_a_given_database_server_replaces_ours(tmp_path: Path) -> None:
     loaded = load(tmp_path / "home", RATCHET_DATABASE_URL="postgres://me:pw@db.example:5433/first?sslmode=require")
     assert loaded.database("airflow", "postgresql+psycopg2") == (
