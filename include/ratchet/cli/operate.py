@@ -12,6 +12,7 @@ from ratchet.cli import airflow_api
 from ratchet.cli.events import instant
 from ratchet.cli.monitor import monitor
 from ratchet.cli.probation import probation, validate_lines
+from ratchet.cli.scoring import predictions, score
 from ratchet.cli.tables import AsJson, print_rows
 from ratchet.errors import Refused
 
@@ -34,7 +35,7 @@ def register(app: typer.Typer) -> None:
         ("gate", gate_app),
     ):
         app.add_typer(group, name=name)
-    for command in (deploy, validate, retire, attempts, rollback, probation, monitor):
+    for command in (deploy, validate, retire, attempts, rollback, probation, monitor, score, predictions):
         app.command(command.__name__)(command)
 
 
