@@ -11,6 +11,7 @@ from ratchet.bootstrap import wire
 from ratchet.cli import airflow_api
 from ratchet.cli.events import instant
 from ratchet.cli.monitor import monitor
+from ratchet.cli.new import new
 from ratchet.cli.probation import probation, validate_lines
 from ratchet.cli.scoring import predictions, score
 from ratchet.cli.tables import AsJson, print_rows
@@ -35,7 +36,8 @@ def register(app: typer.Typer) -> None:
         ("gate", gate_app),
     ):
         app.add_typer(group, name=name)
-    for command in (deploy, validate, retire, attempts, rollback, probation, monitor, score, predictions):
+    named = (new, deploy, validate, retire, attempts, rollback, probation, monitor, score, predictions)
+    for command in named:
         app.command(command.__name__)(command)
 
 
