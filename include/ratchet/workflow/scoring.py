@@ -65,7 +65,7 @@ def plan_scoring(tx: Tx, spec: ModelSpec, asked: tuple[date, date] | None = None
         policy,
         until=until,
         served=_served(tx.champions(spec.model)),
-        judged=_judged(tx.attempts(model=spec.model, limit=MOST_ATTEMPTS)),
+        judged=_judged(tx.attempts(model=spec.model, limit=MOST_ATTEMPTS)) if policy.shadow else (),
         scored={(row.day, row.role) for row in tx.scored_days(spec.model, since=since)},
         asked=asked,
     )
