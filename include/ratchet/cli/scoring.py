@@ -12,6 +12,7 @@ from ratchet.bootstrap import wire
 from ratchet.cli.tables import AsJson, print_rows
 from ratchet.errors import Refused
 from ratchet.records import RunContext
+from ratchet.workflow.probation import readable_spec
 
 Day = Annotated[str | None, typer.Option(help="One local day, such as 2013-05-03.")]
 First = Annotated[str | None, typer.Option("--from", help="The first local day.")]
@@ -57,7 +58,10 @@ def predictions(
     limit: Annotated[int, typer.Option(help="At most so many rows of a day.")] = 20,
     as_json: AsJson = False,
 ) -> None:
-    """The scored days of a model, newest first: by which version, how many rows, and where; or the rows of one day."""
+    """The scored days of a model, newest first: by which version, how many rows, and where; or the rows of one day.
+
+    Sensitive columns whose values the spec does not allow to be shown are left out of the rows.
+    """
     if role not in {None, "champion", "shadow"}:
         raise Refused(f"--role must be champion or shadow, but got {role!r}")
     asked = _asked(day, first, last)
@@ -65,6 +69,7 @@ def predictions(
     ratchet = wire()
     with ratchet.ledger.transaction() as tx:
         days = tx.scored_days(model, since=since, until=until, role=role)
+        spec = next((readable_spec(tx, row.digest) for row in tx.registered() if row.model == model), None)
     if day is None:
         listed = [vars(row) | {"file": ratchet.store.uri(row.key) if row.key else None} for row in reversed(days)]
         columns = ["day", "role", "version", "rows", "acted", "as_of", "scored_at", "run", "file"]
@@ -75,7 +80,9 @@ def predictions(
     rows: list[dict[str, Any]] = []
     for scored in days:
         table = read(ratchet.store, scored)
-        rows += table.slice(0, limit).to_pylist() if table is not None else []
+        if table is not None:
+            hidden = [name for name in table.column_names if spec is not None and spec.data.hides((name,))]
+            rows += table.drop_columns(hidden).slice(0, limit).to_pylist()
     print_rows(rows, list(rows[0]) if rows else [], as_json=as_json)
     if not as_json and rows:
         typer.echo(

@@ -66,6 +66,20 @@ def test_days_are_scored_listed_and_shown(ratchet: InProcess) -> None:
     ] * 3
 
 
+def test_a_sensitive_key_that_may_be_held_and_not_shown_is_not_shown(ratchet: InProcess) -> None:
+    run("score", MODEL, "--day", "2013-03-28")
+    with ratchet.ledger.transaction() as tx:
+        plain = next(row.document for row in tx.specs() if row.model == MODEL)
+    allowed = [{"column": "flight_id", "reason": "names the row"}]
+    spec = ModelSpec.model_validate(plain | {"data": plain["data"] | {"allow_sensitive": allowed}})
+    shown = json.loads(run("predictions", MODEL, "--day", "2013-03-28", "--limit", "1", "--json"))
+    assert "flight_id" in shown[0]
+    with ratchet.ledger.transaction() as tx:
+        tx.publish_spec(MODEL, spec.digest, spec.model_dump(mode="json"))
+    hidden = json.loads(run("predictions", MODEL, "--day", "2013-03-28", "--limit", "1", "--json"))
+    assert set(shown[0]) - set(hidden[0]) == {"flight_id"}
+
+
 def test_programs_get_what_a_run_did(ratchet: InProcess) -> None:
     (answer,) = json.loads(run("score", MODEL, "--from", "2013-03-27", "--to", "2013-03-27", "--json"))
     assert (answer["days"], answer["rows"], answer["versions"]) == (1, 40, {"champion": [1]})
