@@ -6,10 +6,10 @@
 - keeps the end of the audit log in storage, and says so when an entry it kept is gone (`ratchet audit verify`);
 - expires events beyond their maximum age and decides again what was deferred until now;
 - publishes changed specs to the ledger;
-- rings the doorbells that nobody rang (`ratchet://<model>/due`, `ratchet://<model>/judged`) and those of probations
-  with new days to score (`ratchet://<model>/probation`) and of monitors with new rows to look at
-  (`ratchet://<model>/monitor`), except of paused DAGs, and updates `ratchet://<model>/champion` where a promotion was
-  cut off before it did.
+- rings the doorbells that nobody rang (`ratchet://<model>/due`, `ratchet://<model>/judged`), those of probations
+  with new days to score (`ratchet://<model>/probation`), of monitors with new rows to look at
+  (`ratchet://<model>/monitor`) and of models with complete days that have no predictions (`ratchet://<model>/score`),
+  except of paused DAGs, and updates `ratchet://<model>/champion` where a promotion was cut off before it did.
 
 Each run is complete in itself: a failed or missed one is made good by the next. If runs fail, the task's log names what
 does not answer. Pause it only for maintenance: dead attempts then block their models until it runs again.
@@ -43,7 +43,7 @@ with DAG(
     def sweep(*, outlet_events: Any) -> dict[str, Any]:
         """Sweep once and ring what is left over."""
         swept: dict[str, Any] = ratchet_airflow.verbs().sweep(ratchet_airflow.AirflowRunStates())
-        for name in ("due", "judged", "probation", "monitor", "champion"):
+        for name in ("due", "judged", "probation", "monitor", "champion", "score"):
             for model in swept[name]:
                 outlet_events[BELLS].add(ratchet_airflow.bell(model, name))
         return swept

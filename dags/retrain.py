@@ -1,8 +1,8 @@
 """One file for all models: each folder of `include/models/` becomes retrain__, promote__ and rollback__ DAGs.
 
-A model is added by adding a folder, and has probation__ and monitor__ too where its spec says so; a spec that breaks a
-rule becomes one DAG that shows the problems, and leaves the other models alone. The runbooks are the docstrings of the
-functions below; they are shown on the DAGs' pages.
+A model is added by adding a folder, and has probation__, monitor__ and score__ too where its spec says so; a spec that
+breaks a rule becomes one DAG that shows the problems, and leaves the other models alone. The runbooks are the
+docstrings of the functions below; they are shown on the DAGs' pages.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from typing import Any
 import pendulum
 from airflow.sdk import (
     DAG,
+    Asset,
     AssetOrTimeSchedule,
     AssetWatcher,
     CronTriggerTimetable,
@@ -142,15 +143,10 @@ def retrain_dag(spec: ModelSpec) -> DAG:
     due = ratchet_airflow.bell(
         model, "due", watchers=[AssetWatcher(name=f"{model}-due", trigger=DueTrigger(model=model))]
     )
-    cron = spec.retrain.schedule
     with _dag(
         retrain_dag,
         spec,
-        schedule=AssetOrTimeSchedule(
-            timetable=CronTriggerTimetable(cron, timezone=spec.data.spine.timezone), assets=[due]
-        )
-        if cron
-        else [due],
+        schedule=_by_bell_or_time(spec, due, spec.retrain.schedule),
         max_active_runs=4,
     ) as dag:
         heavy: dict[str, Any] = {
@@ -299,9 +295,8 @@ def monitor_dag(spec: ModelSpec) -> DAG:
     | `look` failed otherwise | something did not answer | clear the task: nothing is told twice |
     """
     model, runtime, monitor = spec.model, spec.runtime, spec.monitor
-    bell, cron = ratchet_airflow.bell(model, "monitor"), monitor.schedule if monitor else None
-    when = CronTriggerTimetable(cron, timezone=spec.data.spine.timezone) if cron else None
-    schedule = AssetOrTimeSchedule(timetable=when, assets=[bell]) if when else [bell]
+    bell = ratchet_airflow.bell(model, "monitor")
+    schedule = _by_bell_or_time(spec, bell, monitor.schedule if monitor else None)
     with _dag(monitor_dag, spec, schedule=schedule, max_active_runs=1) as dag:
 
         @task(pool=runtime.pool, execution_timeout=runtime.timeout, retries=runtime.retries)
@@ -312,6 +307,37 @@ def monitor_dag(spec: ModelSpec) -> DAG:
             return answer
 
         look()
+    return dag
+
+
+def score_dag(spec: ModelSpec) -> DAG:
+    """### Score {model}: batch predictions of the champion, by whole local days.
+
+    Starts when the sweep finds complete days without predictions and rings `ratchet://{model}/score`, by the schedule
+    of the spec's `scoring`, or by hand. Each day is scored once, by the version that served it, and in shadow by the
+    newest judged challenger where the spec says so; what was written is never written again. The files are
+    `predictions/{model}/<day>/<role>.parquet` below the storage, the version beside each row.
+    `ratchet predictions {model}` lists them, `ratchet score {model}` does what this DAG does.
+
+    | what you see | what it means | what to do |
+    |---|---|---|
+    | `"days": 0` and a `reason` | nothing was due | nothing |
+    | `waiting` names days | not all of their decisions are made | a smaller `scoring.horizon`, if it stays so |
+    | "version … cannot be used" | its artifact is gone or was changed; other days are scored | restore it |
+
+    Clearing the task is safe.
+    """
+    model, runtime, asked = spec.model, spec.runtime, spec.scoring
+    bell = ratchet_airflow.bell(model, "score")
+    schedule = _by_bell_or_time(spec, bell, asked.schedule if asked else None)
+    with _dag(score_dag, spec, schedule=schedule, max_active_runs=1) as dag:
+
+        @task(pool=runtime.pool, execution_timeout=runtime.timeout, retries=runtime.retries)
+        def score(**context: Any) -> dict[str, Any]:
+            """Write the predictions of the days that have none."""
+            return dict(ratchet_airflow.verbs().score(model, ratchet_airflow.run_context(context)))
+
+        score()
     return dag
 
 
@@ -356,6 +382,13 @@ def _runbook(function: Callable[[ModelSpec], DAG]) -> str:
     return inspect.cleandoc(function.__doc__ or "")
 
 
+def _by_bell_or_time(spec: ModelSpec, bell: Asset, cron: str | None) -> Any:
+    """A schedule of one doorbell, and of a cron expression in the spine's timezone where there is one."""
+    if cron is None:
+        return [bell]
+    return AssetOrTimeSchedule(timetable=CronTriggerTimetable(cron, timezone=spec.data.spine.timezone), assets=[bell])
+
+
 def _dag(function: Callable[[ModelSpec], DAG], spec: ModelSpec, **options: Any) -> DAG:
     """What the DAGs of a model share; the docstring of ``function`` becomes the runbook."""
     verb = function.__name__.removesuffix("_dag")
@@ -392,8 +425,8 @@ def _make_all() -> None:
         except SpecRefused as error:
             globals()[f"refused__{name}"] = refused_dag(name, error)
         else:
-            more = [*([probation_dag] if read.probation else []), *([monitor_dag] if read.monitor else [])]
-            for make in (retrain_dag, promote_dag, rollback_dag, *more):
+            wanted = {probation_dag: read.probation, monitor_dag: read.monitor, score_dag: read.scoring}
+            for make in (retrain_dag, promote_dag, rollback_dag, *(make for make, asked in wanted.items() if asked)):
                 if RUNNING in (None, f"{make.__name__.removesuffix('_dag')}__{name}"):
                     globals()[f"{make.__name__}__{name}"] = make(read)
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from ratchet.adapters.connections import ConnectionInfo, MappingResolver
     from ratchet.records import RunContext
 
-Bell = Literal["due", "judged", "probation", "monitor", "champion"]
+Bell = Literal["due", "judged", "probation", "monitor", "champion", "score"]
 LIVE_STEP_STATES = frozenset({"running", "restarting"})
 UNCLAIMED_STATES = ["null", "scheduled", "queued", "running"]
 """Of a first task that has not ended; ``null`` is the API's word for one that the scheduler has not seen yet."""
@@ -25,7 +25,8 @@ UNCLAIMED_STATES = ["null", "scheduled", "queued", "running"]
 def bell(model: str, name: Bell, **extra: Any) -> Asset:
     """The asset ``ratchet://<model>/<name>``.
 
-    ``due`` starts retrain, ``judged`` promote, ``probation`` probation and ``monitor`` monitor; ``champion`` is news.
+    ``due`` starts retrain, ``judged`` promote, ``probation``, ``monitor`` and ``score`` what they name; ``champion`` is
+    news.
     """
     uri = f"ratchet://{model}/{name}"
     return Asset(name=uri, uri=uri, group="ratchet", **extra)

@@ -3,6 +3,8 @@
 When each row could be known is decided where the datasets are built (``ratchet.adapters.flights``) and declared in
 ``datasets.yaml``; here each view names what it offers and how long a value may be carried over a gap (TTL):
 weather 12 hours (the file lacks single hours), what is published daily 14 days (some routes are flown weekly).
+A dataset that lists its own ``features`` is a view and a service without a line here: each of its rows is known at the
+decision it belongs to, and carried for a day.
 
 Feature names must not end in ``_y``: Feast's DuckDB engine drops such columns after its joins.
 """
@@ -19,6 +21,7 @@ from feast.types import Float64, Int64, PrimitiveFeastType, String
 from ruamel.yaml import YAML
 
 REPO = Path(__file__).parent
+TYPES: dict[str, PrimitiveFeastType] = {"float64": Float64, "int64": Int64, "string": String}
 
 
 def objects(data_dir: Path) -> list[Any]:
@@ -114,7 +117,19 @@ def objects(data_dir: Path) -> list[Any]:
         features=views,
         description="everything known six hours before departure that the flight_delay model reads",
     )
-    return [*entities.values(), *views, service]
+    shipped = [*entities.values(), *views, service]
+    declared = []
+    for name, dataset in datasets.items():
+        if "features" not in dataset:
+            continue
+        for key in dataset["keys"]:
+            if key not in entities:
+                entities[key] = Entity(name=key, join_keys=[key], value_type=ValueType.STRING)
+                declared.append(entities[key])
+        features = {feature: TYPES[kind] for feature, kind in dataset["features"].items()}
+        own = view(name, timedelta(days=1), features, f"known at each decision of {dataset['service']}")
+        declared += [own, FeatureService(name=dataset["service"], features=[own])]
+    return [*shipped, *declared]
 
 
 # For the `feast` command, which looks for objects in the module; Ratchet calls objects() with its own data folder.
@@ -130,4 +145,6 @@ def objects(data_dir: Path) -> list[Any]:
     dest_days,
     route_planes,
     flight_delay_v1,
+    *declared_by_datasets,
 ) = objects(Path(os.environ.get("RATCHET_DATA_DIR", REPO.parents[1] / ".ratchet" / "data")))
+globals().update({f"declared_{each.name}": each for each in declared_by_datasets})

@@ -37,6 +37,7 @@ from ratchet.workflow.reconciling import Reconciler
 from ratchet.workflow.repeating import Repeats
 from ratchet.workflow.replaying import Replays
 from ratchet.workflow.retiring import retire
+from ratchet.workflow.scoring import Scoring
 from ratchet.workflow.self_testing import SelfTests
 from ratchet.workflow.sweeping import RunStates, Sweeper
 from ratchet.workflow.telling import Relay
@@ -354,6 +355,15 @@ class Ratchet:
             store=lambda: self.store,
             hook=self.payoff_hook,
         ).monitor(model, window_end)
+
+    def score(self, model: str, run: RunContext, asked: tuple[date, date] | None = None) -> dict[str, Any]:
+        """Write the predictions of the model's complete days, or of those asked for, that have none."""
+        return Scoring(
+            self.ledger,
+            features=lambda: self.features,
+            store=lambda: self.store,
+            artifacts=lambda: self.artifacts,
+        ).score(model, run, asked)
 
     def rollback(self, model: str, version: int | None, actor: str, reason: str) -> dict[str, Any]:
         """Take an earlier champion back."""

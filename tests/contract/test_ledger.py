@@ -30,6 +30,7 @@ from ratchet.ports.ledger import (
     ProbationDay,
     ProbationRow,
     PumpRow,
+    ScoredDay,
     SeenWindow,
     UsedDays,
 )
@@ -838,6 +839,71 @@ def test_one_of_many_wins_the_ring_of_a_window_and_nobody_rings_for_one_that_was
         assert not tx.ring_monitor("m", NOW, "d" * 64, -1)
         (kept,) = tx.monitored("m")
         assert (kept.state, kept.rung_at is not None) == ("done", True)
+
+
+def scored(day: int, role: str = "champion", **values) -> ScoredDay:
+    row = ScoredDay("m", date(2013, 4, day), role, 1, "m.1", "run", NOW, 40, 7, f"predictions/m/{day}", "s" * 64)
+    return replace(row, **values)
+
+
+def test_a_day_is_scored_once_in_each_role_and_the_first_to_do_so_stands(ledger):
+    with ledger.transaction() as tx:
+        assert tx.save_scored_day(scored(3))
+        assert tx.save_scored_day(scored(2, acted=None, key=None, sha256=None, rows=0))
+        assert not tx.save_scored_day(scored(3, version=2, run="another"))
+        assert tx.save_scored_day(scored(3, "shadow", version=2))
+        found = tx.scored_days("m")
+        assert [replace(row, scored_at=None) for row in found] == [
+            scored(2, acted=None, key=None, sha256=None, rows=0),
+            scored(3),
+            scored(3, "shadow", version=2),
+        ]
+        assert all(row.scored_at.tzinfo for row in found)
+
+
+def test_scored_days_are_found_by_each_filter(ledger):
+    with ledger.transaction() as tx:
+        for day in (2, 3, 4):
+            tx.save_scored_day(scored(day))
+        tx.save_scored_day(scored(4, "shadow"))
+
+        def found(**asked) -> list[tuple[int, str]]:
+            return [(row.day.day, row.role[0]) for row in tx.scored_days("m", **asked)]
+
+        assert found(since=date(2013, 4, 3)) == [(3, "c"), (4, "c"), (4, "s")]
+        assert found(until=date(2013, 4, 3)) == [(2, "c"), (3, "c")]
+        assert found(role="shadow") == [(4, "s")]
+        assert tx.scored_days("other") == []
+
+
+def test_one_of_many_is_rung_to_score_a_day_and_a_newer_day_rings_at_once(ledger):
+    won = []
+
+    def ring() -> None:
+        with ledger.transaction() as tx:
+            won.append(tx.ring_scoring("m", date(2013, 4, 3), 600))
+
+    threads = [threading.Thread(target=ring) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(won) == [False] * 7 + [True]
+    with ledger.transaction() as tx:
+        assert not tx.ring_scoring("m", date(2013, 4, 2), 600)
+        assert tx.ring_scoring("m", date(2013, 4, 4), 600)
+        assert not tx.ring_scoring("m", date(2013, 4, 4), 600)
+        assert tx.ring_scoring("m", date(2013, 4, 4), -1)
+        assert not tx.ring_scoring("nobody", date(2013, 4, 4), -1)
+
+
+def test_a_champion_serves_from_the_business_time_of_its_promotion(ledger):
+    with ledger.transaction() as tx:
+        tx.set_clock("replay", NOW + timedelta(hours=3))
+        tx.insert_champion(champion(1, 1))
+        tx.set_clock("replay", NOW + timedelta(days=20))
+        tx.insert_champion(champion(2, 2))
+        assert [row.since for row in tx.champions("m")] == [NOW + timedelta(hours=3), NOW + timedelta(days=20)]
 
 
 def test_the_last_self_test_that_was_judged_counts(ledger):

@@ -154,6 +154,25 @@ def test_a_spec_with_a_monitor_has_a_dag_that_looks_when_data_arrive_and_by_its_
     assert "{" not in dag.doc_md
 
 
+@pytest.mark.parametrize("schedule", [None, "30 5 * * *"])
+def test_a_spec_with_scoring_has_a_dag_that_scores_in_its_pool_by_bell_by_schedule_or_by_hand(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, schedule: str | None
+) -> None:
+    shipped = (root / "include" / "models" / "flight_delay" / "model.yaml").read_text()
+    (tmp_path / "flight_delay").mkdir()
+    asked = f"scoring: {{schedule: {schedule}}}\n" if schedule else "scoring: {}\n"
+    (tmp_path / "flight_delay" / "model.yaml").write_text(shipped + asked)
+    monkeypatch.setenv("RATCHET_MODELS_DIR", str(tmp_path))
+    dag = DagBag(str(root / "dags" / "retrain.py")).dags["score__flight_delay"]
+    stored = json.dumps(DagSerialization.to_dict(dag)["dag"]["timetable"])
+    assert "ratchet://flight_delay/score" in stored
+    assert ("30 5 * * *" in stored, "America/New_York" in stored) == ((True, True) if schedule else (False, False))
+    assert [(task.task_id, task.pool) for task in dag.tasks] == [("score", "ratchet_training")]
+    assert dag.max_active_runs == 1
+    assert dag.doc_md.startswith("### Score flight_delay")
+    assert "{" not in dag.doc_md
+
+
 def test_intake_keeps_the_pump_alive_by_its_own_watcher(bag: DagBag) -> None:
     stored = json.dumps(DagSerialization.to_dict(bag.dags["ratchet__intake"]))
     assert "ratchet_intake_trigger.IntakeTrigger" in stored

@@ -27,6 +27,8 @@ WATCHED = "on_probation"
 """A model for ``test_probation``: its spec has a probation with a loss limit. No data event starts it either."""
 MONITORED = "monitored"
 """A model for ``test_monitor_on_the_stack``: its new rows are looked at, and what is found starts nothing."""
+SCORED = "scored"
+"""A model for ``test_scoring_on_the_stack``: it is scored, and so is its challenger, which nothing promotes."""
 ASKING = {"asks_one": "always", "asks_two": {"two_people_above": 0}}
 """Models for ``test_approvals``, and what their specs say of approval. No data event starts them."""
 
@@ -87,8 +89,10 @@ def write(models_dir: Path, name: str = "flight_delay") -> Path:
         spec["probation"] = {"for": "7d"}
     if name == RECALIBRATED:
         spec["gate"]["also_judge"] = ["recalibrated_champion"]
-    if name == SHADOWED:
+    if name in {SHADOWED, SCORED}:
         spec["gate"]["shadow"] = True
+    if name == SCORED:
+        spec["scoring"] = {"shadow": "challenger"}
     if name == LOOKED_AT:
         spec["gate"] |= {"mode": "superiority", "min_uplift": 0.0, "confidence": 0.999, "target_gain": 100_000.0}
         spec["gate"] |= {"looks": [0.5, 0.5]}
@@ -98,6 +102,9 @@ def write(models_dir: Path, name: str = "flight_delay") -> Path:
 
 
 if __name__ == "__main__":
-    beside = (*BESIDE, *ASKING, WATCHED, MONITORED, HOOKED, SHADOWED, LOOKED_AT, FORESTED, REFITTED, RECALIBRATED)
+    beside = (
+        *(*BESIDE, *ASKING, WATCHED, MONITORED, SCORED),
+        *(HOOKED, SHADOWED, LOOKED_AT, FORESTED, REFITTED, RECALIBRATED),
+    )
     for model in ("flight_delay", *beside):
         write(Path(sys.argv[1]), model)

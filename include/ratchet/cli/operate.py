@@ -12,7 +12,9 @@ from ratchet.cli import airflow_api
 from ratchet.cli.events import instant
 from ratchet.cli.monitor import monitor
 from ratchet.cli.monitor import validate_lines as monitor_lines
+from ratchet.cli.new import new
 from ratchet.cli.probation import probation, validate_lines
+from ratchet.cli.scoring import predictions, score
 from ratchet.cli.tables import AsJson, print_rows
 from ratchet.errors import Refused
 
@@ -35,7 +37,8 @@ def register(app: typer.Typer) -> None:
         ("gate", gate_app),
     ):
         app.add_typer(group, name=name)
-    for command in (deploy, validate, retire, attempts, rollback, probation, monitor):
+    named = (new, deploy, validate, retire, attempts, rollback, probation, monitor, score, predictions)
+    for command in named:
         app.command(command.__name__)(command)
 
 

@@ -1053,6 +1053,40 @@ class Monitor(_Closed):
         return self
 
 
+class Scoring(_Closed):
+    """Batch predictions of the champion, by whole local days (:mod:`ratchet.domain.scoring`).
+
+    A day is scored when the watermarks of the spec's datasets reach its end less ``horizon``: so long ahead of its
+    event the source lists every row. ``on_data`` starts a run as soon as a day is complete, ``schedule`` at its times.
+    ``catch_up`` is how far back from the newest complete day unscored ones are looked for; older ones are scored when a
+    person asks. ``shadow: challenger`` scores the newest judged challenger beside.
+    """
+
+    on_data: Annotated[bool, Field(strict=True)] = True
+    schedule: str | None = None
+    horizon: Duration = timedelta(0)
+    catch_up: PositiveDuration = timedelta(days=35)
+    shadow: Literal["challenger", "none"] = "none"
+
+    @field_validator("schedule")
+    @classmethod
+    def _five_fields(cls, value: str | None) -> str | None:
+        if value is not None:
+            _check_cron(value)
+        return value
+
+    @field_validator("catch_up")
+    @classmethod
+    def _whole_days(cls, value: timedelta) -> timedelta:
+        return _days_only(value)
+
+    @model_validator(mode="after")
+    def _something_starts_it(self) -> Self:
+        if not self.on_data and self.schedule is None:
+            raise _at(("schedule",), "must be given where on_data is false, or nothing would ever start a run")
+        return self
+
+
 class ModelSpec(_Closed):
     """All that one model is (DESIGN §6). Frozen and closed; equal specs have equal digests."""
 
@@ -1065,6 +1099,7 @@ class ModelSpec(_Closed):
     gate: Gate
     probation: Probation | None = None
     monitor: Monitor | None = None
+    scoring: Scoring | None = None
     runtime: Runtime = Runtime()
 
     @model_validator(mode="after")

@@ -277,7 +277,10 @@ class AttemptRow:
 
 @dataclass(frozen=True)
 class ChampionRow:
-    """One entry of a model's champion history; the highest ``seq`` serves."""
+    """One entry of a model's champion history; the highest ``seq`` serves.
+
+    ``since`` is the business time from which it does, set by the ledger; None of one from before that was kept.
+    """
 
     model: str
     seq: int
@@ -290,6 +293,7 @@ class ChampionRow:
     evidence_digest: str | None
     promoted_at: datetime
     model_digest: str | None = None
+    since: datetime | None = None
 
 
 @dataclass(frozen=True)
@@ -327,6 +331,29 @@ class ProbationDay:
     day: date
     rows: int
     total: float | None
+
+
+@dataclass(frozen=True)
+class ScoredDay:
+    """The predictions of one local day in one role, ``champion`` or ``shadow``: ``rows`` of them by ``version``.
+
+    ``attempt_id`` made the version (None where the ledger knows none), ``run`` the predictions; ``as_of`` is how far
+    the data was complete (business time), ``acted`` how many rows are acted on (None of a regression). ``key`` and
+    ``sha256`` are the file's; None where the day has no rows. ``scored_at`` is set by the ledger.
+    """
+
+    model: str
+    day: date
+    role: str
+    version: int
+    attempt_id: str | None
+    run: str
+    as_of: datetime
+    rows: int
+    acted: int | None
+    key: str | None
+    sha256: str | None
+    scored_at: datetime | None = None
 
 
 @dataclass(frozen=True)
@@ -548,6 +575,13 @@ class Tx(Protocol):
     def ring_probation(self, model: str, seq: int, overdue_seconds: float) -> bool: ...
     def save_probation_days(self, model: str, seq: int, days: Sequence[ProbationDay]) -> None: ...
     def probation_days(self, model: str, seq: int) -> list[ProbationDay]: ...
+
+    # scoring
+    def ring_scoring(self, model: str, newest: date, overdue_seconds: float) -> bool: ...
+    def save_scored_day(self, scored: ScoredDay) -> bool: ...
+    def scored_days(
+        self, model: str, *, since: date | None = None, until: date | None = None, role: str | None = None
+    ) -> list[ScoredDay]: ...
 
     # the gate's self-test
     def save_self_test(self, model: str, detail: dict[str, Any], *, passed: bool | None) -> None: ...

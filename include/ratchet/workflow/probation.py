@@ -91,7 +91,7 @@ def readable_spec(tx: Tx, digest: str) -> ModelSpec | None:
     try:
         return spec_of(tx, digest)
     except ValueError as error:
-        logger.error("a probation rests: spec %s is none for this code (%s)", digest[:12], error)  # noqa: TRY400
+        logger.error("left alone: spec %s is none for this code (%s)", digest[:12], error)  # noqa: TRY400
         return None
 
 

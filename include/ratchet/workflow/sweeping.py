@@ -17,6 +17,7 @@ from ratchet.workflow.monitoring import due_window, end_of
 from ratchet.workflow.probation import days_due, end_probation, holding, readable_spec
 from ratchet.workflow.promotion import Promotions, release
 from ratchet.workflow.reconciling import Reconciler
+from ratchet.workflow.scoring import plan_scoring
 from ratchet.workflow.telling import Relay
 
 logger = logging.getLogger(__name__)
@@ -26,6 +27,9 @@ ANNOUNCEMENT_OVERDUE_SECONDS = 60.0
 PROBATION_AGAIN_SECONDS = 600.0
 """A run that scores may wait long for a slot in its pool: it is not rung for again meanwhile."""
 MONITOR_AGAIN_SECONDS = 600.0
+SCORE_AGAIN_SECONDS = 1800.0
+"""A newly complete day is rung for at once; days that stay unscored, for instance by a version that is gone, are not
+rung for each minute."""
 OPEN_RUN_STATES = ("queued", "running")
 INTAKE_ABSENT_SECONDS = 300.0
 
@@ -82,8 +86,8 @@ class Sweeper:
         Returns:
             ``{"due": models whose retrain nobody started, "judged": models with a promotion nobody made, or an
             approval nobody is asked for, "probation": models on probation with days to score,
-            "monitor": models with a window of new rows to look at,
-            "champion": models with another champion that nobody announced, "reaped": attempts given up,
+            "monitor": models with a window of new rows to look at, "score": models with complete days that have no
+            predictions, "champion": models with another champion that nobody announced, "reaped": attempts given up,
             "told": outbox rows relayed, "moved": models whose alias somebody moved by hand,
             "intake_absent": no pump beats}``
         """
@@ -104,6 +108,7 @@ class Sweeper:
             "probation": self._watched(runs, folders),
             "monitor": self._monitored(runs, folders),
             "champion": self._announced(),
+            "score": self._unscored(runs, folders),
             "reaped": reaped,
             "told": told,
             "moved": moved,
@@ -220,6 +225,21 @@ class Sweeper:
                 if tx.ring_monitor(row.model, end_of(spec, end), row.digest, MONITOR_AGAIN_SECONDS):
                     due.append(row.model)
         return sorted(due)
+
+    def _unscored(self, runs: RunStates, folders: Collection[str]) -> list[str]:
+        """Win the rings of models whose spec scores on data and that have complete days without predictions."""
+        with self._ledger.transaction() as tx:
+            specs = [readable_spec(tx, row.digest) for row in tx.registered() if not row.retired]
+        asked = [spec for spec in specs if spec is not None and spec.scoring is not None and spec.scoring.on_data]
+        won = []
+        for spec in asked:
+            if spec.model not in folders or not runs.startable(f"score__{spec.model}"):
+                continue
+            with self._ledger.transaction() as tx:
+                due = plan_scoring(tx, spec)[0].due
+                if due and tx.ring_scoring(spec.model, due[-1].day, SCORE_AGAIN_SECONDS):
+                    won.append(spec.model)
+        return won
 
     def _unasked(self, runs: RunStates) -> list[str]:
         """Models whose request for approval no open run shows; requests that are void or late are ended first."""

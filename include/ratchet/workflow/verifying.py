@@ -57,7 +57,7 @@ class Verifier:
         self._store = store
 
     def verify(self, model: str | None = None, tell: Progress = lambda _: None) -> Verified:
-        """Look at the audit log, and of each model, or of one: artifacts, snapshots, dossiers, evidence, the alias.
+        """Look at the audit log, and of models: artifacts, snapshots, dossiers, evidence, predictions, the alias.
 
         What has no digest on record (it was made before the ledger kept one) is a finding: it cannot be verified.
 
@@ -84,11 +84,15 @@ class Verifier:
                 champions = tx.champions(model)
                 attempts = tx.attempts(model=model)[::-1]
                 snapshots = {a.id: tx.step_result(a.id, "snapshot") for a in attempts}
+                scored = tx.scored_days(model)
             yield from self._versions(model, champions, attempts)
             yield from self._reports(model)
             for attempt in attempts:
                 yield from self._snapshot(snapshots[attempt.id])
                 yield from self._dossier(attempt)
+            for day in scored:
+                if day.key is not None and day.sha256 is not None:
+                    yield self._object("predictions", day.key, day.sha256)
             yield from self._alias(model, champions)
 
     def _versions(

@@ -345,6 +345,35 @@ def test_a_probation_reads_back_and_leaves_the_digest_of_specs_without_one_alone
     assert "probation" not in without.canonical_json()
 
 
+def test_scoring_is_off_unless_asked_for_and_an_empty_section_asks_for_its_defaults() -> None:
+    without = ModelSpec.model_validate(WHOLE)
+    assert without.scoring is None
+    assert "scoring" not in without.canonical_json()
+    spec = ModelSpec.model_validate(spec_with("scoring", {}))
+    assert spec.scoring is not None
+    assert (spec.scoring.on_data, spec.scoring.schedule, spec.scoring.shadow) == (True, None, "none")
+    assert (spec.scoring.horizon, spec.scoring.catch_up) == (timedelta(0), timedelta(days=35))
+    assert ModelSpec.model_validate(spec.model_dump(mode="json")).digest == spec.digest
+
+
+@pytest.mark.parametrize(
+    ("section", "said"),
+    [
+        ({"on_data": False}, "scoring.schedule: must be given where on_data is false, or nothing would ever start"),
+        ({"on_data": "yes"}, "scoring.on_data: "),
+        ({"schedule": "0 5 * *"}, "scoring.schedule: must be five cron fields"),
+        ({"horizon": "-1d"}, "scoring.horizon: a duration is written like"),
+        ({"catch_up": "0s"}, "scoring.catch_up: "),
+        ({"catch_up": "36h"}, "scoring.catch_up: must be whole days"),
+        ({"shadow": "champion"}, "scoring.shadow: "),
+        ({"destination": "s3://x"}, "scoring.destination: 'destination' is not a known key"),
+    ],
+)
+def test_scoring_that_cannot_be_obeyed_is_refused(section: Any, said: str) -> None:
+    problems = problems_of(spec_with("scoring", section))
+    assert any(said in problem for problem in problems), problems
+
+
 @pytest.mark.parametrize(
     ("section", "said"),
     [

@@ -65,7 +65,7 @@ class Promotions(Base):
         return [ChampionRow(**r) for r in self._db.execute(query).mappings()]
 
     def insert_champion(self, champion: ChampionRow) -> None:
-        """The compare-and-set: fails when ``seq`` is not the next one.
+        """The compare-and-set: fails when ``seq`` is not the next one. It serves from now on, by the business clock.
 
         Raises:
             ChampionMoved: somebody else promoted first, or the expected champion is not the current one.
@@ -76,8 +76,9 @@ class Promotions(Base):
             raise ChampionMoved(
                 f"{champion.model}: judged against champion #{expected}, but #{current.seq if current else 0} serves"
             )
+        entry = asdict(champion) | {"since": self.clock()[1]}
         try:
-            self._db.execute(sa.insert(t.champion).values(asdict(champion)))
+            self._db.execute(sa.insert(t.champion).values(entry))
         except IntegrityError as error:
             raise ChampionMoved(f"{champion.model}: another promotion over champion #{expected} came first") from error
 

@@ -200,6 +200,8 @@ doorbell = sa.Table(
     _column("since", UtcDateTime, nullable=True),
     _column("incident", sa.String(200), nullable=True),
     _column("held", sa.Text, nullable=True),
+    _column("score_rung_at", UtcDateTime, nullable=True),
+    _column("score_rung_for", sa.Date, nullable=True),
     comment="When a model is due and was rung; since and incident order the fleet, held says why it waits its turn",
 )
 
@@ -289,6 +291,7 @@ champion = sa.Table(
     _column("evidence_digest", sa.String(64), nullable=True),
     _column("model_digest", sa.String(64), nullable=True),
     _column("promoted_at", UtcDateTime),
+    _column("since", UtcDateTime, nullable=True),
     comment="Append-only; the primary key is the compare-and-set: two promotions over one champion cannot both insert",
 )
 
@@ -327,6 +330,24 @@ probation_day = sa.Table(
     _column("scored_at", UtcDateTime),
     sa.ForeignKeyConstraint(["model", "seq"], ["probation.model", "probation.seq"]),
     comment="Each day is scored once: the uplift of all its rows in payoff units, null when it is not a number",
+)
+
+scored_day = sa.Table(
+    "scored_day",
+    metadata,
+    _column("model", sa.String(100), primary_key=True),
+    _column("day", sa.Date, primary_key=True),
+    _column("role", sa.String(10), primary_key=True),
+    _column("version", sa.Integer),
+    _column("attempt_id", sa.String(120), nullable=True),
+    _column("run", sa.String(250)),
+    _column("as_of", UtcDateTime),
+    _column("rows", sa.Integer),
+    _column("acted", sa.Integer, nullable=True),
+    _column("key", sa.Text, nullable=True),
+    _column("sha256", sa.String(64), nullable=True),
+    _column("scored_at", UtcDateTime),
+    comment="The predictions on one local day, once per role: who made them, and the file by its digest",
 )
 
 approval_request = sa.Table(

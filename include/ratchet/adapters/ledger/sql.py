@@ -22,6 +22,7 @@ from ratchet.adapters.ledger.probations import Probations
 from ratchet.adapters.ledger.promotions import Promotions
 from ratchet.adapters.ledger.pumps import Pumps
 from ratchet.adapters.ledger.registry import Registry
+from ratchet.adapters.ledger.scored import Scored
 from ratchet.adapters.ledger.self_tests import SelfTests
 from ratchet.errors import Refused, Unavailable
 from ratchet.ports.ledger import Tx
@@ -41,6 +42,7 @@ class SqlTx(
     Probations,
     SelfTests,
     Monitored,
+    Scored,
     Audit,
 ):
     """One transaction on the ledger; see ``ratchet.ports.ledger.Tx``."""
