@@ -28,9 +28,18 @@ def square(params) -> tuple[float, dict]:
 
 
 def run(
-    studies: Studies, *, study: str = "m.1", worker: int = 0, trials: int = 5, objective=square, seed: int = 1
+    studies: Studies,
+    *,
+    study: str = "m.1",
+    worker: int = 0,
+    trials: int = 5,
+    starts=(START,),
+    objective=square,
+    seed: int = 1,
+    until=None,
 ) -> int:
-    return studies.run(study, space=SPACE, trials=trials, worker=worker, start=START, seed=seed, objective=objective)
+    given = {"space": SPACE, "trials": trials, "worker": worker, "starts": starts, "seed": seed, "until": until}
+    return studies.run(study, objective=objective, **given)
 
 
 def url_of(tmp_path: Path) -> str:
@@ -50,6 +59,42 @@ def studies(request: pytest.FixtureRequest, tmp_path: Path):
 def test_the_first_trial_is_the_start(studies: Studies):
     run(studies, trials=1)
     assert dict(studies.finished("m.1")[0].params) == START
+
+
+def test_the_first_trials_are_the_starts_and_the_rest_are_sampled(studies: Studies):
+    starts = [START, START | {"x": 0.25}, START | {"n": 9}]
+    run(studies, starts=starts)
+    assert [dict(record.params) for record in studies.finished("m.1")][:3] == starts
+    assert dict(studies.finished("m.1")[3].params) not in starts
+    run(studies, study="m.2", starts=starts, trials=2)
+    assert [dict(record.params) for record in studies.finished("m.2")] == starts[:2]
+
+
+def test_a_study_without_starts_samples_from_the_first_trial_on(studies: Studies):
+    assert run(studies, starts=()) == 5
+    assert START not in [dict(record.params) for record in studies.finished("m.1")]
+
+
+def test_a_stopping_rule_ends_the_study_for_every_worker_and_its_reason_is_kept(studies: Studies):
+    asked = []
+
+    def enough(records) -> str | None:
+        asked.append([record.number for record in records])
+        return "three are enough" if len(records) >= 3 else None
+
+    assert studies.stopped("m.1") is None
+    assert run(studies, until=enough) == 3
+    assert asked == [[], [0], [0, 1], [0, 1, 2]]
+    assert studies.stopped("m.1") == "three are enough"
+    assert run(studies, worker=1, until=enough) == 0
+    assert run(studies, worker=2) == 0
+    assert len(asked) == 4
+    assert studies.stopped("m.2") is None
+
+
+def test_a_study_that_spends_its_budget_was_not_stopped(studies: Studies):
+    assert run(studies, until=lambda records: None) == 5
+    assert studies.stopped("m.1") is None
 
 
 def test_exactly_the_budget_is_spent(studies: Studies):
@@ -143,6 +188,22 @@ def test_a_crash_costs_no_budget_and_the_start_is_tried_again(studies: Studies):
         run(studies, objective=power_cut)
     assert run(studies) == 5
     assert dict(studies.finished("m.1")[0].params) == START
+
+
+def test_each_start_that_is_lost_is_tried_again(studies: Studies):
+    starts, evaluated = [START, START | {"n": 9}], []
+
+    def second_crashes(params):
+        evaluated.append(dict(params))
+        if len(evaluated) == 2:
+            raise KeyboardInterrupt
+        return square(params)
+
+    with pytest.raises(KeyboardInterrupt):
+        run(studies, starts=starts, objective=second_crashes)
+    assert run(studies, starts=starts, trials=3, objective=second_crashes) == 2
+    assert evaluated[:3] == [starts[0], starts[1], starts[1]]
+    assert evaluated[3] not in starts
 
 
 def test_the_start_of_a_killed_worker_is_tried_again_by_it_and_once(tmp_path: Path):

@@ -12,7 +12,7 @@ taken for dead), and costs a thread and a statement a minute per worker. Here th
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -23,7 +23,7 @@ from optuna.exceptions import DuplicatedStudyError, OptunaError, StorageInternal
 from optuna.trial import FrozenTrial, TrialState
 
 from ratchet.errors import Refused, StaleAttempt, Unavailable
-from ratchet.ports.studies import Objective, Params, Pruned, Space, TrialRecord, trial_seed
+from ratchet.ports.studies import Objective, Params, Pruned, Space, TrialRecord, Until, trial_seed
 
 if TYPE_CHECKING:
     from optuna.study import Study
@@ -32,9 +32,11 @@ WORKER = "worker"
 START = "start"
 OUTCOME = "outcome"
 LOST = "lost"
+STOPPED = "stopped"
 REFUSED = "refused"
 NOT_FINITE = "not finite"
 
+ENDED = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
 SCHEMA_TRIES = 3
 
 
@@ -47,7 +49,16 @@ class OptunaStudies:
         self._opened: optuna.storages.RDBStorage | None = None
 
     def run(
-        self, study: str, *, space: Space, trials: int, worker: int, start: Params, seed: int, objective: Objective
+        self,
+        study: str,
+        *,
+        space: Space,
+        trials: int,
+        worker: int,
+        starts: Sequence[Params],
+        seed: int,
+        objective: Objective,
+        until: Until | None = None,
     ) -> int:
         """See ``ratchet.ports.studies.Studies.run``."""
         if trials < 1:
@@ -55,9 +66,9 @@ class OptunaStudies:
         distributions = {name: _distribution(dimension) for name, dimension in space.items()}
         with self._translated():
             opened = self._create(study)
-            resumes_start = self._give_up_predecessor(opened, worker)
+            self._give_up_predecessor(opened, worker)
             ran = 0
-            while _spent(opened.get_trials(deepcopy=False)) < trials:
+            while _spent(opened.get_trials(deepcopy=False)) < trials and not self._stops(opened, until):
                 trial_id = self._storage.create_new_trial(
                     self._storage.get_study_id_from_name(study),
                     template_trial=optuna.trial.create_trial(state=TrialState.RUNNING, user_attrs={WORKER: worker}),
@@ -67,16 +78,15 @@ class OptunaStudies:
                 if _spent(earlier) >= trials:
                     self._give_up(trial_id)
                     break
-                if resumes_start or not _spent(earlier):
-                    resumes_start = False
-                    self._storage.set_trial_user_attr(trial_id, START, value=True)
-                    fixed = {name: value for name, value in start.items() if name in space}
+                if (start := _start_to_try(earlier, len(starts))) is not None:
+                    self._storage.set_trial_user_attr(trial_id, START, start)
+                    fixed = {name: value for name, value in starts[start].items() if name in space}
                     self._storage.set_trial_system_attr(trial_id, "fixed_params", fixed)
                 opened.sampler = optuna.samplers.TPESampler(seed=trial_seed(seed, study, number))
                 ran += self._evaluate(opened, trial_id, distributions, objective)
-            if not any(t.state == TrialState.COMPLETE for t in opened.get_trials(deepcopy=False)) and not any(
-                t.state == TrialState.RUNNING for t in opened.get_trials(deepcopy=False)
-            ):
+            last = [trial for trial in opened.get_trials(deepcopy=False) if not _is_lost(trial)]
+            going_on = (TrialState.COMPLETE, TrialState.RUNNING)
+            if len(last) >= trials and not any(trial.state in going_on for trial in last):
                 raise Refused(
                     f"study {study}: all {trials} trials were refused. Check train.fixed and train.search_space."
                 )
@@ -88,7 +98,27 @@ class OptunaStudies:
 
     def ended(self, study: str) -> list[TrialRecord]:
         """See ``ratchet.ports.studies.Studies.ended``."""
-        return self._records(study, (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL))
+        return self._records(study, ENDED)
+
+    def stopped(self, study: str) -> str | None:
+        """See ``ratchet.ports.studies.Studies.stopped``."""
+        with self._translated():
+            try:
+                reason: str | None = optuna.load_study(study_name=study, storage=self._storage).user_attrs.get(STOPPED)
+            except KeyError:
+                return None
+            return reason
+
+    def _stops(self, opened: Study, until: Until | None) -> bool:
+        """Whether the study has been ended by ``until``, now or before."""
+        if opened.user_attrs.get(STOPPED) is not None:
+            return True
+        if until is None:
+            return False
+        reason = until([_record(trial) for trial in opened.get_trials(deepcopy=False, states=ENDED)])
+        if reason is not None:
+            opened.set_user_attr(STOPPED, reason)
+        return reason is not None
 
     def _records(self, study: str, states: tuple[TrialState, ...]) -> list[TrialRecord]:
         with self._translated():
@@ -148,16 +178,11 @@ class OptunaStudies:
             raise
         return 1
 
-    def _give_up_predecessor(self, opened: Study, worker: int) -> bool:
-        """Fail the trials that an earlier run of this worker left running; returns whether ``start`` was lost here."""
-        trials = opened.get_trials(deepcopy=False)
-        for trial in trials:
+    def _give_up_predecessor(self, opened: Study, worker: int) -> None:
+        """Fail the trials that an earlier run of this worker left running."""
+        for trial in opened.get_trials(deepcopy=False):
             if trial.state == TrialState.RUNNING and trial.user_attrs.get(WORKER) == worker:
                 self._give_up(trial._trial_id)  # noqa: SLF001 - the storage's own key, absent from Optuna's public records
-        trials = opened.get_trials(deepcopy=False)
-        starts = [t for t in trials if t.user_attrs.get(START) or t.number == 0]
-        lost_here = [t for t in starts if _is_lost(t) and t.user_attrs.get(WORKER) == worker]
-        return bool(lost_here) and all(_is_lost(t) for t in starts)
 
     def _give_up(self, trial_id: int) -> None:
         try:
@@ -230,6 +255,12 @@ def _record(trial: FrozenTrial) -> TrialRecord:
 def _is_lost(trial: FrozenTrial) -> bool:
     """Given up, and so no part of the budget. A trial that was refused, or whose value was NaN, was spent."""
     return bool(trial.state == TrialState.FAIL and trial.user_attrs.get(OUTCOME) == LOST)
+
+
+def _start_to_try(earlier: list[FrozenTrial], starts: int) -> int | None:
+    """The first start that no trial has which was not lost. One without the mark may be about to write it."""
+    held = {int(trial.user_attrs.get(START, trial.number)) for trial in earlier if not _is_lost(trial)}
+    return next((start for start in range(starts) if start not in held), None)
 
 
 def _spent(trials: list[FrozenTrial]) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
@@ -79,17 +79,33 @@ class TrialRecord:
     state: TrialState = "finished"
 
 
+Until = Callable[[Sequence[TrialRecord]], str | None]
+"""The trials that have ended so far, in order of number → why no further one is to begin; None to go on. Pure."""
+
+
 class Studies(Protocol):
     """Studies by name. A study is created by the first worker that asks for it."""
 
     def run(
-        self, study: str, *, space: Space, trials: int, worker: int, start: Params, seed: int, objective: Objective
+        self,
+        study: str,
+        *,
+        space: Space,
+        trials: int,
+        worker: int,
+        starts: Sequence[Params],
+        seed: int,
+        objective: Objective,
+        until: Until | None = None,
     ) -> int:
         """Run trials until the study has spent ``trials`` over all its workers; returns how many ran here.
 
-        The first trial of a study evaluates ``start``. A worker that is run again first gives up the trials its
-        predecessor left running and replaces them, so a killed worker costs no budget and cannot exceed it. Sampling
-        is seeded by (seed, study, trial number): a resumed worker does not repeat its predecessor's points.
+        Trial k evaluates ``starts[k]``, as long as there are any; a start that was lost is tried again. A worker that
+        is run again first gives up the trials its predecessor left running and replaces them, so a killed worker costs
+        no budget and cannot exceed it. Sampling is seeded by (seed, study, trial number): a resumed worker does not
+        repeat its predecessor's points.
+
+        ``until`` is asked before each trial; its reason ends the study for every worker, and :meth:`stopped` tells it.
 
         Raises:
             Refused: every trial was refused by the objective.
@@ -105,6 +121,10 @@ class Studies(Protocol):
 
     def ended(self, study: str) -> list[TrialRecord]:
         """Every trial that has ended, however it did, in order of number; empty for an unknown study."""
+        ...
+
+    def stopped(self, study: str) -> str | None:
+        """Why ``until`` ended the study before its budget was spent; None where it did not, or for an unknown study."""
         ...
 
 
@@ -123,17 +143,30 @@ class InMemoryStudies:
 
     def __init__(self) -> None:
         self._spent: dict[str, list[TrialRecord]] = {}
+        self._stopped: dict[str, str] = {}
 
     def run(
-        self, study: str, *, space: Space, trials: int, worker: int, start: Params, seed: int, objective: Objective
+        self,
+        study: str,
+        *,
+        space: Space,
+        trials: int,
+        worker: int,
+        starts: Sequence[Params],
+        seed: int,
+        objective: Objective,
+        until: Until | None = None,
     ) -> int:
         """See ``Studies.run``. A trial whose objective raises anything but ``Refused`` is not spent."""
         del worker
         spent = self._spent.setdefault(study, [])
         ran = 0
-        while len(spent) < trials:
+        while len(spent) < trials and study not in self._stopped:
+            if until is not None and (reason := until(tuple(spent))) is not None:
+                self._stopped[study] = reason
+                break
             number = len(spent)
-            params = dict(start) if number == 0 else _sample(space, trial_seed(seed, study, number))
+            params = dict(starts[number]) if number < len(starts) else _sample(space, trial_seed(seed, study, number))
             try:
                 value, attributes = objective(params)
             except Refused as refusal:
@@ -146,7 +179,7 @@ class InMemoryStudies:
             state: TrialState = "finished" if math.isfinite(value) else "refused"
             spent.append(TrialRecord(number, params, value, attributes, state))
             ran += 1
-        if not self.finished(study):
+        if len(spent) >= trials and not self.finished(study):
             raise Refused(f"study {study}: all {trials} trials were refused. Check train.fixed and train.search_space.")
         return ran
 
@@ -157,6 +190,10 @@ class InMemoryStudies:
     def ended(self, study: str) -> list[TrialRecord]:
         """See ``Studies.ended``."""
         return list(self._spent.get(study, []))
+
+    def stopped(self, study: str) -> str | None:
+        """See ``Studies.stopped``."""
+        return self._stopped.get(study)
 
 
 def _sample(space: Space, seed: int) -> dict[str, Any]:

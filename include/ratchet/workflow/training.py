@@ -183,7 +183,7 @@ def tune_worker(
 
     try:
         ran = studies.run(
-            study_name, space=space, trials=trials, worker=worker, start=start, seed=seed, objective=objective
+            study_name, space=space, trials=trials, worker=worker, starts=[start], seed=seed, objective=objective
         )
     except _RowsRefused as found:
         raise found.refused from None
