@@ -13,11 +13,6 @@ import numpy as np
 from ratchet.errors import Refused
 
 Params = Mapping[str, Any]
-Objective = Callable[[Params], tuple[float, Mapping[str, Any]]]
-"""Parameters → (value to minimise, attributes to keep beside it).
-
-Refuses parameters by raising ``Refused``, and stops early, where going on cannot pay, by raising ``Pruned``.
-"""
 
 
 class Pruned(Exception):
@@ -62,7 +57,10 @@ Space = Mapping[str, Dimension]
 
 
 TrialState = Literal["finished", "stopped", "refused", "lost"]
-"""``stopped`` early (pruned), ``refused`` (or without a finite value), ``lost`` with a worker that was killed."""
+"""``stopped`` early (pruned), ``refused`` (or without a finite value), ``lost`` with a worker that was killed.
+
+A lost trial is run again under its number, so there are several records of it.
+"""
 
 
 @dataclass(frozen=True)
@@ -79,8 +77,14 @@ class TrialRecord:
     state: TrialState = "finished"
 
 
+Objective = Callable[[Params, Sequence[TrialRecord]], tuple[float, Mapping[str, Any]]]
+"""(Parameters, the finished trials that this one may know of, by number) → (value to minimise, attributes to keep).
+
+Refuses parameters by raising ``Refused``, and stops early, where going on cannot pay, by raising ``Pruned``.
+"""
+
 Until = Callable[[Sequence[TrialRecord]], str | None]
-"""The trials that have ended so far, in order of number → why no further one is to begin; None to go on. Pure."""
+"""The spent trials that the next one may know of, by number → why none is to begin any more; None to go on. Pure."""
 
 
 class Studies(Protocol):
@@ -97,19 +101,30 @@ class Studies(Protocol):
         seed: int,
         objective: Objective,
         until: Until | None = None,
+        generation: int | None = None,
+        alone: bool = False,
     ) -> int:
         """Run trials until the study has spent ``trials`` over all its workers; returns how many ran here.
 
-        Trial k evaluates ``starts[k]``, as long as there are any; a start that was lost is tried again. A worker that
-        is run again first gives up the trials its predecessor left running and replaces them, so a killed worker costs
-        no budget and cannot exceed it. Sampling is seeded by (seed, study, trial number): a resumed worker does not
-        repeat its predecessor's points.
+        Trial k evaluates ``starts[k]``, as long as there are any. Proposals are seeded by (seed, study, trial number).
 
-        ``until`` is asked before each trial; its reason ends the study for every worker, and :meth:`stopped` tells it.
+        Asynchronous trials (``generation`` None) are proposed from what has ended when they begin. With a
+        ``generation`` of so many trials they know completed generations only
+        (:mod:`ratchet.domain.generations`): then the study is the same to the bit for any number of workers.
+
+        A lost trial is run again under its own number, by its own worker, which first gives up what its predecessor
+        left running, or by any other once its lease has run out. A trial that has taken ``MOST_LOSSES`` workers with it
+        is given up for good, and spent. What a worker wakes up with after its trial was given up is not kept.
+
+        ``until`` is asked before each trial (once per generation); its reason ends the study for every worker, and
+        :meth:`stopped` tells it.
+
+        ``alone`` promises that no other worker shares the study: its trials are claimed from nobody, and written
+        when they have ended, those of one second together.
 
         Raises:
             Refused: every trial was refused by the objective.
-            StaleAttempt: another run of this worker has given up the trial that was running here.
+            StaleAttempt: a newer run of this worker has taken over.
             Unavailable: the storage did not answer.
 
         """
@@ -128,7 +143,11 @@ class Studies(Protocol):
         ...
 
 
-def best_of(records: list[TrialRecord]) -> TrialRecord | None:
+MOST_LOSSES = 3
+"""So often a trial is run again that was lost with its worker: its parameters may be what kills (out of memory)."""
+
+
+def best_of(records: Sequence[TrialRecord]) -> TrialRecord | None:
     """The record with the smallest value, the earliest of equals; None of none."""
     return min(records, key=lambda record: (record.value, record.number), default=None)
 
@@ -156,19 +175,22 @@ class InMemoryStudies:
         seed: int,
         objective: Objective,
         until: Until | None = None,
+        generation: int | None = None,
+        alone: bool = False,
     ) -> int:
         """See ``Studies.run``. A trial whose objective raises anything but ``Refused`` is not spent."""
-        del worker
+        del worker, alone
         spent = self._spent.setdefault(study, [])
         ran = 0
         while len(spent) < trials and study not in self._stopped:
-            if until is not None and (reason := until(tuple(spent))) is not None:
+            number = len(spent)
+            known = tuple(spent[: number - number % generation] if generation else spent)
+            if until is not None and (reason := until(known)) is not None:
                 self._stopped[study] = reason
                 break
-            number = len(spent)
             params = dict(starts[number]) if number < len(starts) else _sample(space, trial_seed(seed, study, number))
             try:
-                value, attributes = objective(params)
+                value, attributes = objective(params, [record for record in known if record.state == "finished"])
             except Refused as refusal:
                 spent.append(TrialRecord(number, params, math.nan, {"reason": str(refusal)}, "refused"))
                 continue
