@@ -254,6 +254,18 @@ def test_a_trial_left_running_is_replaced_by_its_own_worker_while_its_lease_hold
     assert len(studies.finished("m.1")) == 4
 
 
+def test_of_two_workers_that_claim_one_trial_at_once_the_first_holds_it_and_the_other_leaves_no_trace(url: str):
+    studies = OptunaStudies(url)
+    first, second = (_Board(studies._place, "m.1", worker, 45.0) for worker in (0, 1))
+    running = optuna.trial.TrialState.RUNNING
+    held = first.enter(0, optuna.trial.create_trial(state=running))
+    assert held is not None
+    assert second.enter(0, optuna.trial.create_trial(state=running)) is None
+    assert first._end(held, "lost")
+    assert [record.state for record in studies.ended("m.1")] == ["lost"]
+    assert first.held() == {}
+
+
 def test_a_trial_whose_lease_ran_out_is_run_again_by_any_worker_under_its_number(url: str):
     studies = OptunaStudies(url, lease_seconds=0.2)
     leave_running(studies, worker=1, number=1)
