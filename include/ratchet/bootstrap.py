@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ratchet.adapters import hooks
-from ratchet.adapters.connections import EnvResolver, Resolver, http_url, ledger_url, storage_url
+from ratchet.adapters.connections import EnvResolver, Resolver, http_url, ledger_url, storage_url, study_url
 from ratchet.adapters.ledger import SqlLedger
 from ratchet.adapters.specs import load_all, spec_files
 from ratchet.errors import RatchetError, Refused
@@ -125,7 +125,8 @@ class Ratchet:
         """Optuna."""
         from ratchet.adapters.studies_optuna import OptunaStudies  # noqa: PLC0415
 
-        return OptunaStudies(ledger_url(self._resolver.resolve("ratchet_optuna")))
+        url = study_url(self._resolver.resolve("ratchet_optuna"))
+        return OptunaStudies(url, lease_seconds=self.settings.lease_ttl_seconds)
 
     @cached_property
     def models(self) -> Models:

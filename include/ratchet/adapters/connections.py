@@ -200,6 +200,20 @@ def ledger_url(info: ConnectionInfo) -> str:
     return f"postgresql+psycopg2://{user}{secret}{at}{info.host or 'localhost'}{port}/{info.schema or ''}{asked}"
 
 
+def study_url(info: ConnectionInfo) -> str:
+    """The URL of the tuning studies: ``journal:///folder`` of this machine, or a database's (:func:`ledger_url`).
+
+    Raises:
+        Refused: the connection is none of these, or the journal's folder is not named.
+
+    """
+    if info.conn_type != "journal":
+        return ledger_url(info)
+    if info.host or not info.schema:
+        raise Refused("a journal of studies is a folder of this machine: write journal:///folder (three slashes)")
+    return f"journal:///{quote(info.schema.lstrip('/'))}"
+
+
 def kafka_config(info: ConnectionInfo) -> dict[str, Any]:
     """kafka-python's keyword arguments: brokers and security.
 

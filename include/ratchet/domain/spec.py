@@ -753,13 +753,18 @@ class Dimension(_Closed):
 
 
 class Train(_Closed):
-    """How a challenger is made: estimator, fixed parameters, search space, total trials, parallel workers."""
+    """How a challenger is made: estimator, fixed parameters, search space, total trials, parallel workers.
+
+    With a ``generation`` the study goes by generations of so many trials (:mod:`ratchet.domain.generations`) and finds
+    the same for any number of workers; without one its trials are asynchronous.
+    """
 
     estimator: str
     fixed: dict[str, Scalar] = Field(default_factory=dict)
     search_space: Annotated[dict[str, Dimension], Field(min_length=1)]
     trials: PositiveCount
     workers: PositiveCount = 1
+    generation: PositiveCount | None = None
 
     @field_validator("estimator")
     @classmethod
@@ -821,6 +826,10 @@ class Train(_Closed):
             raise _rule(f"{both[0]!r} is both fixed and searched; name it once")
         if self.workers > self.trials:
             raise _rule(f"workers {self.workers} must not exceed trials {self.trials}")
+        if self.generation is not None and self.workers > self.generation:
+            raise _rule(
+                f"workers {self.workers} must not exceed generation {self.generation}: the others would always wait"
+            )
         return self
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
@@ -13,11 +13,6 @@ import numpy as np
 from ratchet.errors import Refused
 
 Params = Mapping[str, Any]
-Objective = Callable[[Params], tuple[float, Mapping[str, Any]]]
-"""Parameters → (value to minimise, attributes to keep beside it).
-
-Refuses parameters by raising ``Refused``, and stops early, where going on cannot pay, by raising ``Pruned``.
-"""
 
 
 class Pruned(Exception):
@@ -62,7 +57,10 @@ Space = Mapping[str, Dimension]
 
 
 TrialState = Literal["finished", "stopped", "refused", "lost"]
-"""``stopped`` early (pruned), ``refused`` (or without a finite value), ``lost`` with a worker that was killed."""
+"""``stopped`` early (pruned), ``refused`` (or without a finite value), ``lost`` with a worker that was killed.
+
+A lost trial is run again under its number, so there are several records of it.
+"""
 
 
 @dataclass(frozen=True)
@@ -79,21 +77,54 @@ class TrialRecord:
     state: TrialState = "finished"
 
 
+Objective = Callable[[Params, Sequence[TrialRecord]], tuple[float, Mapping[str, Any]]]
+"""(Parameters, the finished trials that this one may know of, by number) → (value to minimise, attributes to keep).
+
+Refuses parameters by raising ``Refused``, and stops early, where going on cannot pay, by raising ``Pruned``.
+"""
+
+Until = Callable[[Sequence[TrialRecord]], str | None]
+"""The spent trials that the next one may know of, by number → why none is to begin any more; None to go on. Pure."""
+
+
 class Studies(Protocol):
     """Studies by name. A study is created by the first worker that asks for it."""
 
     def run(
-        self, study: str, *, space: Space, trials: int, worker: int, start: Params, seed: int, objective: Objective
+        self,
+        study: str,
+        *,
+        space: Space,
+        trials: int,
+        worker: int,
+        starts: Sequence[Params],
+        seed: int,
+        objective: Objective,
+        until: Until | None = None,
+        generation: int | None = None,
+        alone: bool = False,
     ) -> int:
         """Run trials until the study has spent ``trials`` over all its workers; returns how many ran here.
 
-        The first trial of a study evaluates ``start``. A worker that is run again first gives up the trials its
-        predecessor left running and replaces them, so a killed worker costs no budget and cannot exceed it. Sampling
-        is seeded by (seed, study, trial number): a resumed worker does not repeat its predecessor's points.
+        Trial k evaluates ``starts[k]``, as long as there are any. Proposals are seeded by (seed, study, trial number).
+
+        Asynchronous trials (``generation`` None) are proposed from what has ended when they begin. With a
+        ``generation`` of so many trials they know completed generations only
+        (:mod:`ratchet.domain.generations`): then the study is the same to the bit for any number of workers.
+
+        A lost trial is run again under its own number, by its own worker, which first gives up what its predecessor
+        left running, or by any other once its lease has run out. A trial that has taken ``MOST_LOSSES`` workers with it
+        is given up for good, and spent. What a worker wakes up with after its trial was given up is not kept.
+
+        ``until`` is asked before each trial (once per generation); its reason ends the study for every worker, and
+        :meth:`stopped` tells it.
+
+        ``alone`` promises that no other worker shares the study: its trials are claimed from nobody, and written
+        when they have ended, those of one second together.
 
         Raises:
             Refused: every trial was refused by the objective.
-            StaleAttempt: another run of this worker has given up the trial that was running here.
+            StaleAttempt: a newer run of this worker has taken over.
             Unavailable: the storage did not answer.
 
         """
@@ -107,8 +138,16 @@ class Studies(Protocol):
         """Every trial that has ended, however it did, in order of number; empty for an unknown study."""
         ...
 
+    def stopped(self, study: str) -> str | None:
+        """Why ``until`` ended the study before its budget was spent; None where it did not, or for an unknown study."""
+        ...
 
-def best_of(records: list[TrialRecord]) -> TrialRecord | None:
+
+MOST_LOSSES = 3
+"""So often a trial is run again that was lost with its worker: its parameters may be what kills (out of memory)."""
+
+
+def best_of(records: Sequence[TrialRecord]) -> TrialRecord | None:
     """The record with the smallest value, the earliest of equals; None of none."""
     return min(records, key=lambda record: (record.value, record.number), default=None)
 
@@ -123,19 +162,35 @@ class InMemoryStudies:
 
     def __init__(self) -> None:
         self._spent: dict[str, list[TrialRecord]] = {}
+        self._stopped: dict[str, str] = {}
 
     def run(
-        self, study: str, *, space: Space, trials: int, worker: int, start: Params, seed: int, objective: Objective
+        self,
+        study: str,
+        *,
+        space: Space,
+        trials: int,
+        worker: int,
+        starts: Sequence[Params],
+        seed: int,
+        objective: Objective,
+        until: Until | None = None,
+        generation: int | None = None,
+        alone: bool = False,
     ) -> int:
         """See ``Studies.run``. A trial whose objective raises anything but ``Refused`` is not spent."""
-        del worker
+        del worker, alone
         spent = self._spent.setdefault(study, [])
         ran = 0
-        while len(spent) < trials:
+        while len(spent) < trials and study not in self._stopped:
             number = len(spent)
-            params = dict(start) if number == 0 else _sample(space, trial_seed(seed, study, number))
+            known = tuple(spent[: number - number % generation] if generation else spent)
+            if until is not None and (reason := until(known)) is not None:
+                self._stopped[study] = reason
+                break
+            params = dict(starts[number]) if number < len(starts) else _sample(space, trial_seed(seed, study, number))
             try:
-                value, attributes = objective(params)
+                value, attributes = objective(params, [record for record in known if record.state == "finished"])
             except Refused as refusal:
                 spent.append(TrialRecord(number, params, math.nan, {"reason": str(refusal)}, "refused"))
                 continue
@@ -146,7 +201,7 @@ class InMemoryStudies:
             state: TrialState = "finished" if math.isfinite(value) else "refused"
             spent.append(TrialRecord(number, params, value, attributes, state))
             ran += 1
-        if not self.finished(study):
+        if len(spent) >= trials and not self.finished(study):
             raise Refused(f"study {study}: all {trials} trials were refused. Check train.fixed and train.search_space.")
         return ran
 
@@ -157,6 +212,10 @@ class InMemoryStudies:
     def ended(self, study: str) -> list[TrialRecord]:
         """See ``Studies.ended``."""
         return list(self._spent.get(study, []))
+
+    def stopped(self, study: str) -> str | None:
+        """See ``Studies.stopped``."""
+        return self._stopped.get(study)
 
 
 def _sample(space: Space, seed: int) -> dict[str, Any]:

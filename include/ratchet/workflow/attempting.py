@@ -164,7 +164,7 @@ class Attempts:
         with self._parts.ledger.transaction() as tx:
             attempt = resumable(tx, attempt_id)
         spec = self._spec(attempt)
-        workers = min(spec.train.workers, self._trials(attempt, spec)) if attempt.look == 1 else 1
+        workers = self._workers(attempt, spec) if attempt.look == 1 else 1
         return [{"attempt": attempt_id, "worker": number} for number in range(workers)]
 
     def tune(self, attempt_id: str, worker: int) -> dict[str, Any]:
@@ -192,6 +192,7 @@ class Attempts:
                 learner=self._parts.models().learner_for(spec.train.estimator),
                 champion_params=self._champion_params(attempt),
                 hook=self._parts.hook(spec),
+                alone=self._workers(attempt, spec) == 1,
             )
             return asdict(result)
 
@@ -528,6 +529,9 @@ class Attempts:
     @staticmethod
     def _trials(attempt: AttemptRow, spec: ModelSpec) -> int:
         return int(attempt.options.get("trials") or spec.train.trials)
+
+    def _workers(self, attempt: AttemptRow, spec: ModelSpec) -> int:
+        return min(spec.train.workers, self._trials(attempt, spec))
 
     def _taken(self, attempt_id: str) -> dict[str, Any]:
         with self._parts.ledger.transaction() as tx:

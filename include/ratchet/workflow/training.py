@@ -153,11 +153,13 @@ def tune_worker(
     learner: Learner,
     champion_params: Params | None = None,
     hook: Hook | None = None,
+    alone: bool = False,
 ) -> TuneResult:
     """Run this worker's share of the study; safe to repeat after a kill, and to run beside other workers.
 
     The study (named by the attempt) never finishes more than ``trials`` trials over all workers. Its first trial
-    evaluates the champion's parameters when there is a champion, else the usual ones.
+    evaluates the champion's parameters when there is a champion, else the usual ones. ``alone`` promises that the
+    study has no other worker.
 
     Raises:
         Refused: rows, columns or parameters break a rule (the message says which). Repeating cannot help.
@@ -171,19 +173,27 @@ def tune_worker(
     # A retry of a finished study reads no rows: it only tells what came out.
     rows: _Trials | _RegressionTrials | None = None
 
-    def objective(params: Params) -> tuple[float, Mapping[str, Any]]:
+    def objective(params: Params, known: Sequence[TrialRecord]) -> tuple[float, Mapping[str, Any]]:
         nonlocal rows
         try:
             kind: type[_RegressionTrials | _Trials] = _RegressionTrials if spec.business.regression else _Trials
             rows = rows or kind.of(spec, _Shared.of(spec, train, ranges, columns, learner), hook)
         except Refused as refused:
             raise _RowsRefused(refused) from refused
-        best = best_of(studies.finished(study_name))
+        best = best_of(known)
         return rows.value(params, seed, best.value if best else math.inf)
 
     try:
         ran = studies.run(
-            study_name, space=space, trials=trials, worker=worker, start=start, seed=seed, objective=objective
+            study_name,
+            space=space,
+            trials=trials,
+            worker=worker,
+            starts=[start],
+            seed=seed,
+            objective=objective,
+            generation=spec.train.generation,
+            alone=alone,
         )
     except _RowsRefused as found:
         raise found.refused from None

@@ -17,6 +17,7 @@ from ratchet.adapters.connections import (
     ledger_url,
     parse_uri,
     storage_url,
+    study_url,
 )
 from ratchet.errors import Refused
 
@@ -136,3 +137,19 @@ def test_storage_is_a_folder_or_a_url(info: ConnectionInfo, url: str) -> None:
 def test_an_unreadable_connection_is_refused(uri: str) -> None:
     with pytest.raises(Refused):
         parse_uri(uri)
+
+
+@pytest.mark.parametrize("uri", ["journal:///var/lib/studies", "journal:////var/lib/studies"])
+def test_studies_may_be_kept_in_a_folder_of_journals(uri: str) -> None:
+    assert study_url(parse_uri(uri)) == "journal:///var/lib/studies"
+
+
+def test_studies_in_a_database_are_addressed_as_the_ledger_is() -> None:
+    info = parse_uri("postgres://me:pw@db:5433/optuna")
+    assert study_url(info) == ledger_url(info)
+
+
+@pytest.mark.parametrize("uri", ["journal://studies", "journal:///"])
+def test_a_journal_without_a_folder_of_this_machine_is_refused(uri: str) -> None:
+    with pytest.raises(Refused, match="journal:///folder"):
+        study_url(parse_uri(uri))

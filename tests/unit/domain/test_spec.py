@@ -158,6 +158,8 @@ def test_what_is_no_duration_is_refused(text: str) -> None:
         ("train.trials", True, "train.trials: "),
         ("train.trials", "12", "train.trials: "),
         ("train.workers", 13, "workers 13 must not exceed trials 12"),
+        ("train.generation", 0, "train.generation: "),
+        ("train.generation", 1, "workers 2 must not exceed generation 1: the others would always wait"),
         ("retrain.on.drift.confirmations", {"at_least": 4, "of_last": 3}, "at_least 4 of_last 3 can never be reached"),
         ("retrain.on.drift.min_severity", 1.5, "retrain.on.drift.min_severity: "),
         ("retrain.schedule", "0 4 * *", "must be five cron fields"),

@@ -1,0 +1,223 @@
+"""Where Optuna keeps studies, chosen by the connection's URL.
+
+``journal:///folder`` is one append-only file per study, for the workers of one machine: the cheapest (see
+``bench/distributed_tuning.py``). ``postgres://…`` is for workers on several hosts. ``sqlite:///file`` serves one
+machine too, and costs as much as PostgreSQL.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Protocol
+from urllib.parse import quote, unquote, urlsplit
+
+import optuna
+import sqlalchemy as sa
+from optuna.exceptions import StorageInternalError
+from optuna.storages import BaseStorage, JournalStorage, RDBStorage
+from optuna.storages.journal import JournalFileBackend
+
+from ratchet.errors import Unavailable
+
+JOURNAL = "journal"
+SCHEMA_TRIES = 3
+
+
+class StudyStorage(Protocol):
+    """One place of studies."""
+
+    def of(self, study: str) -> BaseStorage:
+        """The storage that holds the study, made where it is missing."""
+        ...
+
+    def knows(self, study: str) -> bool:
+        """Whether there may be such a study; nothing is made."""
+        ...
+
+    def now(self) -> float:
+        """Seconds of the one clock that all workers of the place go by."""
+        ...
+
+    def prepare(self) -> None:
+        """Make or check what the first worker would have to make."""
+        ...
+
+    def close(self) -> None:
+        """Give back connections."""
+        ...
+
+
+def storage_at(url: str) -> StudyStorage:
+    """The place that ``url`` names: ``journal:///folder``, or any SQLAlchemy URL."""
+    if urlsplit(url).scheme == JOURNAL:
+        return Journals(Path("/" + unquote(urlsplit(url).path).lstrip("/")))
+    return Database(url)
+
+
+@contextmanager
+def translated(url: str) -> Iterator[None]:
+    """Drivers' errors as ours."""
+    try:
+        yield
+    except (StorageInternalError, sa.exc.SQLAlchemyError) as error:
+        where = url if urlsplit(url).scheme == JOURNAL else _engine_url(url).render_as_string(hide_password=True)
+        raise Unavailable(f"{where}: the study's storage failed ({error}). Check connection ratchet_optuna.") from error
+
+
+class Journals:
+    """One file per study in a folder, so that opening a study reads that study and a removed file is one less."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._opened: dict[str, JournalStorage] = {}
+
+    def of(self, study: str) -> BaseStorage:
+        """See ``StudyStorage.of``."""
+        if study not in self._opened:
+            self.prepare()
+            self._opened[study] = JournalStorage(_JournalFile(self._file(study)))
+        return self._opened[study]
+
+    def knows(self, study: str) -> bool:
+        """See ``StudyStorage.knows``."""
+        return self._file(study).exists()
+
+    def now(self) -> float:
+        """The machine's clock: all workers of the file run on it."""
+        return time.time()
+
+    def prepare(self) -> None:
+        """Make the folder."""
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise StorageInternalError(str(error)) from error
+
+    def close(self) -> None:
+        """Forget what was read; no file is kept open."""
+        self._opened.clear()
+
+    def _file(self, study: str) -> Path:
+        return self._folder / f"{quote(study, safe='')}.journal"
+
+
+class _KernelLock:
+    """Optuna's own locks are files that outlive a killed holder by 30 s; this one is released by the kernel."""
+
+    def __init__(self, file: Path) -> None:
+        self._file = file
+        self._handle = -1
+
+    def acquire(self) -> bool:
+        handle = os.open(self._file, os.O_CREAT | os.O_RDWR, 0o600)
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        self._handle = handle
+        return True
+
+    def release(self) -> None:
+        handle, self._handle = self._handle, -1
+        os.close(handle)
+
+
+class _JournalFile(JournalFileBackend):  # type: ignore[misc]
+    """Optuna's file, whose failures are told as a database's are."""
+
+    def __init__(self, file: Path) -> None:
+        try:
+            super().__init__(str(file), lock_obj=_KernelLock(file.with_suffix(".lock")))
+        except OSError as error:
+            raise StorageInternalError(str(error)) from error
+
+    def read_logs(self, log_number_from: int) -> Any:
+        try:
+            yield from super().read_logs(log_number_from)
+        except (OSError, ValueError) as error:
+            raise StorageInternalError(str(error)) from error
+
+    def append_logs(self, logs: list[dict[str, Any]]) -> None:
+        try:
+            super().append_logs(logs)
+        except OSError as error:
+            raise StorageInternalError(str(error)) from error
+
+
+class Database:
+    """Optuna's tables behind an SQLAlchemy URL."""
+
+    def __init__(self, url: str) -> None:
+        self._url = _engine_url(url)
+        self._opened: RDBStorage | None = None
+        self._cached: BaseStorage | None = None
+
+    def of(self, study: str) -> BaseStorage:
+        """All studies are in one database. What has ended is read from it once."""
+        del study
+        if self._cached is None:
+            self._opened = self._open()
+            self._cached = optuna.storages.get_storage(self._opened)
+        return self._cached
+
+    def knows(self, study: str) -> bool:
+        """Cheaper to ask for it."""
+        del study
+        return True
+
+    def now(self) -> float:
+        """The server's clock; the machine's for SQLite, which has no other."""
+        self.of("")
+        if self._url.get_backend_name() != "postgresql" or self._opened is None:
+            return time.time()
+        with self._opened.engine.connect() as connection:
+            return float(connection.execute(sa.text("SELECT extract(epoch FROM clock_timestamp())")).scalar_one())
+
+    def prepare(self) -> None:
+        """Make or check the tables."""
+        self.of("").get_all_studies()
+
+    def close(self) -> None:
+        """Give back the connections."""
+        if self._opened is not None:
+            self._opened.engine.dispose()
+            self._opened = self._cached = None
+
+    def _open(self) -> RDBStorage:
+        """Open the storage; only a database without Optuna's tables costs the creation of them.
+
+        Workers may race to create the tables: whoever loses finds them there.
+        """
+        sqlite = self._url.get_backend_name() == "sqlite"
+        options: dict[str, Any] = {"pool_pre_ping": True}
+        options["connect_args"] = {"timeout": 60} if sqlite else {"connect_timeout": 10}
+        for last in (False,) * (SCHEMA_TRIES - 1) + (True,):
+            try:
+                ready = self._has_tables(options)
+                return RDBStorage(
+                    self._url.render_as_string(hide_password=False),
+                    engine_kwargs=dict(options),
+                    skip_table_creation=ready,
+                    skip_compatibility_check=ready,
+                )
+            except (sa.exc.IntegrityError, sa.exc.ProgrammingError, sa.exc.OperationalError):
+                if last:
+                    raise
+        raise AssertionError("unreachable")
+
+    def _has_tables(self, options: Mapping[str, Any]) -> bool:
+        engine = sa.create_engine(self._url, **options)
+        try:
+            with engine.connect() as connection:
+                if not sa.inspect(connection).has_table("alembic_version"):
+                    return False
+                return bool(connection.execute(sa.text("SELECT count(*) FROM alembic_version")).scalar_one())
+        finally:
+            engine.dispose()
+
+
+def _engine_url(url: str) -> sa.URL:
+    scheme, separator, rest = url.partition("://")
+    return sa.make_url(f"postgresql+psycopg2{separator}{rest}" if scheme in ("postgres", "postgresql") else url)
