@@ -15,7 +15,7 @@ CALIBRATE_ARGS ?=
 SOURCES := include tests dags plugins bench
 BENCHES := events judging dag_parsing registering warm_worker
 
-.PHONY: help setup lock schemas up down status demo bench-setup bench bench-full bench-intake lint check test test-long chaos chaos-proof bench-events bench-judging bench-snapshots calibrate clean
+.PHONY: help setup lock schemas up down status demo bench-setup bench bench-full bench-intake lint check test test-long chaos chaos-proof bench-events bench-judging bench-snapshots bench-tuning calibrate clean
 
 help: ## List the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -103,6 +103,9 @@ bench-judging: setup ## A verdict on 1,000,000 rows beyond one pass over them; r
 
 bench-snapshots: bench-setup ## Point-in-time features beside Feast's stores and polars; rows in bench/results/snapshots.json
 	.venv/bin/python -m bench.snapshots $(BENCH_ARGS)
+
+bench-tuning: bench-setup ## Tuning by policy beside the naive Optuna loop and FLAML; rows in bench/results/tuning.json
+	.venv/bin/python -m bench.tuning $(BENCH_ARGS)
 
 calibrate: setup ## What the gate promises, measured (minutes); the table also goes to .ratchet/calibration.json
 	.venv/bin/python -m bench.calibration $(CALIBRATE_ARGS)

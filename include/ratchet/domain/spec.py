@@ -752,9 +752,22 @@ class Dimension(_Closed):
         return bounds
 
 
+class Tuning(_Closed):
+    """How a study spends its trials (:mod:`ratchet.domain.tuning`).
+
+    ``cold`` looks at most proposals on fewer days and fits the survivors on all; ``retune`` first tries what was best
+    before, and is ``cold`` where there was nothing. Both stop when more trials cannot gain what the gate counts, or
+    when ``core_seconds`` (of fitting and scoring, over all workers) are spent.
+    """
+
+    policy: Literal["retune", "cold"] = "retune"
+    core_seconds: Annotated[float, Field(strict=True, gt=0, allow_inf_nan=False)] | None = None
+
+
 class Train(_Closed):
     """How a challenger is made: estimator, fixed parameters, search space, total trials, parallel workers.
 
+    Without ``tuning`` every trial is fitted on all rows, the champion's parameters first.
     With a ``generation`` the study goes by generations of so many trials (:mod:`ratchet.domain.generations`) and finds
     the same for any number of workers; without one its trials are asynchronous.
     """
@@ -765,6 +778,7 @@ class Train(_Closed):
     trials: PositiveCount
     workers: PositiveCount = 1
     generation: PositiveCount | None = None
+    tuning: Tuning | None = None
 
     @field_validator("estimator")
     @classmethod

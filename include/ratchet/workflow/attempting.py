@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import date
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -19,10 +20,10 @@ from ratchet.errors import Refused
 from ratchet.failpoints import reach
 from ratchet.ports.features import Features
 from ratchet.ports.learning import Learner
-from ratchet.ports.ledger import LIVE_STATES, AttemptRow, Ledger, UsedDays
+from ratchet.ports.ledger import LIVE_STATES, AttemptRow, Ledger, Tx, UsedDays
 from ratchet.ports.registry import Registry
 from ratchet.ports.store import Store
-from ratchet.ports.studies import Studies
+from ratchet.ports.studies import Studies, TrialRecord
 from ratchet.settings import Settings
 from ratchet.workflow import dossiers
 from ratchet.workflow.artifacts import Artifacts, Loader, UnusableArtifact
@@ -34,6 +35,8 @@ from ratchet.workflow.promotion import conclude
 from ratchet.workflow.telling import challenger_alias
 
 MOST_REASONS = 5
+RECENT = 10
+"""Attempts among which the last judged challenger is looked for."""
 SHADOW = "shadow mode"
 
 
@@ -177,7 +180,7 @@ class Attempts:
             spec = self._spec(attempt)
             if attempt.look > 1:
                 return {"skipped": f"look {attempt.look} at version {attempt.options['look']['challenger']}"}
-            taken = self._taken(attempt_id)
+            taken, tuning = self._taken(attempt_id), spec.train.tuning
             manifest = self._manifest(taken)
             result = tune_worker(
                 spec=spec,
@@ -191,10 +194,12 @@ class Attempts:
                 studies=self._parts.studies(),
                 learner=self._parts.models().learner_for(spec.train.estimator),
                 champion_params=self._champion_params(attempt),
+                history=self._history(attempt) if tuning is not None and tuning.policy == "retune" else (),
                 hook=self._parts.hook(spec),
                 alone=self._workers(attempt, spec) == 1,
             )
-            return asdict(result)
+            told = asdict(result)
+            return told if result.policy is not None else {k: v for k, v in told.items() if k != "policy"}
 
         return step(self._parts.ledger, self._parts.settings, attempt_id, f"tune.{worker}", work)
 
@@ -371,13 +376,7 @@ class Attempts:
         before = self._looked_before(attempt)
         if before is None:
             best = best_trial(self._parts.studies(), attempt.id)
-            study: dict[str, Any] = {
-                "name": attempt.id,
-                "best_trial": best.number,
-                "value": best.value,
-                "params": dict(best.params),
-                "trials": [asdict(trial) for trial in self._parts.studies().ended(attempt.id)],
-            }
+            study = self._study(spec, attempt.id, best)
             seed = seed_of(attempt.id)
             challenger = fit_final(
                 spec=spec,
@@ -458,6 +457,26 @@ class Attempts:
             made = {n: {"digest": digests[n], "provenance": dict(m.provenance)} for n, m in judged.models.items()}
             dossier |= {"candidates": told(choice, judged.share, made, spec.business.payoff.unit)}
         return dossier | {"evidence_digest": dossiers.evidence_digest(dossier)}
+
+    def _study(self, spec: ModelSpec, attempt_id: str, best: TrialRecord) -> dict[str, Any]:
+        """What the dossier tells of the study; under a policy also what that did, and its trials on fewer rows."""
+        from ratchet.workflow.training import fewer_rows_study, policy_record  # noqa: PLC0415 - numpy, pyarrow
+
+        studies = self._parts.studies()
+        study = {
+            "name": attempt_id,
+            "best_trial": best.number,
+            "value": best.value,
+            "params": dict(best.params),
+            "trials": [asdict(trial) for trial in studies.ended(attempt_id)],
+        }
+        policy = policy_record(spec, studies, attempt_id)
+        if policy is None:
+            return study
+        return study | {
+            "policy": policy,
+            "fewer_rows": [asdict(trial) for trial in studies.ended(fewer_rows_study(attempt_id))],
+        }
 
     def _keep_evidence(
         self, name: str, spec: ModelSpec, holdout: Any, evidence: Any, others: Mapping[str, Any]
@@ -568,11 +587,29 @@ class Attempts:
             raise Refused(f"{attempt.id} is another look after {attempt.options['look']['after']}, which is not known")
         return dossiers.read(self._parts.store(), before)
 
+    def _history(self, attempt: AttemptRow) -> list[list[TrialRecord]]:
+        """The trials on all rows of the studies that made the champion and the last judged challenger, in this order.
+
+        While the attempt has the model's lease neither can change, so every worker and every retry finds the same.
+        """
+        with self._parts.ledger.transaction() as tx:
+            maker = self._maker(tx, attempt.model)
+            others = tx.attempts(model=attempt.model, limit=RECENT)
+        last = [row for row in others if row.id not in (attempt.id, maker and maker.id)]
+        told = (dossiers.read(self._parts.store(), row) for row in (maker, *last) if row and row.dossier_sha256)
+        studies = (made["study"]["trials"] for made in told if "study" in made)
+        return [[TrialRecord(**trial) for trial in trials] for trials in islice(studies, 2)]
+
+    @staticmethod
+    def _maker(tx: Tx, model: str) -> AttemptRow | None:
+        """The attempt that made the current champion, if there is one that did."""
+        champion = tx.current_champion(model)
+        return tx.attempt(champion.attempt_id) if champion is not None and champion.attempt_id else None
+
     def _champion_params(self, attempt: AttemptRow) -> dict[str, Any] | None:
         """The parameters of the champion's scorer, from the dossier of the attempt that made the champion."""
         with self._parts.ledger.transaction() as tx:
-            champion = tx.current_champion(attempt.model)
-            maker = tx.attempt(champion.attempt_id) if champion is not None and champion.attempt_id else None
+            maker = self._maker(tx, attempt.model)
         if maker is None or maker.dossier_sha256 is None:
             return None
         made = dossiers.read(self._parts.store(), maker)

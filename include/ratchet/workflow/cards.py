@@ -401,8 +401,19 @@ def _training(dossier: Mapping[str, Any]) -> list[tuple[str, Any]]:
         ("Days", " · ".join(f"{k} {v}" for k, v in snapshot["plan"].items() if k in _RANGES)),
         ("Parameters", ", ".join(f"{name} = {_number(value)}" for name, value in study["params"].items())),
         ("Trials", f"best is number {study['best_trial']} of {len(states)} ({counted})"),
+        *_policy(study.get("policy")),
         ("Seed", dossier["seed"]),
     ]
+
+
+def _policy(told: Mapping[str, Any] | None) -> list[tuple[str, Any]]:
+    """What a tuning policy has to say, and that the winner sits where the search space ends."""
+    if told is None:
+        return []
+    rows = [("Tuning", f"{told['policy']}, {told['fewer_rows_trials']} trials on fewer days")]
+    rows += [("Tuning stopped", why) for why in told["stopped"].values()]
+    at = ", ".join(f"{name} at {_number(bound)}" for name, bound in told["edges"].items())
+    return rows + ([("On the edge of the search space", f"{at}: widen it")] if at else [])
 
 
 def _recalibration(made: Mapping[str, Any]) -> list[tuple[str, Any]]:

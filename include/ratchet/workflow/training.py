@@ -22,6 +22,8 @@ import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from datetime import date
+from functools import cache
 from typing import Any, cast
 
 import numpy as np
@@ -50,9 +52,25 @@ from ratchet.domain.payoff import PayoffMatrix, Worth, break_even
 from ratchet.domain.regression import ErrorCosts, Errors
 from ratchet.domain.spec import QUANTILE, ModelSpec
 from ratchet.domain.threshold import TunedThreshold, tune
+from ratchet.domain.tuning import (
+    Curve,
+    Plan,
+    distinct,
+    earlier_days,
+    edges,
+    exhausted,
+    grown,
+    kept_of,
+    lags,
+    newcomer_leads,
+    next_step,
+    overspent,
+    previous_best,
+    within,
+)
 from ratchet.errors import Refused
 from ratchet.ports.learning import Learner
-from ratchet.ports.studies import Dimension, Params, Pruned, Space, Studies, TrialRecord, best_of
+from ratchet.ports.studies import Dimension, Params, Pruned, Space, Studies, TrialRecord, Until, best_of
 from ratchet.workflow.valuing import Hook, errors_of, payoff_columns, worth_of
 
 USUAL: Mapping[str, float] = {
@@ -78,6 +96,9 @@ CALIBRATION = "calibration"
 
 SHIFT = "shift"
 """The trial's attribute that keeps what its regression adds to every prediction."""
+
+CURVE = "curve"
+"""The trial's attribute that keeps its losses at shares of its rounds, where a policy compares them."""
 
 THRESHOLD = "threshold"
 """The trial's attribute that keeps its tuned threshold, where the spec asks for one."""
@@ -123,7 +144,10 @@ class Columns:
 
 @dataclass(frozen=True)
 class TuneResult:
-    """What one worker's turn left behind. ``best_*`` are of the whole study so far; ``seconds`` are this turn's."""
+    """What one worker's turn left behind. ``best_*`` are of the whole study so far; ``seconds`` are this turn's.
+
+    ``policy`` is what :func:`policy_record` tells of a study under ``train.tuning``; else None.
+    """
 
     trials_run_here: int
     trials_done: int
@@ -131,6 +155,7 @@ class TuneResult:
     best_params: dict[str, Any]
     best_trial: int
     seconds: float
+    policy: dict[str, Any] | None = None
 
 
 @dataclass(frozen=True)
@@ -152,14 +177,16 @@ def tune_worker(
     studies: Studies,
     learner: Learner,
     champion_params: Params | None = None,
+    history: Sequence[Sequence[TrialRecord]] = (),
     hook: Hook | None = None,
     alone: bool = False,
 ) -> TuneResult:
     """Run this worker's share of the study; safe to repeat after a kill, and to run beside other workers.
 
     The study (named by the attempt) never finishes more than ``trials`` trials over all workers. Its first trial
-    evaluates the champion's parameters when there is a champion, else the usual ones. ``alone`` promises that the
-    study has no other worker.
+    evaluates the champion's parameters when there is a champion, else the usual ones. Under ``train.tuning`` a second
+    study, on fewer rows, takes a part of the trials, and ``history`` (the trials of earlier studies) says what is tried
+    first; the study itself holds trials on all rows only. ``alone`` promises that the study has no other worker.
 
     Raises:
         Refused: rows, columns or parameters break a rule (the message says which). Repeating cannot help.
@@ -169,32 +196,23 @@ def tune_worker(
     """
     began = time.monotonic()
     space: Space = dict(spec.train.search_space)
-    start = start_params(space, champion_params)
-    # A retry of a finished study reads no rows: it only tells what came out.
-    rows: _Trials | _RegressionTrials | None = None
+    kind: type[_RegressionTrials | _Trials] = _RegressionTrials if spec.business.regression else _Trials
+    # Without a policy a retry of a finished study reads no rows: it only tells what came out.
+    shared = cache(lambda: _Shared.of(spec, train, ranges, columns, learner))
+    rows = cache(lambda: kind.of(spec, shared(), hook))
 
-    def objective(params: Params, known: Sequence[TrialRecord]) -> tuple[float, Mapping[str, Any]]:
-        nonlocal rows
-        try:
-            kind: type[_RegressionTrials | _Trials] = _RegressionTrials if spec.business.regression else _Trials
-            rows = rows or kind.of(spec, _Shared.of(spec, train, ranges, columns, learner), hook)
-        except Refused as refused:
-            raise _RowsRefused(refused) from refused
-        best = best_of(known)
-        return rows.value(params, seed, best.value if best else math.inf)
+    def earlier() -> _Trials | _RegressionTrials | None:
+        found = shared().earlier(ranges)
+        return None if found is None else kind.of(spec, found, hook)
 
+    compares, generation = spec.train.tuning is not None, spec.train.generation
+    turn = _Turn(studies, space, worker, seed, compares=compares, generation=generation, alone=alone)
     try:
-        ran = studies.run(
-            study_name,
-            space=space,
-            trials=trials,
-            worker=worker,
-            starts=[start],
-            seed=seed,
-            objective=objective,
-            generation=spec.train.generation,
-            alone=alone,
-        )
+        if spec.train.tuning is None:
+            ran = turn.run(study_name, rows, trials, [start_params(space, champion_params)])
+        else:
+            known = previous_best(champion_params, history)
+            ran = _by_policy(spec, turn, study_name, rows, earlier, trials, known)
     except _RowsRefused as found:
         raise found.refused from None
     finished = studies.finished(study_name)
@@ -206,7 +224,125 @@ def tune_worker(
         best_params=dict(best.params) if best else {},
         best_trial=best.number if best else -1,
         seconds=time.monotonic() - began,
+        policy=policy_record(spec, studies, study_name),
     )
+
+
+@dataclass(frozen=True)
+class _Turn:
+    """What all studies of one worker's turn share. ``compares``: trials are dropped by the curves of the others."""
+
+    studies: Studies
+    space: Space
+    worker: int
+    seed: int
+    compares: bool
+    generation: int | None
+    alone: bool
+
+    def run(
+        self,
+        study: str,
+        rows: Callable[[], _Trials | _RegressionTrials],
+        trials: int,
+        starts: Sequence[Params],
+        until: Until | None = None,
+    ) -> int:
+        def objective(params: Params, known: Sequence[TrialRecord]) -> tuple[float, Mapping[str, Any]]:
+            try:
+                prepared = rows()
+            except Refused as refused:
+                raise _RowsRefused(refused) from refused
+            best = best_of(known)
+            curves = [trial.attributes[CURVE] for trial in known] if self.compares else None
+            return prepared.value(params, self.seed, _Rivals(best.value if best else math.inf, curves))
+
+        return self.studies.run(
+            study,
+            space=self.space,
+            trials=trials,
+            worker=self.worker,
+            starts=starts,
+            seed=self.seed,
+            objective=objective,
+            until=until,
+            generation=self.generation,
+            alone=self.alone,
+        )
+
+
+def fewer_rows_study(study_name: str) -> str:
+    """The name of the study that a policy holds on fewer rows."""
+    return f"{study_name}.fewer-rows"
+
+
+def policy_record(spec: ModelSpec, studies: Studies, study_name: str) -> dict[str, Any] | None:
+    """What a policy did: why the studies were stopped, if they were, the trials on fewer rows, the winner's edges.
+
+    None without ``train.tuning``.
+    """
+    if spec.train.tuning is None:
+        return None
+    fewer = fewer_rows_study(study_name)
+    best = best_of(studies.finished(study_name))
+    return {
+        "policy": spec.train.tuning.policy,
+        "stopped": {name: why for name in (study_name, fewer) if (why := studies.stopped(name)) is not None},
+        "fewer_rows_trials": len(studies.ended(fewer)),
+        "edges": edges(best.params, spec.train.search_space) if best else {},
+    }
+
+
+def _by_policy(
+    spec: ModelSpec,
+    turn: _Turn,
+    study: str,
+    rows: Callable[[], _Trials | _RegressionTrials],
+    earlier: Callable[[], _Trials | _RegressionTrials | None],
+    trials: int,
+    previous: Sequence[Params],
+) -> int:
+    """The best of before on all rows, proposals on fewer, what is kept of them on all, and steps from the best.
+
+    Where A is too short for a hold-out of its own, the proposals are made on all rows, in the one study. Returns how
+    many trials ran here.
+    """
+    tuning, studies, fewer = spec.train.tuning, turn.studies, fewer_rows_study(study)
+    if tuning is None:
+        raise Refused("train.tuning must say by which policy to tune, but is left out.")
+    known = distinct([start_params(turn.space, params) for params in previous]) if tuning.policy == "retune" else []
+    plan, needed, threads = Plan.of(trials, len(known)), spec.gate.min_uplift, spec.runtime.threads
+
+    def spent(ended: Sequence[TrialRecord]) -> str | None:
+        """A study on all rows has one trial at least, or there would be nothing to judge."""
+        return overspent([*studies.ended(fewer), *ended], tuning.core_seconds, threads) if ended else None
+
+    def enough(ended: Sequence[TrialRecord]) -> str | None:
+        spent_on = overspent([*ended, *studies.ended(study)], tuning.core_seconds, threads)
+        return spent_on or exhausted(ended, plan.proposed, needed)
+
+    ran = turn.run(study, rows, plan.previous, known, spent) if known else 0
+    best = best_of([trial for trial in studies.finished(study) if trial.number < plan.previous])
+    first = best.params if best else start_params(turn.space)
+    on_fewer = earlier()
+    if on_fewer is not None:
+        ran += turn.run(fewer, lambda: on_fewer, plan.proposed, [first], enough) if plan.proposed else 0
+        tried = distinct([*known, *kept_of(studies.finished(fewer), turn.space, plan.kept, first, warm=bool(known))])
+        total = min(len(tried), plan.previous + plan.kept)
+    else:
+        tried = [*known, grown(first, turn.space)] if known else [first]
+        total = plan.previous + plan.kept + plan.proposed
+    ran += turn.run(study, rows, total, tried, spent)
+    if known and not newcomer_leads(studies.finished(study), known):
+        return ran
+    for _ in range(plan.steps):
+        ended = [trial for trial in studies.ended(study) if trial.state != "lost"]
+        step = next_step(ended, turn.space)
+        if step is None or exhausted(ended, total + plan.steps, needed):
+            break
+        at = min(len(ended) + 1, total + plan.steps)
+        ran += turn.run(study, rows, at, [step] * (len(studies.ended(study)) + 1), spent)
+    return ran
 
 
 def best_trial(studies: Studies, study_name: str) -> TrialRecord:
@@ -434,7 +570,7 @@ def start_params(space: Space, champion_params: Params | None = None) -> dict[st
     """The first trial: the champion's value of each searched parameter if the space holds it, else a usual one."""
     champion = champion_params or {}
     return {
-        name: champion[name] if name in champion and _holds(dimension, champion[name]) else _usual(name, dimension)
+        name: champion[name] if name in champion and within(dimension, champion[name]) else _usual(name, dimension)
         for name, dimension in space.items()
     }
 
@@ -488,38 +624,79 @@ class _RowsRefused(Exception):
 
 
 @dataclass(frozen=True)
+class _Rivals:
+    """What a study knows when a trial starts: the best value, and the finished trials' curves if they are compared."""
+
+    best: float
+    curves: Sequence[Curve] | None
+
+
+@dataclass(frozen=True)
 class _Shared:
     """What all trials of one worker share: prepared rows of A, rows of B, and how a trial is fitted."""
 
     learner: Learner
+    columns: Columns
+    fit: _Split
     prepared: Any
     calibrate: _Split
     fixed: Mapping[str, Any]
     threads: int
+    regression: bool
 
     @classmethod
     def of(cls, spec: ModelSpec, train: pa.Table | str, ranges: Ranges, columns: Columns, learner: Learner) -> _Shared:
         rows = _ordered(spec, read_rows(train, spec, columns))
-        fit, calibrate = _split(rows, ranges, regression=spec.business.regression)
-        threads = spec.runtime.threads
+        regression, threads = spec.business.regression, spec.runtime.threads
+        fit, calibrate = _split(rows, ranges, regression=regression)
         prepared, _ = _prepared(learner, fit, columns, threads)
-        return cls(learner, prepared, calibrate, fixed_of(spec), threads)
+        return cls(learner, columns, fit, prepared, calibrate, fixed_of(spec), threads, regression)
 
-    def fitted(self, params: Params, seed: int, best: float, loss: Callable[[Scorer], float]) -> Scorer:
-        """The scorer; raises ``Pruned`` as soon as its ``loss`` on B can no longer come below ``best``."""
+    def earlier(self, ranges: Ranges) -> _Shared | None:
+        """The same a hold-out earlier, within A (:func:`earlier_days`); None where A is too short, or has one label.
+
+        It judges on as many days as B has, after the gap that A and B have between them.
+        """
+        bounds = (ranges.fit_end, ranges.calibrate_start, ranges.calibrate_end)
+        fit_end, start, end = (date.fromisoformat(day) for day in bounds)
+        day = self.fit.rows.column("day").cast(pa.string())
+        counts = {row["values"]: row["counts"] for row in day.value_counts().to_pylist()}
+        days = earlier_days(counts, (end - start).days, (start - fit_end).days)
+        if days is None:
+            return None
+        fit, judge = (self._of_days(chosen) for chosen in (days.fit, days.judge))
+        if not self.regression and 0 in (np.ptp(fit.label), np.ptp(judge.label)):
+            return None
+        prepared, _ = _prepared(self.learner, fit, self.columns, self.threads)
+        return replace(self, fit=fit, prepared=prepared, calibrate=judge)
+
+    def _of_days(self, days: Sequence[str]) -> _Split:
+        chosen = pc.is_in(self.fit.rows.column("day").cast(pa.string()), value_set=pa.array(days))
+        return _Split(self.fit.rows.filter(chosen), self.fit.label[chosen.to_numpy(zero_copy_only=False)])
+
+    def fitted(
+        self, params: Params, seed: int, rivals: _Rivals, loss: Callable[[Scorer], float]
+    ) -> tuple[Scorer, Mapping[str, Any]]:
+        """The scorer, and its curve as an attribute where curves are compared.
+
+        Raises ``Pruned`` as soon as its ``loss`` on B can no longer come below the best, or lags behind the others.
+        """
         curve: list[tuple[float, float]] = []
 
-        def beyond_hope(share: float, scorer: Scorer) -> bool:
+        def hopeless() -> bool:
+            return least_end(curve) > rivals.best or (rivals.curves is not None and lags(curve, rivals.curves))
+
+        def looked_at(share: float, scorer: Scorer) -> bool:
             curve.append((share, loss(scorer)))
-            return least_end(curve) > best
+            return hopeless()
 
         scorer = self.learner.fit(
-            self.prepared, dict(self.fixed) | dict(params), seed=seed, threads=self.threads, watch=beyond_hope
+            self.prepared, dict(self.fixed) | dict(params), seed=seed, threads=self.threads, watch=looked_at
         )
-        if least_end(curve) > best:
+        if hopeless():
             share, last = curve[-1]
             raise Pruned(last, share)
-        return scorer
+        return scorer, {} if rivals.curves is None else {CURVE: [list(point) for point in curve]}
 
 
 @dataclass(frozen=True)
@@ -536,8 +713,8 @@ class _Trials:
         worth = worth_of(spec, shared.calibrate.rows, shared.calibrate.label, hook)
         return cls(shared, worth, threshold_of(spec), spec.business.capacity)
 
-    def value(self, params: Params, seed: int, best: float) -> tuple[float, Mapping[str, Any]]:
-        """Value the parameters, or raise ``Pruned`` as soon as they can no longer come below ``best``."""
+    def value(self, params: Params, seed: int, rivals: _Rivals) -> tuple[float, Mapping[str, Any]]:
+        """Value the parameters, or raise ``Pruned`` as soon as nothing can be hoped of them."""
         began = time.monotonic()
         rows, label = self.shared.calibrate.rows, self.shared.calibrate.label
 
@@ -545,7 +722,8 @@ class _Trials:
             raw = scorer.raw(rows)
             return log_loss(Platt.fit(raw, label)(raw), label)
 
-        raw: Floats = self.shared.fitted(params, seed, best, loss).raw(rows)
+        scorer, curve = self.shared.fitted(params, seed, rivals, loss)
+        raw: Floats = scorer.raw(rows)
         calibrator = Platt.fit(raw, label)
         probability, tuned = calibrator(raw), None
         if self.threshold is None:
@@ -558,6 +736,7 @@ class _Trials:
             CALIBRATION: [calibrator.slope, calibrator.intercept],
             **({} if tuned is None else {THRESHOLD: tuned.record()}),
             "seconds": round(time.monotonic() - began, 3),
+            **curve,
         }
 
 
@@ -578,7 +757,7 @@ class _RegressionTrials:
         errors = errors_of(spec, shared.calibrate.rows, shared.calibrate.label, hook)
         return cls(shared, errors, spec.train.names_its_objective)
 
-    def value(self, params: Params, seed: int, best: float) -> tuple[float, Mapping[str, Any]]:
+    def value(self, params: Params, seed: int, rivals: _Rivals) -> tuple[float, Mapping[str, Any]]:
         """As :meth:`_Trials.value`, by what the predictions cost; rows of unknown worth have no say."""
         began = time.monotonic()
 
@@ -587,9 +766,10 @@ class _RegressionTrials:
             shift = Shift.fit(raw, self.errors) if self.shifts else Shift()
             return shift, -float(np.nanmean(self.errors.of(shift(raw))))
 
-        shift, cost = shifted(self.shared.fitted(params, seed, best, lambda scorer: shifted(scorer)[1]))
+        scorer, curve = self.shared.fitted(params, seed, rivals, lambda scorer: shifted(scorer)[1])
+        shift, cost = shifted(scorer)
         seconds = round(time.monotonic() - began, 3)
-        return cost, {"payoff_per_decision": -cost, SHIFT: shift.offset, "seconds": seconds}
+        return cost, {"payoff_per_decision": -cost, SHIFT: shift.offset, "seconds": seconds, **curve}
 
 
 def _prepared(
@@ -632,15 +812,6 @@ def _range(rows: pa.Table, start: str, end: str, name: str, *, regression: bool 
             f"{len(values)} rows. Widen data.window."
         )
     return _Split(chosen, values)
-
-
-def _holds(dimension: Dimension, value: Any) -> bool:
-    if dimension.kind == "categorical":
-        return value in dimension.choices
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return False
-    whole = dimension.kind != "int" or float(value).is_integer()
-    return whole and dimension.low <= value <= dimension.high
 
 
 def _usual(name: str, dimension: Dimension) -> Any:

@@ -56,6 +56,7 @@ WHOLE: dict[str, Any] = {
         "search_space": {"max_depth": {"int": [3, 10]}, "learning_rate": {"float": [0.01, 0.3], "log": True}},
         "trials": 12,
         "workers": 2,
+        "tuning": {"policy": "retune"},
     },
     "gate": {"guardrails": [{"metric": "latency_p95_ms", "max": 20}]},
 }
@@ -160,6 +161,9 @@ def test_what_is_no_duration_is_refused(text: str) -> None:
         ("train.workers", 13, "workers 13 must not exceed trials 12"),
         ("train.generation", 0, "train.generation: "),
         ("train.generation", 1, "workers 2 must not exceed generation 1: the others would always wait"),
+        ("train.tuning.policy", "warm", "train.tuning.policy: "),
+        ("train.tuning.core_seconds", 0, "train.tuning.core_seconds: "),
+        ("train.tuning.core_second", 60.0, "Did you mean 'core_seconds'?"),
         ("retrain.on.drift.confirmations", {"at_least": 4, "of_last": 3}, "at_least 4 of_last 3 can never be reached"),
         ("retrain.on.drift.min_severity", 1.5, "retrain.on.drift.min_severity: "),
         ("retrain.schedule", "0 4 * *", "must be five cron fields"),

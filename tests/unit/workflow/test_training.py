@@ -1,5 +1,6 @@
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,11 +11,14 @@ import pyarrow.parquet as pq
 import pytest
 from labelled_rows import COLUMNS, RANGES, rows, spec
 
-from ratchet.adapters.models import XGBoostLearner, save
+from ratchet.adapters.models import XGBoostLearner, learner_for, save
+from ratchet.adapters.studies_optuna import OptunaStudies
 from ratchet.domain.artifact import ModelArtifact, Platt, log_loss
+from ratchet.domain.estimators import HIST_GRADIENT_BOOSTING, LOGISTIC_REGRESSION, RANDOM_FOREST
 from ratchet.domain.spec import Dimension
+from ratchet.domain.tuning import grown
 from ratchet.errors import Refused
-from ratchet.ports.studies import InMemoryStudies
+from ratchet.ports.studies import InMemoryStudies, TrialRecord
 from ratchet.workflow.training import (
     Columns,
     NotRecalibrated,
@@ -23,6 +27,7 @@ from ratchet.workflow.training import (
     best_constant,
     best_trial,
     calibration_of,
+    fewer_rows_study,
     fit_final,
     recalibrate,
     start_params,
@@ -91,6 +96,212 @@ def test_a_trial_that_cannot_come_below_the_best_is_stopped_early_and_the_best_i
     assert best_trial(watched, "m.1").value == best_trial(whole, "m.1").value
 
 
+def by_policy(studies: InMemoryStudies, table: pa.Table, policy: str = "retune", **given) -> TuneResult:
+    train = given.pop("train", {})
+    given = {"trials": 12, "seed": 7, "worker": 0, "learner": XGBoostLearner()} | given
+    return tune_worker(
+        spec=spec(tuning={"policy": policy} | given.pop("tuning", {}), **train),
+        train=table,
+        ranges=LONG,
+        columns=COLUMNS,
+        study_name="m.1",
+        studies=studies,
+        **given,
+    )
+
+
+LONG = Ranges("2013-01-01", "2013-02-10", "2013-02-12", "2013-02-28")
+"""A has 40 days: 22 for fitting proposals, the gap of two, and 16 that judge them, as many as B has."""
+
+LARGE = rows(per_day=100)
+
+
+class Looked(XGBoostLearner):
+    """Notes on how many rows each fit was made."""
+
+    def __init__(self) -> None:
+        self.rows: list[int] = []
+
+    def fit(self, prepared, params, *, seed, threads, watch=None):
+        self.rows.append(len(prepared.frame))
+        return super().fit(prepared, params, seed=seed, threads=threads, watch=watch)
+
+
+def test_without_a_policy_nothing_is_looked_at_on_fewer_rows():
+    studies, learner = InMemoryStudies(), Looked()
+    tune_worker(
+        spec=spec(),
+        train=LARGE,
+        ranges=LONG,
+        columns=COLUMNS,
+        study_name="m.1",
+        worker=0,
+        trials=4,
+        seed=7,
+        studies=studies,
+        learner=learner,
+    )
+    assert learner.rows == [4_000] * 4
+    assert all("curve" not in trial.attributes for trial in studies.finished("m.1"))
+
+
+def test_a_cold_study_looks_at_earlier_days_of_a_first_and_is_decided_on_all_rows():
+    studies, learner = InMemoryStudies(), Looked()
+    result = by_policy(studies, LARGE, "cold", learner=learner)
+    fewer = len(studies.ended(fewer_rows_study("m.1")))
+    assert learner.rows[:fewer] == [2_200] * fewer
+    assert learner.rows[fewer:] == [4_000] * len(studies.ended("m.1"))
+    assert fewer + len(studies.ended("m.1")) <= 12
+    best = best_trial(studies, "m.1")
+    early = scores_of_a_fit_that_never_saw_the_later_range(LARGE, dict(best.params), LONG)
+    assert log_loss(Platt.fit(*early)(early[0]), early[1]) == pytest.approx(result.best_value, abs=1e-12)
+    assert best.params in [trial.params for trial in studies.ended("m.1")]
+
+
+def test_after_fewer_rows_a_larger_model_is_fitted_on_all():
+    studies = InMemoryStudies()
+    by_policy(studies, LARGE, "cold")
+    won = best_trial(studies, fewer_rows_study("m.1")).params
+    tried = [dict(trial.params) for trial in studies.ended("m.1")]
+    assert tried[:2] == [dict(won), grown(won, spec().train.search_space)]
+
+
+def test_b_has_no_say_in_which_proposals_survive():
+    """Other labels in B change what is chosen in the end, and not what is fitted on all rows."""
+    random = np.random.default_rng(5)
+    in_b = pc.greater_equal(LARGE["day"], LONG.calibrate_start).to_numpy(zero_copy_only=False)
+    label = np.where(in_b, random.integers(0, 2, LARGE.num_rows), LARGE["label"].to_numpy()).astype(np.int8)
+    other = LARGE.set_column(LARGE.column_names.index("label"), "label", pa.array(label))
+    found = [InMemoryStudies(), InMemoryStudies()]
+    for studies, table in zip(found, (LARGE, other), strict=True):
+        by_policy(studies, table, "cold")
+    one, two = ([dict(trial.params) for trial in studies.ended("m.1")] for studies in found)
+    assert one == two
+
+
+def test_a_retune_fits_the_last_studies_best_first_one_full_fit_each():
+    studies, learner, earlier = InMemoryStudies(), Looked(), InMemoryStudies()
+    tune(earlier, rows(seed=1), trials=5)
+    trials = earlier.ended("m.1")
+    by_policy(studies, LARGE, learner=learner, champion_params=PARAMS, history=[trials])
+    ranked = sorted((t for t in trials if t.state == "finished"), key=lambda trial: trial.value)
+    known = [PARAMS, *(dict(trial.params) for trial in ranked[:2])]
+    assert [dict(trial.params) for trial in studies.ended("m.1")][:3] == known
+    assert learner.rows[:4] == [4_000, 4_000, 4_000, 2_200]
+
+
+def test_a_retune_without_a_champion_or_a_study_before_is_cold():
+    cold, retune = InMemoryStudies(), InMemoryStudies()
+    by_policy(cold, LARGE, "cold")
+    by_policy(retune, LARGE, "retune")
+    assert [trial.params for trial in retune.ended("m.1")] == [trial.params for trial in cold.ended("m.1")]
+
+
+def test_a_study_before_of_other_parameters_starts_from_usual_ones_once():
+    studies = InMemoryStudies()
+    foreign = [[TrialRecord(0, {"C": 1.0}, 0.3), TrialRecord(1, {"C": 2.0}, 0.4)]]
+    by_policy(studies, LARGE, history=foreign)
+    usual = start_params(dict(spec().train.search_space))
+    assert [dict(trial.params) for trial in studies.ended("m.1")].count(usual) == 1
+
+
+def test_where_a_is_too_short_for_a_hold_out_the_proposals_are_made_on_all_rows():
+    studies, learner = InMemoryStudies(), Looked()
+    short = Ranges("2013-01-01", "2013-01-30", "2013-02-12", "2013-02-28")
+    given = {"spec": spec(tuning={"policy": "cold"}), "train": LARGE, "ranges": short, "columns": COLUMNS, "seed": 7}
+    tune_worker(**given, study_name="m.1", worker=0, trials=6, studies=studies, learner=learner)
+    assert learner.rows == [2_900] * 6
+    assert not studies.ended(fewer_rows_study("m.1"))
+
+
+def test_the_same_study_by_policy_is_the_same_to_the_bit_on_shuffled_rows():
+    shuffled = LARGE.take(np.random.default_rng(1).permutation(LARGE.num_rows))
+    found = [InMemoryStudies(), InMemoryStudies()]
+    for studies, table in zip(found, (LARGE, shuffled), strict=True):
+        by_policy(studies, table, champion_params=PARAMS)
+    one, other = ([(t.params, t.value, t.state) for t in studies.ended("m.1")] for studies in found)
+    assert one == other
+
+
+def test_a_repeated_turn_by_policy_spends_no_further_trial():
+    studies = InMemoryStudies()
+    first = by_policy(studies, LARGE, "cold")
+    spent = len(studies.ended("m.1")), len(studies.ended(fewer_rows_study("m.1")))
+    again = by_policy(studies, LARGE, "cold")
+    assert again.trials_run_here == 0
+    assert again.best_params == first.best_params
+    assert (len(studies.ended("m.1")), len(studies.ended(fewer_rows_study("m.1")))) == spent
+
+
+@pytest.mark.parametrize("fits", [1, 3, 5, 6])
+def test_a_study_by_policy_that_was_interrupted_goes_on_as_if_it_had_not_been(fits):
+    class Dies(Looked):
+        def fit(self, prepared, params, **given):
+            if len(self.rows) == fits:
+                raise KeyboardInterrupt
+            return super().fit(prepared, params, **given)
+
+    whole, broken = InMemoryStudies(), InMemoryStudies()
+    by_policy(whole, LARGE, champion_params=PARAMS, trials=16)
+    with pytest.raises(KeyboardInterrupt):
+        by_policy(broken, LARGE, champion_params=PARAMS, trials=16, learner=Dies())
+    by_policy(broken, LARGE, champion_params=PARAMS, trials=16)
+    for name in ("m.1", fewer_rows_study("m.1")):
+        one, other = ([(t.params, t.value) for t in studies.ended(name)] for studies in (whole, broken))
+        assert one == other
+
+
+def test_by_generations_two_workers_find_by_policy_what_one_finds(tmp_path):
+    def found(name: str, workers: int) -> list:
+        def work(worker: int) -> None:
+            studies = OptunaStudies(f"sqlite:///{tmp_path}/{name}.db")
+            by_policy(studies, LARGE, champion_params=PARAMS, worker=worker, trials=16, train={"generation": 4})
+
+        OptunaStudies(f"sqlite:///{tmp_path}/{name}.db").prepare()
+        with ThreadPoolExecutor(workers) as pool:
+            list(pool.map(work, range(workers)))
+        studies = OptunaStudies(f"sqlite:///{tmp_path}/{name}.db")
+        names = ("m.1", fewer_rows_study("m.1"))
+        return [[(t.number, t.params, t.value, t.state) for t in studies.ended(study)] for study in names]
+
+    assert found("one", 1) == found("two", 2)
+
+
+def test_when_the_core_seconds_are_spent_one_full_fit_is_still_made_and_the_reason_is_told():
+    studies = InMemoryStudies()
+    result = by_policy(studies, LARGE, "cold", tuning={"core_seconds": 1e-6})
+    assert len(studies.ended(fewer_rows_study("m.1"))) == 1
+    assert len(studies.ended("m.1")) == 1
+    assert set(result.policy["stopped"]) == {"m.1", fewer_rows_study("m.1")}
+    assert "core seconds are spent" in result.policy["stopped"]["m.1"]
+
+
+def test_a_winner_on_the_edge_of_the_space_is_warned_of():
+    narrow = {"search_space": {"max_depth": {"int": [2, 3]}, "subsample": {"float": [0.5, 1.0]}}}
+    result = by_policy(InMemoryStudies(), LARGE, "cold", train=narrow)
+    assert set(result.policy["edges"]) == {"max_depth"}
+
+
+def test_a_study_without_a_policy_tells_of_none():
+    assert tune(InMemoryStudies(), rows()).policy is None
+
+
+@pytest.mark.parametrize(
+    ("estimator", "fixed", "space"),
+    [
+        (HIST_GRADIENT_BOOSTING, {"max_iter": 12}, {"max_leaf_nodes": {"int": [4, 31]}}),
+        (RANDOM_FOREST, {"n_estimators": 12}, {"max_depth": {"int": [2, 8]}}),
+        (LOGISTIC_REGRESSION, {}, {"C": {"float": [0.01, 10.0], "log": True}}),
+    ],
+)
+def test_scikit_learns_estimators_are_tuned_by_policy_too(estimator, fixed, space):
+    studies = InMemoryStudies()
+    train = {"estimator": estimator, "fixed": fixed, "search_space": space}
+    by_policy(studies, LARGE, train=train, trials=8, learner=learner_for(estimator), champion_params={})
+    assert studies.finished("m.1")
+    assert studies.finished(fewer_rows_study("m.1"))
+
+
 def test_the_study_spends_its_trials_and_a_repeated_turn_spends_none(tmp_path: Path):
     studies = InMemoryStudies()
     first = tune(studies, rows())
@@ -106,10 +317,12 @@ def between(table: pa.Table, start: str, end: str) -> pa.Table:
     return table.filter(pc.and_(pc.greater_equal(table["day"], start), pc.less(table["day"], end))).sort_by(order)
 
 
-def scores_of_a_fit_that_never_saw_the_later_range(table: pa.Table, params: dict) -> tuple[np.ndarray, np.ndarray]:
+def scores_of_a_fit_that_never_saw_the_later_range(
+    table: pa.Table, params: dict, ranges: Ranges = RANGES
+) -> tuple[np.ndarray, np.ndarray]:
     """Raw scores of B by a scorer fitted on A, and B's labels."""
-    early = between(table, RANGES.fit_start, RANGES.fit_end)
-    later = between(table, RANGES.calibrate_start, RANGES.calibrate_end)
+    early = between(table, ranges.fit_start, ranges.fit_end)
+    later = between(table, ranges.calibrate_start, ranges.calibrate_end)
     learner = XGBoostLearner()
     prepared = learner.prepare(
         early,
