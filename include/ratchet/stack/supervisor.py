@@ -29,6 +29,7 @@ from ratchet.stack.processes import Identity, Target
 from ratchet.stack.units import Phase, Unit
 
 TICK_SECONDS = 0.1
+LAST_THREAD_SECONDS = 5.0
 LOG_LIMIT_BYTES = 20_000_000
 
 
@@ -206,9 +207,18 @@ class Supervisor:
         child = self.children.get(name)
         return child.poll() if child else None
 
+    def _final_code(self, name: str) -> int | None:
+        """The exit code of a child that is dead; None where it was adopted.
+
+        A process counts as dead once its first thread is gone, but cannot be collected before its last one is.
+        """
+        child = self.children.pop(name, None)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            return child.wait(LAST_THREAD_SECONDS) if child else None
+        return None
+
     def _ended(self, unit: Unit, record: Record) -> None:
-        code = self._exit_code(unit.name)
-        self.children.pop(unit.name, None)
+        code = self._final_code(unit.name)
         processes.kill_leftovers(self.home, {unit.name})
         record.identity = None
         if unit.kind == "step":

@@ -126,6 +126,18 @@ def test_a_step_that_fails_is_told_with_the_end_of_its_log(run: Path) -> None:
         start(run, shell("broken", "echo the disk is full; exit 3", kind="step"))
 
 
+FIRST_THREAD_ENDS_FIRST = """
+import ctypes, os, threading, time
+threading.Thread(target=lambda: (time.sleep(1.0), os._exit(0))).start()
+ctypes.CDLL(None).pthread_exit(None)
+"""
+
+
+def test_a_step_whose_first_thread_ends_before_its_last_has_the_code_of_the_last(run: Path) -> None:
+    step = Unit("threads", (sys.executable, "-c", FIRST_THREAD_ENDS_FIRST), kind="step")
+    assert start(run, step)["threads"]["phase"] == "done"
+
+
 def test_nothing_starts_behind_a_step_that_failed(run: Path) -> None:
     broken = shell("broken", "exit 1", kind="step")
     with pytest.raises(StackError):
