@@ -80,7 +80,7 @@ def _first_trial(ratchet: Any) -> None:
     rows, label = pa.table({"x": np.arange(100.0)}), np.arange(100) % 2
     tried = []
 
-    def objective(params: Any) -> tuple[float, dict[str, Any]]:
+    def objective(params: Any, _finished: Any) -> tuple[float, dict[str, Any]]:
         prepared = learner.prepare(rows, label, features=["x"], categories={}, threads=1)
         learner.fit(prepared, {"n_estimators": 1, "max_bin": 64}, seed=1, threads=1)
         tried.append(params)
@@ -88,7 +88,9 @@ def _first_trial(ratchet: Any) -> None:
 
     space = dict(spec.train.search_space)
     study = f"study {os.getpid()}"
-    ratchet.studies.run(study, space=space, trials=1, worker=0, start=start_params(space), seed=1, objective=objective)
+    ratchet.studies.run(
+        study, space=space, trials=1, worker=0, starts=[start_params(space)], seed=1, objective=objective
+    )
     assert tried
 
 

@@ -238,7 +238,7 @@ class Cycles:
             "features": dossier["snapshot"]["features"],
             "categorical": dossier["snapshot"]["categorical"],
             "as_of": attempt.as_of.isoformat(),
-            "trials": dossier["study"]["trials"],
+            "trials": [one for one in dossier["study"]["trials"] if one["state"] in {"finished", "stopped"}],
             "best_trial": dossier["study"]["best_trial"],
             "best_params": dossier["study"]["params"],
             "seed": dossier["seed"],
