@@ -49,7 +49,7 @@ from ratchet.adapters.point_in_time import (
 )
 from ratchet.errors import Unavailable
 
-_VERSION = 2
+_VERSION = 3
 """Of the layout: another one is another folder."""
 _SETTLED = 2_000_000_000  # nanoseconds
 _MANY = 100_000  # rows of an answer after which mapped memory is given back
@@ -359,7 +359,9 @@ class _Layout:
                 cells = part[f"_{name}"]
                 cells[:] = np.frombuffer(chunk.buffers()[1], cells.dtype)[chunk.offset : chunk.offset + len(chunk)]
                 if name in self.nullable:
-                    self.mark(part, name, chunk.is_valid().to_numpy(zero_copy_only=False))
+                    there = chunk.is_valid().to_numpy(zero_copy_only=False)
+                    cells[~there] = 0  # as Arrow fetches a null: digests are made of all bytes
+                    self.mark(part, name, there)
                 start += len(chunk)
         sink.write(rows.tobytes())
 
