@@ -226,8 +226,7 @@ def contend(
             job(spine).persist(SavedDatasetFileStorage(path=str(target)), allow_overwrite=True)
             return None
 
-    spine = pq.read_table(folder / "spine.parquet")
-    spine = spine if rows is None else spine.take(pa.array(np.arange(min(rows, spine.num_rows))))
+    spine = pq.read_table(folder / f"spine-{rows}.parquet" if rows else folder / "spine.parquet")
     first, _ = spent_on(lambda: join(spine.slice(0, WARM_ROWS)))
     spent, answer = [], None
     for _ in range(calls):
@@ -274,7 +273,9 @@ def _cpu(usage: resource.struct_rusage) -> float:
 
 
 def run(folder: Path, contender: str, **more: Any) -> dict[str, Any]:
-    """One contender in a new process."""
+    """One contender in a new process; the first ``rows`` of a spine are read from a file of their own."""
+    if (rows := more.get("rows")) and not (folder / f"spine-{rows}.parquet").exists():
+        pq.write_table(pq.read_table(folder / "spine.parquet").slice(0, rows), folder / f"spine-{rows}.parquet")
     what = ["--contender", contender, "--folder", str(folder)]
     for name, value in more.items():
         flag = f"--{name.replace('_', '-')}"

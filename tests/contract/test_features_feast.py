@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
 import shutil
 from collections.abc import Callable
 from datetime import UTC, date, datetime, timedelta
@@ -324,28 +325,52 @@ def test_a_tail_number_tells_cancelled_flights_by_its_absence(raw: RawFlights, s
 # -- the join itself -------------------------------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module")
-def on_duckdb(data_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> FeastFeatures:
-    """The repository as it is, but joined by Feast's DuckDB store."""
-    folder = tmp_path_factory.mktemp("on_duckdb")
+def repository_with(data_dir: Path, folder: Path, **told: str) -> FeastFeatures:
+    """The repository as it is, but for what its ``feature_store.yaml`` says in place of these words."""
     shutil.copytree(REPO, folder / "repo", ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copytree(data_dir, folder / "data", ignore=shutil.ignore_patterns("feast"))
     config = folder / "repo" / "feature_store.yaml"
-    assert config.read_text().count(feature_engine.AS_OF) == 1
-    config.write_text(config.read_text().replace(feature_engine.AS_OF, feature_engine.DUCKDB))
+    for was, said in told.items():
+        assert config.read_text().count(was) == 1
+        config.write_text(config.read_text().replace(was, said))
     return FeastFeatures(folder / "repo", folder / "data")
 
 
-def test_a_snapshot_is_the_same_table_from_our_engine_as_from_duckdb(
-    features: FeastFeatures, on_duckdb: FeastFeatures, year: pa.Table
+@pytest.fixture(scope="module")
+def on_duckdb(data_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> FeastFeatures:
+    """The repository as it is, but joined by Feast's DuckDB store."""
+    told = {feature_engine.AS_OF: feature_engine.DUCKDB}
+    return repository_with(data_dir, tmp_path_factory.mktemp("on_duckdb"), **told)
+
+
+@pytest.fixture(scope="module")
+def on_index(data_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> FeastFeatures:
+    """The repository as it is, with all that makes repeated joins cheap."""
+    told = {
+        feature_engine.AS_OF: f"{feature_engine.AS_OF}\n  index_folder: ${{RATCHET_DATA_DIR}}/feast/index",
+        "registry_type: file": "registry_type: file\n"
+        "  registry_store_type: ratchet.adapters.feature_registry.ParsedOnceRegistryStore",
+        "provider: local": "provider: local\ncoerce_tz_aware: false",
+    }
+    made = repository_with(data_dir, tmp_path_factory.mktemp("on_index"), **told)
+    for source in made.data_dir.glob("*.parquet"):
+        os.utime(source, (1_600_000_000,) * 2)  # as a source that has lain still
+    return made
+
+
+def test_a_snapshot_is_the_same_table_from_our_engine_as_from_duckdb_and_from_an_index(
+    features: FeastFeatures, on_duckdb: FeastFeatures, on_index: FeastFeatures, year: pa.Table
 ) -> None:
     """Thirty thousand flights: rows, order, types and values, and so every digest of a manifest."""
     rows = year.take(np.sort(np.random.default_rng(11).choice(year.num_rows, 30_000, replace=False)))
-    ours, theirs = features.historical(SPEC, rows), on_duckdb.historical(SPEC, rows)
-    assert ours.schema == theirs.schema
-    assert ours.equals(theirs)
-    assert table_digest(ours) == table_digest(theirs)
-    assert features.describe()["hash"] == on_duckdb.describe()["hash"]
+    ours = features.historical(SPEC, rows)
+    for others in (on_duckdb, on_index, on_index):  # an index is made, then kept
+        theirs = others.historical(SPEC, rows)
+        assert ours.schema == theirs.schema
+        assert ours.equals(theirs)
+        assert table_digest(ours) == table_digest(theirs)
+        assert features.describe()["hash"] == others.describe()["hash"]
+    assert list((on_index.data_dir / "feast" / "index").rglob("rows-*/rows"))
 
 
 def test_the_manifest_names_the_engine(features: FeastFeatures, on_duckdb: FeastFeatures) -> None:

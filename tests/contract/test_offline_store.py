@@ -234,6 +234,50 @@ def kept(tmp_path_factory: pytest.TempPathFactory) -> Path:
 SETTLED = itertools.count(1_600_000_000)
 
 
+def bytes_of(table: pa.Table) -> bytes:
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, table.schema) as writer:
+        writer.write_table(table.combine_chunks())
+    return bytes(sink.getvalue())
+
+
+@pytest.mark.parametrize("encoded", [True, False])
+def test_an_index_gives_the_bytes_of_the_file_nulls_among_them(tmp_path: Path, encoded: bool) -> None:
+    """Digests of snapshots are made of bytes, and those of a null are free: a plain column is decoded to any."""
+    rng = np.random.default_rng(3)
+    count = 1_000
+
+    def with_gaps(values: Any) -> pa.Array:
+        return pa.Array.from_pandas(values, mask=rng.random(count) < 0.3)
+
+    columns = {
+        "key": rng.integers(0, 9, count),
+        "at": pa.array(START + rng.integers(0, 99, count) * MINUTE, pa.timestamp("us", "UTC")),
+        "plain": rng.normal(size=count),
+        "narrow": with_gaps(rng.integers(-9, 9, count).astype(np.int8)),
+        "wide": with_gaps(rng.normal(size=count)),
+        "half": with_gaps(rng.normal(size=count).astype(np.float32)),
+        "moment": with_gaps(rng.integers(0, 9, count)).cast(pa.timestamp("ms", "UTC")),
+        "day": with_gaps(rng.integers(0, 9, count).astype(np.int32)).cast(pa.date32()),
+        "truth": with_gaps(rng.random(count) < 0.5),
+        "text": with_gaps(rng.choice(["a", "bb", ""], count)),
+        "list": pa.array([None if place % 3 == 0 else [place, None] for place in range(count)], pa.list_(pa.int64())),
+    }
+    path = tmp_path / "source.parquet"
+    pq.write_table(pa.table(columns), path, row_group_size=300, use_dictionary=encoded)
+    os.utime(path, (next(SETTLED),) * 2)
+    rows = rng.integers(-1, count, 5_000)
+    features = {f"new {name}": name for name in list(columns)[2:]}
+    wanted = pa.table(point_in_time.SourceFile(path).fetch(rows, features))
+    for many in (10_000, 100):
+        source_index._mapped.clear()
+        file = source_index.IndexedFile(path, tmp_path / f"index {many}")
+        with pytest.MonkeyPatch.context() as patched:
+            patched.setattr(source_index, "_MANY", many)
+            patched.setattr(source_index, "_SEGMENT", 1)
+            assert bytes_of(pa.table(file.fetch(rows, features))) == bytes_of(wanted)
+
+
 def from_index(case: Case, file: Path, kept: Path) -> list[tuple[Any, Any]]:
     """The answers by way of an index, which a source has once it has lain still."""
     view = case.view(file)

@@ -13,7 +13,7 @@ row costs one look into memory and not one for each column; others (text, lists,
 Pieces (a sort order, rows, a column) are made when they are first asked for, written beside their place and renamed
 into it, so that a reader sees whole ones; two processes that make the same piece waste one of the two. Of a source the
 newest commit and the one before are kept. A process keeps open what it has mapped of the newest, and gives the memory
-back to the page cache after a large join.
+back to the page cache after a join of many rows or of a large source.
 """
 
 from __future__ import annotations
@@ -49,11 +49,11 @@ from ratchet.adapters.point_in_time import (
 )
 from ratchet.errors import Unavailable
 
-_VERSION = 2
+_VERSION = 3
 """Of the layout: another one is another folder."""
 _SETTLED = 2_000_000_000  # nanoseconds
 _MANY = 100_000  # rows of an answer after which mapped memory is given back
-_SEGMENT = 64 * 2**20  # bytes of laid out rows in memory at a time, where an answer has many rows
+_SEGMENT = 64 * 2**20  # bytes of laid out rows in memory at a time
 _AT_ONCE = 8192  # rows, to stay in the processor's cache
 _TOLD = "told.json"
 _CELL = {1: "u1", 2: "u2", 4: "u4", 8: "u8"}
@@ -82,8 +82,7 @@ class IndexedFile(SourceFile):
         alike = {ours: self.schema.field(ours).type for ours, _ in by.keys}
         asked = spine.asked_of(order.codes, [(theirs, alike[ours]) for ours, theirs in by.keys])
         found = asked.in_spine_order(order.rows.answers(asked, by.ttl))
-        if len(found) >= _MANY:
-            order.release()
+        order.release(len(found))
         return found
 
     def fetch(self, rows: Int64, columns: Mapping[str, str]) -> dict[str, pa.ChunkedArray | pa.Array]:
@@ -320,10 +319,11 @@ class _Order:
             scale = Scale(**told["scale"], moments=numbers("moments") if told["ranked"] else None)
             self.rows = SortedRows(scale, *(numbers(name) for name in ("keys", "rows", "event")))
 
-    def release(self) -> None:
-        """Give its memory back to the page cache."""
-        for each in self._open:
-            each.release()
+    def release(self, rows: int) -> None:
+        """Give its memory back to the page cache, after an answer of so many rows."""
+        if _is_much(sum(each.values.nbytes for each in self._open), rows):
+            for each in self._open:
+                each.release()
 
 
 @dataclass(frozen=True)
@@ -359,7 +359,9 @@ class _Layout:
                 cells = part[f"_{name}"]
                 cells[:] = np.frombuffer(chunk.buffers()[1], cells.dtype)[chunk.offset : chunk.offset + len(chunk)]
                 if name in self.nullable:
-                    self.mark(part, name, chunk.is_valid().to_numpy(zero_copy_only=False))
+                    there = chunk.is_valid().to_numpy(zero_copy_only=False)
+                    cells[~there] = 0  # as Arrow fetches a null: digests are made of all bytes
+                    self.mark(part, name, there)
                 start += len(chunk)
         sink.write(rows.tobytes())
 
@@ -412,24 +414,26 @@ class _Rows:
         self._cells.release()
 
     def _near(self, rows: Int64, there: np.ndarray[Any, np.dtype[np.bool_]]) -> Iterator[Any]:
-        """Places in ``rows``, few at a time; of many rows, those first that lie in the same part of the file."""
-        if len(rows) < _MANY:
-            places = np.flatnonzero(there)
-            yield from (places[start : start + _AT_ONCE] for start in range(0, len(places), _AT_ONCE))
-            return
+        """Places in ``rows``, few at a time; those first that lie in the same part of a large file."""
         length = max(_SEGMENT // self._layout.row.itemsize // mmap.PAGESIZE, 1) * mmap.PAGESIZE
         total = len(self._cells.values)
         segment = rows // length
         for number in range(-(-total // length)):
-            places = np.flatnonzero(segment == number)
+            places = np.flatnonzero(there if total <= length else segment == number)
             yield from (places[start : start + _AT_ONCE] for start in range(0, len(places), _AT_ONCE))
-            self._cells.release(number * length, min((number + 1) * length, total))
+            if _is_much(self._cells.values.nbytes, len(rows)):
+                self._cells.release(number * length, min((number + 1) * length, total))
 
 
 def _array(kind: pa.DataType, values: np.ndarray[Any, Any], valid: np.ndarray[Any, np.dtype[np.bool_]]) -> pa.Array:
     nulls = len(valid) - int(np.count_nonzero(valid))
     bits = pa.py_buffer(np.packbits(valid, bitorder="little")) if nulls else None
     return pa.Array.from_buffers(kind, len(values), [bits, pa.py_buffer(values)], nulls)
+
+
+def _is_much(mapped: int, rows: int) -> bool:
+    """Whether memory is given back; else the next join of few rows finds it in place."""
+    return mapped > _SEGMENT or rows >= _MANY
 
 
 def _is_fixed(kind: pa.DataType) -> bool:
