@@ -29,6 +29,7 @@ from ratchet.stack.processes import Identity, Target
 from ratchet.stack.units import Phase, Unit
 
 TICK_SECONDS = 0.1
+DYING_SECONDS = 10.0
 LOG_LIMIT_BYTES = 20_000_000
 
 
@@ -206,8 +207,19 @@ class Supervisor:
         child = self.children.get(name)
         return child.poll() if child else None
 
+    def _last_code(self, name: str) -> int | None:
+        """The exit code of a child that has ended; of one with many threads it may be a moment in coming.
+
+        Its main thread is a zombie as soon as it has ended, and can be reaped only when its last thread has.
+        """
+        child = self.children.get(name)
+        try:
+            return child.wait(DYING_SECONDS) if child else None
+        except subprocess.TimeoutExpired:
+            return None
+
     def _ended(self, unit: Unit, record: Record) -> None:
-        code = self._exit_code(unit.name)
+        code = self._last_code(unit.name)
         self.children.pop(unit.name, None)
         processes.kill_leftovers(self.home, {unit.name})
         record.identity = None

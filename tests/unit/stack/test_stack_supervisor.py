@@ -70,6 +70,17 @@ def test_what_a_killed_service_left_behind_is_ended_before_its_restart(run: Path
     assert not [identity for identity in old if processes.is_alive(identity)]
 
 
+def test_a_step_whose_main_thread_ends_before_its_others_is_judged_by_its_exit_code(run: Path) -> None:
+    """As a process of many threads ends under load: a zombie that cannot be reaped yet."""
+    script = (
+        "import ctypes, os, platform, threading, time\n"
+        "threading.Thread(target=lambda: (time.sleep(1.5), os._exit(0))).start()\n"
+        "ctypes.CDLL(None).syscall({'x86_64': 60, 'aarch64': 93}[platform.machine()], 0)  # ends this thread alone\n"
+    )
+    done = start(run, Unit("step", (sys.executable, "-c", script), kind="step"))["step"]
+    assert (done["phase"], done["detail"]) == ("done", "")
+
+
 def test_children_that_outlived_their_supervisor_are_adopted(run: Path) -> None:
     first = start(run, SLEEP)["sleeper"]["pid"]
     kill_supervisor(run)
