@@ -14,6 +14,7 @@ from running_system import System
 from small_model import SCORED
 from upsets import ask, crown, request
 
+from ratchet.adapters.features_feast import FeastFeatures
 from ratchet.ports.ledger import ScoredDay
 from ratchet.workflow.scoring import predictions
 
@@ -29,6 +30,12 @@ def scored(system: System, role: str) -> list[ScoredDay]:
 
 def folder(system: System) -> Path:
     return Path(system.ratchet.store.uri(f"predictions/{SCORED}"))
+
+
+def flights_of(system: System) -> FeastFeatures:
+    """The data themselves, to count in."""
+    settings = system.ratchet.settings
+    return FeastFeatures(settings.feature_repo_dir, settings.data_dir)
 
 
 def test_arriving_days_are_scored_by_champion_and_challenger_and_a_killed_run_is_completed(system: System) -> None:
@@ -48,7 +55,7 @@ def test_arriving_days_are_scored_by_champion_and_challenger_and_a_killed_run_is
     assert {row.version for row in champion} == {serving.version}
     assert {(row.version, row.attempt_id) for row in shadow} == {(attempt.challenger_version, attempt.id)}
     for row in champion:
-        flights = system.ratchet.features.count_rows("flights", row.day, row.day + timedelta(days=1))
+        flights = flights_of(system).count_rows("flights", row.day, row.day + timedelta(days=1))
         table = predictions(system.ratchet.store, row)
         assert table is not None
         assert table.num_rows == row.rows == flights > 100
@@ -73,7 +80,7 @@ def test_arriving_days_are_scored_by_champion_and_challenger_and_a_killed_run_is
     assert "nothing scored: every complete day up to" in system.command("score", SCORED)
 
     table = pq.read_table(folder(system))
-    flights = system.ratchet.features.count_rows("flights", whole[0], whole[-1] + timedelta(days=1))
+    flights = flights_of(system).count_rows("flights", whole[0], whole[-1] + timedelta(days=1))
     assert table.num_rows == 2 * flights
     assert table.group_by(["flight_id", "role"]).aggregate([]).num_rows == table.num_rows, "a row was scored twice"
     found = system.ratchet.verifier.verify(SCORED)
