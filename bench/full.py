@@ -130,13 +130,18 @@ def _interrupt(_number: int, _frame: object) -> None:
     raise Interrupted
 
 
+def listen() -> None:
+    """Let both signals end what runs; a shell's background jobs, and so the parts, would ignore the second."""
+    signal.signal(signal.SIGTERM, _interrupt)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
 def main() -> int:
     """Run, sum up, say what became of each; 1 unless all that are here are done."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--only", nargs="+", choices=[part.name for part in PARTS], help="these parts")
     asked = parser.parse_args()
-    signal.signal(signal.SIGTERM, _interrupt)
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs, and so the parts, ignore it
+    listen()
     became = run_all([part for part in PARTS if asked.only is None or part.name in asked.only])
     summed = subprocess.run([sys.executable, "-m", "bench.summary"], cwd=ROOT, check=False).returncode == 0
     say("; ".join(f"{name}: {what}" for name, what in became.items()))

@@ -47,7 +47,8 @@ try:
 except KeyboardInterrupt:
     pathlib.Path({str(stopped)!r}).touch()
 """
-    before = signal.signal(signal.SIGTERM, full._interrupt)
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    full.listen()
     over = threading.Event()
 
     def interrupt() -> None:
@@ -62,7 +63,8 @@ except KeyboardInterrupt:
     finally:
         over.set()
         thread.join()
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
     assert became == {"first": "done", "long": "interrupted", "last": "not run"}
     assert stopped.exists()
 
