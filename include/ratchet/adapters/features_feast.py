@@ -81,7 +81,7 @@ class FeastFeatures:
         if not found.path.exists():
             msg = (
                 f"{self.repo_dir / _DATASETS}: dataset {name!r} must exist at {found.path}, but does not. "
-                "Run: make setup"
+                "Put it there; the flights' datasets are built by: ratchet data build"
             )
             raise Refused(msg)
         return found
