@@ -57,12 +57,12 @@ PARTS = (
     Part("registering", 1),
     Part("warm_worker", 3),
     Part("whole_cycle", 12),
-    Part("snapshots", 40),
+    Part("snapshots", 15),
     Part("regression", 5),
     Part("monitoring", 10),
     Part("intake_rate", 3, script=True, servers="postgres,kafka"),
     Part("distributed_tuning", 20),
-    Part("tuning", 120),
+    Part("tuning", 25),
     Part("intake", 60, script=True),
 )
 

@@ -27,6 +27,7 @@ from typing import Annotated, Any, Literal, Self, get_args
 from zoneinfo import ZoneInfo
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
@@ -182,12 +183,38 @@ def _to_window(value: object) -> object:
         raise _rule(str(error)) from None
 
 
+def _days_only(value: timedelta) -> timedelta:
+    if value % timedelta(days=1):
+        raise _rule(f"must be whole days, because days are never split, but got {format_duration(value)}")
+    return value
+
+
+def _to_cron(text: str) -> str:
+    fields = text.split()
+    if len(fields) != len(_CRON_FIELDS):
+        raise _rule(f"must be five cron fields (minute hour day month weekday) of numbers, but got {text!r}")
+    for value, (name, lowest, highest) in zip(fields, _CRON_FIELDS, strict=True):
+        for part in value.split(","):
+            match = _CRON_PART.fullmatch(part)
+            bounds = [int(number) for number in match.groups()[:2] if number] if match else []
+            if (
+                match is None
+                or any(not lowest <= number <= highest for number in bounds)
+                or bounds != sorted(bounds)
+                or match[3] == "0"
+            ):
+                raise _rule(f"cron field {name} must lie in {lowest}-{highest}, but got {part!r} in {text!r}")
+    return text
+
+
 Duration = Annotated[
     timedelta,
     BeforeValidator(_to_duration),
     PlainSerializer(format_duration, return_type=str, when_used="json"),
 ]
 PositiveDuration = Annotated[Duration, Field(gt=timedelta(0))]
+WholeDays = Annotated[PositiveDuration, AfterValidator(_days_only)]
+Cron = Annotated[str, AfterValidator(_to_cron)]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$", max_length=63)]
 Text = Annotated[str, Field(min_length=1, max_length=1000)]
 Number = Annotated[float, Field(strict=True, allow_inf_nan=False)]
@@ -494,14 +521,9 @@ class Spine(_Closed):
 class Holdout(_Closed):
     """The newest mature local days, on which both models are compared; clusters are whole days."""
 
-    last: PositiveDuration
+    last: WholeDays
     cluster_by: Literal["day"] = "day"
     min_clusters: Annotated[int, Field(strict=True, ge=2)]
-
-    @field_validator("last")
-    @classmethod
-    def _whole_days(cls, value: timedelta) -> timedelta:
-        return _days_only(value)
 
     @model_validator(mode="after")
     def _can_hold_its_minimum(self) -> Self:
@@ -538,14 +560,9 @@ class Data(_Closed):
 
     spine: Spine
     features: Name
-    window: PositiveDuration
+    window: WholeDays
     holdout: Holdout
     allow_sensitive: tuple[AllowedSensitive, ...] | None = None
-
-    @field_validator("window")
-    @classmethod
-    def _whole_days(cls, value: timedelta) -> timedelta:
-        return _days_only(value)
 
     @field_validator("allow_sensitive")
     @classmethod
@@ -569,12 +586,6 @@ class Data(_Closed):
                 f"{format_duration(self.holdout.last)} plus two label delays, or no day is left to train on"
             )
         return self
-
-
-def _days_only(value: timedelta) -> timedelta:
-    if value % timedelta(days=1):
-        raise _rule(f"must be whole days, because days are never split, but got {format_duration(value)}")
-    return value
 
 
 class Confirmations(_Closed):
@@ -636,7 +647,7 @@ class Retrain(_Closed):
     """
 
     on: On
-    schedule: str | None = None
+    schedule: Cron | None = None
     debounce: Duration = timedelta(seconds=30)
     cooldown: Duration = timedelta(0)
     max_event_age: PositiveDuration = timedelta(days=30)
@@ -646,13 +657,6 @@ class Retrain(_Closed):
     priority: Annotated[int, Field(strict=True, ge=0, le=9)] = 5
     group: Name | None = None
     urgent: Annotated[float, Field(strict=True, ge=0, le=1)] | None = None
-
-    @field_validator("schedule")
-    @classmethod
-    def _five_fields(cls, value: str | None) -> str | None:
-        if value is not None:
-            _check_cron(value)
-        return value
 
     @field_validator("quiet_hours")
     @classmethod
@@ -673,23 +677,6 @@ class Retrain(_Closed):
                 "all drift that counts would be urgent"
             )
         return self
-
-
-def _check_cron(text: str) -> None:
-    fields = text.split()
-    if len(fields) != len(_CRON_FIELDS):
-        raise _rule(f"must be five cron fields (minute hour day month weekday) of numbers, but got {text!r}")
-    for value, (name, lowest, highest) in zip(fields, _CRON_FIELDS, strict=True):
-        for part in value.split(","):
-            match = _CRON_PART.fullmatch(part)
-            bounds = [int(number) for number in match.groups()[:2] if number] if match else []
-            if (
-                match is None
-                or any(not lowest <= number <= highest for number in bounds)
-                or bounds != sorted(bounds)
-                or match[3] == "0"
-            ):
-                raise _rule(f"cron field {name} must lie in {lowest}-{highest}, but got {part!r} in {text!r}")
 
 
 class Dimension(_Closed):
@@ -1007,7 +994,7 @@ class Probation(_Closed):
     a challenger that passes meanwhile waits for the end of the watch, or takes over and is watched itself.
     """
 
-    duration: PositiveDuration = Field(alias="for")
+    duration: WholeDays = Field(alias="for")
     revert: Literal["automatic", "alert"] = "automatic"
     loss_limit: LossLimit | None = None
     on_new_promotion: Literal["wait", "restart"] = "wait"
@@ -1015,7 +1002,7 @@ class Probation(_Closed):
     @field_validator("duration")
     @classmethod
     def _days_enough(cls, value: timedelta) -> timedelta:
-        if not timedelta(days=7) <= _days_only(value) <= timedelta(days=365):
+        if not timedelta(days=7) <= value <= timedelta(days=365):
             raise _rule(
                 f"must be between 7d and 365d, or the watch could show nothing, but got {format_duration(value)}"
             )
@@ -1037,27 +1024,15 @@ class Monitor(_Closed):
     complete no later than ``max_age`` ago is told.
     """
 
-    window: PositiveDuration = timedelta(days=28)
-    every: PositiveDuration = timedelta(days=7)
-    schedule: str | None = None
+    window: WholeDays = timedelta(days=28)
+    every: WholeDays = timedelta(days=7)
+    schedule: Cron | None = None
     checks: Annotated[tuple[Watched, ...], Field(min_length=1)] = get_args(Watched)
     level: Annotated[float, Field(strict=True, gt=0, le=0.5)] = 0.05
-    block: PositiveDuration = timedelta(days=7)
+    block: WholeDays = timedelta(days=7)
     seasonal: tuple[Name, ...] = ()
     min_rows: PositiveCount = 1000
     max_age: PositiveDuration | None = None
-
-    @field_validator("window", "every", "block")
-    @classmethod
-    def _whole_days(cls, value: timedelta) -> timedelta:
-        return _days_only(value)
-
-    @field_validator("schedule")
-    @classmethod
-    def _five_fields(cls, value: str | None) -> str | None:
-        if value is not None:
-            _check_cron(value)
-        return value
 
     @field_validator("checks", "seasonal")
     @classmethod
@@ -1086,22 +1061,10 @@ class Scoring(_Closed):
     """
 
     on_data: Annotated[bool, Field(strict=True)] = True
-    schedule: str | None = None
+    schedule: Cron | None = None
     horizon: Duration = timedelta(0)
-    catch_up: PositiveDuration = timedelta(days=35)
+    catch_up: WholeDays = timedelta(days=35)
     shadow: Literal["challenger", "none"] = "none"
-
-    @field_validator("schedule")
-    @classmethod
-    def _five_fields(cls, value: str | None) -> str | None:
-        if value is not None:
-            _check_cron(value)
-        return value
-
-    @field_validator("catch_up")
-    @classmethod
-    def _whole_days(cls, value: timedelta) -> timedelta:
-        return _days_only(value)
 
     @model_validator(mode="after")
     def _something_starts_it(self) -> Self:

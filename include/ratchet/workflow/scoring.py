@@ -31,6 +31,7 @@ from ratchet.records import RunContext
 from ratchet.workflow import dossiers
 from ratchet.workflow.artifacts import Artifacts, UnusableArtifact
 from ratchet.workflow.deciding import spec_of
+from ratchet.workflow.guarding import allowed_columns, recorded
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -131,6 +132,7 @@ class Scoring:
         if not planned.due:
             return _told([], [], planned.reason)
         self._features().apply()
+        held = {version: recorded(allowed_columns(self._features(), made.spec)) for version, made in makers.items()}
         shelf = _Shelf(self._artifacts(), model)
         done: list[ScoredDay] = []
         waiting: list[date] = []
@@ -141,7 +143,9 @@ class Scoring:
                 if rows.last_decision(made.spec) > until:
                     waiting.append(day)
                     break
-                said = made.said | {
+                said = {
+                    **made.said,
+                    **held[due.version],
                     "model": model,
                     "day": day.isoformat(),
                     "role": due.role,

@@ -50,7 +50,7 @@ from ratchet.domain.capacity import best_of_each
 from ratchet.domain.learning_curve import least_end
 from ratchet.domain.payoff import PayoffMatrix, Worth, break_even
 from ratchet.domain.regression import ErrorCosts, Errors
-from ratchet.domain.spec import QUANTILE, ModelSpec
+from ratchet.domain.spec import QUANTILE, ModelSpec, Tuning
 from ratchet.domain.threshold import TunedThreshold, tune
 from ratchet.domain.tuning import (
     Curve,
@@ -212,7 +212,7 @@ def tune_worker(
             ran = turn.run(study_name, rows, trials, [start_params(space, champion_params)])
         else:
             known = previous_best(champion_params, history)
-            ran = _by_policy(spec, turn, study_name, rows, earlier, trials, known)
+            ran = _by_policy(spec, spec.train.tuning, turn, study_name, rows, earlier, trials, known)
     except _RowsRefused as found:
         raise found.refused from None
     finished = studies.finished(study_name)
@@ -295,6 +295,7 @@ def policy_record(spec: ModelSpec, studies: Studies, study_name: str) -> dict[st
 
 def _by_policy(
     spec: ModelSpec,
+    tuning: Tuning,
     turn: _Turn,
     study: str,
     rows: Callable[[], _Trials | _RegressionTrials],
@@ -307,9 +308,7 @@ def _by_policy(
     Where A is too short for a hold-out of its own, the proposals are made on all rows, in the one study. Returns how
     many trials ran here.
     """
-    tuning, studies, fewer = spec.train.tuning, turn.studies, fewer_rows_study(study)
-    if tuning is None:
-        raise Refused("train.tuning must say by which policy to tune, but is left out.")
+    studies, fewer = turn.studies, fewer_rows_study(study)
     known = distinct([start_params(turn.space, params) for params in previous]) if tuning.policy == "retune" else []
     plan, needed, threads = Plan.of(trials, len(known)), spec.gate.min_uplift, spec.runtime.threads
 

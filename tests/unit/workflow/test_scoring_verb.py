@@ -21,11 +21,13 @@ from test_regression_attempts import RegressionWorld
 from worlds import Runs
 
 from ratchet.adapters.storage import CorruptObjectError
+from ratchet.domain.sensitive import AllowedColumn
 from ratchet.domain.spec import ModelSpec
 from ratchet.errors import Refused
 from ratchet.ports.ledger import ScoredDay
 from ratchet.records import RunContext
 from ratchet.workflow.attempting import table_digest
+from ratchet.workflow.guarding import in_words
 from ratchet.workflow.scoring import METADATA, Scoring, key_of, manifest_of, predictions
 from ratchet.workflow.verifying import Finding, Verifier
 
@@ -193,6 +195,16 @@ def test_the_manifest_says_what_the_file_was_made_from_and_the_file_says_it_too(
     }
     said = json.loads(scored.table(FIRST).schema.metadata[METADATA])
     assert said == {name: value for name, value in manifest.items() if name in said}
+
+
+def test_the_manifest_lists_the_sensitive_columns_that_the_rows_hold_as_a_snapshots_does(
+    scored: Scored, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    key = AllowedColumn("flight_id", ("pii",), "entity 'flight'", "key", "it is booked by", show_values=False)
+    monkeypatch.setattr("ratchet.workflow.scoring.allowed_columns", lambda features, spec: (key,))
+    scored.score()
+    manifest = json.loads(scored.store.get_bytes(manifest_of(MODEL, FIRST, "champion")))
+    assert in_words(manifest) == [str(key)]
 
 
 def test_a_folder_of_predictions_is_read_as_one_table(scored: Scored) -> None:
