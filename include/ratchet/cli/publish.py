@@ -1,15 +1,19 @@
-"""Publish events by hand, as a monitoring system would."""
+"""Publish events by hand, as a monitoring system would, or a monitoring system's own report as the events it tells."""
 
 from __future__ import annotations
 
+import sys
 import uuid
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
-from typing import Annotated
+from pathlib import Path
+from typing import Annotated, cast
 
 import typer
 
 from ratchet import events
 from ratchet.bootstrap import wire
+from ratchet.domain.translations import MAX_BYTES, SYSTEMS, Given, Untranslatable, translate
 from ratchet.errors import Refused
 
 app = typer.Typer(
@@ -55,18 +59,25 @@ def send(
         source,
         _aware(at) if at is not None else business_now(),
     )
-    event = observation.checked()
+    _send([observation], binary=binary, dry_run=dry_run)
+
+
+def _send(observations: Sequence[events.Observation], *, binary: bool, dry_run: bool) -> None:
     mode: events.Mode = "binary" if binary else "structured"
+    checked = [observation.checked() for observation in observations]
     if dry_run:
-        key, value, headers = events.record(event, mode)
-        typer.echo(f"topic {event.topic}, key {key.decode()}")
-        for name, content in headers:
-            typer.echo(f"{name}: {content.decode()}")
-        typer.echo(f"\n{value.decode()}")
+        for index, event in enumerate(checked):
+            key, value, headers = events.record(event, mode)
+            separator = "\n" if index else ""
+            typer.echo(f"{separator}topic {event.topic}, key {key.decode()}")
+            for name, content in headers:
+                typer.echo(f"{name}: {content.decode()}")
+            typer.echo(f"\n{value.decode()}")
         return
     with events.Publisher(mode=mode, bus=wire().bus) as publisher:
-        publisher.publish([observation])
-    typer.echo(f"published {event.id} to {event.topic}")
+        publisher.publish(observations)
+    for event in checked:
+        typer.echo(f"published {event.id} to {event.topic}")
 
 
 def _aware(moment: datetime) -> datetime:
@@ -195,3 +206,62 @@ def retrain(
         raise Refused("a request needs a reason. Say why: --reason '…'")
     request = events.RetrainRequested(reason=reason, actor=actor)
     send(request, model, event_id=event_id, source=source, at=at, binary=binary, dry_run=dry_run)
+
+
+@app.command()
+def report(
+    system: Annotated[
+        str,
+        typer.Argument(help=f"Who made it: {', '.join(SYSTEMS)}.", autocompletion=lambda: list(SYSTEMS)),
+    ],
+    file: Annotated[Path, typer.Argument(help="Its report, result or webhook message; - is the standard input.")],
+    model: Annotated[str | None, typer.Option(help="The model it is about, where the report does not say.")] = None,
+    window_end: Annotated[
+        datetime | None,
+        typer.Option(help="End of the data it looked at; when it was made, where it says, if left out."),
+    ] = None,
+    window_start: Annotated[
+        datetime | None, typer.Option(help="Start of the data it looked at; a day before the end when left out.")
+    ] = None,
+    check: Annotated[str | None, typer.Option(help="Name of the check, in place of the one that it makes.")] = None,
+    evidence_uri: Annotated[str | None, typer.Option(help="Where a person finds the report.")] = None,
+    source: Annotated[str | None, typer.Option("--source", help="Who speaks; /monitors/SYSTEM when left out.")] = None,
+    binary: Binary = False,
+    dry_run: DryRun = False,
+) -> None:
+    """Tell what a monitoring system's report says: the same report again changes nothing.
+
+    ratchet publish report evidently drift.json --model flight_delay --window-end 2013-06-14T04:00:00
+
+    docs/monitoring-systems.md says what each system's reports become. It may be nothing.
+    """
+    given = Given(
+        model=model,
+        window_start=None if window_start is None else _aware(window_start),
+        window_end=None if window_end is None else _aware(window_end),
+        check=check,
+        evidence_uri=evidence_uri,
+    )
+    try:
+        told = translate(system, _read(file), given, source=source)
+    except Untranslatable as error:
+        raise Refused(f"{file}: {error}") from error
+    if not told:
+        typer.echo("nothing published: the report tells nothing that counts")
+        return
+    observations = [
+        events.Observation(cast("events.InboundData", event.data), event.subject, event.id, event.source, event.time)
+        for event in told
+    ]
+    _send(observations, binary=binary, dry_run=dry_run)
+
+
+def _read(file: Path) -> bytes:
+    """No more of it than is needed to see that it is too long."""
+    if file == Path("-"):
+        return sys.stdin.buffer.read(MAX_BYTES + 1)
+    try:
+        with file.open("rb") as opened:
+            return opened.read(MAX_BYTES + 1)
+    except OSError as error:
+        raise Refused(f"{file} cannot be read: {error.strerror}. Name a file, or - for the standard input") from error
