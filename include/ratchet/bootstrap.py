@@ -33,6 +33,7 @@ from ratchet.workflow.inspecting import Inspection
 from ratchet.workflow.intake import Intake
 from ratchet.workflow.monitoring import Monitors
 from ratchet.workflow.promotion import Promotions
+from ratchet.workflow.purging import Purges
 from ratchet.workflow.reconciling import Reconciler
 from ratchet.workflow.repeating import Repeats
 from ratchet.workflow.replaying import Replays
@@ -185,6 +186,11 @@ class Ratchet:
     def verifier(self) -> Verifier:
         """Looks at all that the ledger names by a digest."""
         return Verifier(self.ledger, self.audit_log, self.artifacts, lambda: self.registry, lambda: self.store)
+
+    @cached_property
+    def purges(self) -> Purges:
+        """Removes what retention does not keep."""
+        return Purges(self.ledger, lambda: self.store, lambda: self.registry, lambda: self.studies)
 
     @cached_property
     def _parts(self) -> Parts:

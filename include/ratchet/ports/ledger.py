@@ -448,6 +448,27 @@ class MonitoredRow:
     done_at: datetime | None = None
 
 
+@dataclass(frozen=True)
+class RemovalRow:
+    """One thing that retention removes, by kind and name; ``removed_at`` is None until it is gone.
+
+    ``bytes`` are those that were freed, None where they are not known.
+    """
+
+    model: str
+    kind: str
+    name: str
+    why: str
+    decided_at: datetime
+    removed_at: datetime | None
+    bytes: int | None
+
+    @property
+    def said(self) -> str:
+        """In words, as the end of a sentence."""
+        return f"was removed by retention on {self.decided_at:%Y-%m-%d} ({self.why})"
+
+
 class Tx(Protocol):
     """One transaction. Business decisions are made outside; this reads and writes."""
 
@@ -594,6 +615,12 @@ class Tx(Protocol):
     def monitored(
         self, model: str | None = None, *, window_end: datetime | None = None, limit: int | None = None
     ) -> list[MonitoredRow]: ...
+
+    # retention
+    def decide_removals(self, model: str, items: Sequence[tuple[str, str, str]]) -> None: ...
+    def finish_removal(self, model: str, kind: str, name: str, freed_bytes: int | None) -> None: ...
+    def removal(self, model: str, kind: str, name: str) -> RemovalRow | None: ...
+    def removals(self, model: str) -> list[RemovalRow]: ...
 
     # approvals
     def insert_approval_request(self, request: ApprovalRequestRow) -> None: ...
