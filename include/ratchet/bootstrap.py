@@ -26,7 +26,7 @@ from ratchet.workflow.artifacts import Artifacts
 from ratchet.workflow.attempting import Attempts, Models, Parts
 from ratchet.workflow.auditing import AuditLog
 from ratchet.workflow.claiming import Claims
-from ratchet.workflow.costing import Costs, costs_of
+from ratchet.workflow.costing import Costs, ModelForecast, costs_of, forecasts_of
 from ratchet.workflow.dossiers import attempt_of
 from ratchet.workflow.guarding import GuardedFeatures, allowed_columns, recorded
 from ratchet.workflow.inspecting import Inspection
@@ -379,6 +379,10 @@ class Ratchet:
     def costs(self, model: str | None = None) -> Costs:
         """What the attempts of one model, or of all, have cost."""
         return costs_of(self.ledger, lambda: self.store, model)
+
+    def forecasts(self, model: str | None = None) -> list[ModelForecast]:
+        """What the next run of one model, or of each, is expected to take."""
+        return forecasts_of(self.ledger, model)
 
     def selftest(self, model: str | None = None, actor: str = "ratchet") -> dict[str, str]:
         """Test the gate on one model or on all; each model's outcome: ``passed``, ``failed`` or ``not_judged``."""

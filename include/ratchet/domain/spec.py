@@ -627,14 +627,30 @@ class On(_Closed):
     performance: OnPerformance | None = None
 
 
+class Money(_Closed):
+    """So much money, at the price of a core hour."""
+
+    amount: Annotated[float, Field(strict=True, gt=0, allow_inf_nan=False)]
+    core_hour: Annotated[float, Field(strict=True, gt=0, allow_inf_nan=False)]
+    unit: Annotated[str, Field(min_length=1, max_length=16)]
+
+
 class Budget(_Closed):
     """How much a model may spend, by business-local day and month.
 
-    A core hour is an hour of a finished step times ``runtime.threads``; each tuning worker is a step of its own.
+    A core hour is an hour of a finished step times ``runtime.threads``; each tuning worker is a step of its own. Before
+    a run starts its forecast (:mod:`ratchet.domain.forecasting`) must fit into what is left of each limit.
     """
 
     runs_per_day: PositiveCount
+    core_hours_per_day: Annotated[float, Field(strict=True, gt=0, allow_inf_nan=False)] | None = None
     core_hours_per_month: Annotated[float, Field(strict=True, gt=0, allow_inf_nan=False)] | None = None
+    money_per_month: Money | None = None
+
+    @property
+    def counts_hours(self) -> bool:
+        """Whether anything but runs is limited."""
+        return (self.core_hours_per_day, self.core_hours_per_month, self.money_per_month) != (None, None, None)
 
 
 class Retrain(_Closed):
