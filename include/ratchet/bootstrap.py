@@ -26,13 +26,14 @@ from ratchet.workflow.artifacts import Artifacts
 from ratchet.workflow.attempting import Attempts, Models, Parts
 from ratchet.workflow.auditing import AuditLog
 from ratchet.workflow.claiming import Claims
-from ratchet.workflow.costing import Costs, costs_of
+from ratchet.workflow.costing import Costs, ModelForecast, costs_of, forecasts_of
 from ratchet.workflow.dossiers import attempt_of
 from ratchet.workflow.guarding import GuardedFeatures, allowed_columns, recorded
 from ratchet.workflow.inspecting import Inspection
 from ratchet.workflow.intake import Intake
 from ratchet.workflow.monitoring import Monitors
 from ratchet.workflow.promotion import Promotions
+from ratchet.workflow.purging import Purges
 from ratchet.workflow.reconciling import Reconciler
 from ratchet.workflow.repeating import Repeats
 from ratchet.workflow.replaying import Replays
@@ -185,6 +186,11 @@ class Ratchet:
     def verifier(self) -> Verifier:
         """Looks at all that the ledger names by a digest."""
         return Verifier(self.ledger, self.audit_log, self.artifacts, lambda: self.registry, lambda: self.store)
+
+    @cached_property
+    def purges(self) -> Purges:
+        """Removes what retention does not keep."""
+        return Purges(self.ledger, lambda: self.store, lambda: self.registry, lambda: self.studies)
 
     @cached_property
     def _parts(self) -> Parts:
@@ -373,6 +379,10 @@ class Ratchet:
     def costs(self, model: str | None = None) -> Costs:
         """What the attempts of one model, or of all, have cost."""
         return costs_of(self.ledger, lambda: self.store, model)
+
+    def forecasts(self, model: str | None = None) -> list[ModelForecast]:
+        """What the next run of one model, or of each, is expected to take."""
+        return forecasts_of(self.ledger, model)
 
     def selftest(self, model: str | None = None, actor: str = "ratchet") -> dict[str, str]:
         """Test the gate on one model or on all; each model's outcome: ``passed``, ``failed`` or ``not_judged``."""

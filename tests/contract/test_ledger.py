@@ -335,6 +335,24 @@ def test_hours_are_those_of_the_steps_of_attempts_since(ledger):
     assert hours == pytest.approx(2, abs=0.01)
 
 
+def test_a_removal_is_decided_once_and_finished_once(ledger):
+    with ledger.transaction() as tx:
+        tx.decide_removals("m", [("version", "1", "retention.versions: 2"), ("study", "m.1", "retention.studies: 1d")])
+    with ledger.transaction() as tx:
+        tx.decide_removals("m", [("version", "1", "another rule")])
+        tx.finish_removal("m", "version", "1", 12)
+    with ledger.transaction() as tx:
+        tx.finish_removal("m", "version", "1", 0)
+        row = tx.removal("m", "version", "1")
+        assert (row.why, row.bytes, row.removed_at is not None) == ("retention.versions: 2", 12, True)
+        assert tx.removal("m", "snapshot", "1") is None
+        assert [(each.kind, each.removed_at is None) for each in tx.removals("m")] == [
+            ("study", True),
+            ("version", False),
+        ]
+        assert tx.removals("other") == []
+
+
 def test_a_watermark_never_moves_back(ledger):
     with ledger.transaction() as tx:
         tx.advance_watermark("flights", NOW, 1.0)

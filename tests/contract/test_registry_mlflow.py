@@ -115,6 +115,32 @@ def test_an_attempt_registers_one_version_however_often_it_asks(registry: Regist
     assert [register(registry, "a.1", folder, model=model) for _ in range(3)] == [1, 1, 1]
 
 
+def test_a_removed_version_is_gone_with_its_files_and_its_number_is_not_given_again(
+    registry: Registry, tmp_path: Path, model: str
+):
+    for number in (1, 2):
+        register(registry, f"a.{number}", saved(tmp_path / str(number), rounds=number), model=model)
+    assert registry.versions(model) == {1: "a.1", 2: "a.2"}
+    assert model in registry.models()
+    folder = registry.download(model, 2)
+    assert registry.remove(model, 2) > 1000
+    assert not folder.exists()
+    assert registry.versions(model) == {1: "a.1"}
+    with pytest.raises(Refused):
+        registry.download(model, 2)
+    assert registry.remove(model, 2) == 0
+    assert register(registry, "a.3", saved(tmp_path / "3", rounds=3), model=model) == 3
+    assert registry.versions(f"{model}_unknown") == {}
+
+
+def test_a_version_that_an_alias_names_is_not_removed(registry: Registry, tmp_path: Path, model: str):
+    register(registry, "a.1", saved(tmp_path / "1"), model=model)
+    registry.set_alias(model, "champion", 1)
+    with pytest.raises(Refused, match=f"version 1 of {model}"):
+        registry.remove(model, 1)
+    assert registry.versions(model) == {1: "a.1"}
+
+
 @pytest.mark.parametrize("estimator", [XGBOOST, *SKLEARN])
 def test_a_downloaded_version_is_what_was_registered_byte_for_byte(
     registry: Registry, tmp_path: Path, model: str, estimator: str
@@ -388,3 +414,22 @@ def test_requirements_come_from_the_lock_file_or_not_at_all(tmp_path: Path):
 def test_a_missing_artifact_is_missing_not_unavailable(real: MlflowRegistry, tmp_path: Path, model: str):
     with pytest.raises(MissingObjectError):
         register(real, "a.1", tmp_path / "absent", model=model)
+
+
+def test_files_that_a_killed_removal_took_before_its_version_do_not_stop_the_next_one(
+    tmp_path: Path, mlflow_home: Path, monkeypatch: pytest.MonkeyPatch, model: str
+):
+    monkeypatch.chdir(mlflow_home)
+    registry = MlflowRegistry(mlflow_uri(mlflow_home), lock_file=LOCK_FILE, download_dir=tmp_path / "downloads")
+    register(registry, "a.1", saved(tmp_path / "1"), model=model)
+
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(registry._client, "delete_model_version", killed)
+        with pytest.raises(KeyboardInterrupt):
+            registry.remove(model, 1)
+    assert registry.versions(model) == {1: "a.1"}
+    assert registry.remove(model, 1) == 0
+    assert registry.versions(model) == {}

@@ -85,6 +85,18 @@ def studies(request: pytest.FixtureRequest, tmp_path: Path):
         yield optuna_studies
 
 
+def test_a_removed_study_is_gone_and_others_are_not(studies: Studies):
+    for study in ("m.1", "m.1.fewer-rows", "m.2"):
+        run(studies, study=study, trials=2)
+    assert sorted(studies.names()) == ["m.1", "m.1.fewer-rows", "m.2"]
+    studies.remove("m.1")
+    studies.remove("m.1")
+    assert sorted(studies.names()) == ["m.1.fewer-rows", "m.2"]
+    assert studies.ended("m.1") == []
+    assert len(studies.ended("m.2")) == 2
+    assert run(studies, study="m.1", trials=1) == 1, "the name may be used again"
+
+
 def test_the_first_trial_is_the_start(studies: Studies):
     run(studies, trials=1)
     assert dict(studies.finished("m.1")[0].params) == START

@@ -21,7 +21,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 from urllib.parse import urlsplit
@@ -143,6 +143,64 @@ class MlflowRegistry:
                 if (fetched / name).is_file():
                     write_atomically(target / name, fetched / name)
         return target
+
+    def models(self) -> list[str]:
+        """See ``ratchet.ports.registry.Registry.models``."""
+        with self._translated("list the registered models"):
+            return sorted(str(model.name) for model in self._paged(self._client.search_registered_models))
+
+    def versions(self, model: str) -> dict[int, str]:
+        """See ``ratchet.ports.registry.Registry.versions``."""
+        with self._translated(f"list the versions of {model}"):
+            found = self._paged(partial(self._client.search_model_versions, f"name = '{model}'"))
+            return dict(sorted((int(each.version), each.tags.get(ATTEMPT_TAG, "")) for each in found))
+
+    def remove(self, model: str, version: int) -> int:
+        """See ``ratchet.ports.registry.Registry.remove``.
+
+        Files first: the version alone says where they are. Its run keeps parameters, metrics and model card.
+        """
+        from mlflow.exceptions import MlflowException  # noqa: PLC0415 - mlflow costs seconds
+
+        with self._translated(f"remove version {version} of {model}"):
+            try:
+                found = self._client.get_model_version(model, str(version))
+            except MlflowException as error:
+                if error.error_code == "RESOURCE_DOES_NOT_EXIST":
+                    return 0
+                raise
+            if found.aliases:
+                raise Refused(f"alias {found.aliases[0]} names version {version} of {model}. Move the alias first.")
+            freed = self._remove_files(str(self._client.get_run(found.run_id).info.artifact_uri))
+            self._client.delete_model_version(model, str(version))
+        for folder in (self._downloads / model).glob(f"{version}-*"):
+            shutil.rmtree(folder, ignore_errors=True)
+        return freed
+
+    def _remove_files(self, location: str) -> int:
+        from mlflow.store.artifact.artifact_repository_registry import (  # noqa: PLC0415 - mlflow costs seconds
+            get_artifact_repository,
+        )
+
+        repository = get_artifact_repository(location, tracking_uri=self._uri)
+        folders, freed = [ARTIFACT_PATH], 0
+        while folders:
+            for file in repository.list_artifacts(folders.pop()):
+                if file.is_dir:
+                    folders.append(file.path)
+                else:
+                    freed += int(file.file_size or 0)
+        if freed:
+            repository.delete_artifacts(ARTIFACT_PATH)
+        return freed
+
+    @staticmethod
+    def _paged(search: Callable[..., Any]) -> Iterator[Any]:
+        token: str | None = ""
+        while token is not None:
+            page = search(page_token=token or None)
+            yield from page
+            token = page.token or None
 
     def _expect_files(self, model: str, version: int) -> None:
         """Refuse a version whose files are gone: fetching them would look like a server that is away."""

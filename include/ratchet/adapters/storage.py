@@ -122,6 +122,19 @@ class ObjectStore:
             found = self._fs.find(root, detail=True) if self._fs.isdir(root) else {}
         return {f"{prefix}/{PurePosixPath(path).relative_to(root)}": int(info["size"]) for path, info in found.items()}
 
+    def delete(self, key: str) -> int:
+        """Remove the object, or every object below the key; returns their bytes, 0 where nothing is there.
+
+        Of a folder that was removed in part, as by a killed process, the rest is removed.
+        """
+        path = self._path(key)
+        with self._translated(key):
+            if not self._fs.exists(path):
+                return 0
+            freed = sum(int(info["size"]) for info in self._fs.find(path, detail=True).values())
+            self._fs.rm(path, recursive=True)
+        return freed
+
     def put_dir(self, key: str, folder: Path) -> dict[str, str]:
         """Store every file below a local folder; returns relative path → SHA-256, in path order."""
         files = sorted(path for path in folder.rglob("*") if path.is_file())

@@ -137,6 +137,16 @@ class OptunaStudies:
             reason: str | None = self._place.of(study).get_study_user_attrs(found).get(STOPPED)
             return reason
 
+    def names(self) -> dict[str, int | None]:
+        """See ``ratchet.ports.studies.Studies.names``."""
+        with translated(self._url):
+            return self._place.names()
+
+    def remove(self, study: str) -> None:
+        """See ``ratchet.ports.studies.Studies.remove``."""
+        with translated(self._url):
+            self._place.remove(study)
+
     def prepare(self) -> None:
         """Make or check the tables. Workers do it too when they must; once per deployment saves them the wait."""
         with translated(self._url):

@@ -25,6 +25,7 @@ from optuna.storages.journal import JournalFileBackend
 from ratchet.errors import Unavailable
 
 JOURNAL = "journal"
+SUFFIX = ".journal"
 SCHEMA_TRIES = 3
 
 
@@ -37,6 +38,14 @@ class StudyStorage(Protocol):
 
     def knows(self, study: str) -> bool:
         """Whether there may be such a study; nothing is made."""
+        ...
+
+    def names(self) -> dict[str, int | None]:
+        """Every study with its bytes; None where they are not known."""
+        ...
+
+    def remove(self, study: str) -> None:
+        """Remove the study, if there is one."""
         ...
 
     def now(self) -> float:
@@ -87,6 +96,23 @@ class Journals:
         """See ``StudyStorage.knows``."""
         return self._file(study).exists()
 
+    def names(self) -> dict[str, int | None]:
+        """One file each."""
+        try:
+            files = sorted(self._folder.glob(f"*{SUFFIX}"))
+            return {unquote(file.name.removesuffix(SUFFIX)): file.stat().st_size for file in files}
+        except OSError as error:
+            raise StorageInternalError(str(error)) from error
+
+    def remove(self, study: str) -> None:
+        """The file and its lock."""
+        self._opened.pop(study, None)
+        try:
+            for file in (self._file(study), self._file(study).with_suffix(".lock")):
+                file.unlink(missing_ok=True)
+        except OSError as error:
+            raise StorageInternalError(str(error)) from error
+
     def now(self) -> float:
         """The machine's clock: all workers of the file run on it."""
         return time.time()
@@ -103,7 +129,7 @@ class Journals:
         self._opened.clear()
 
     def _file(self, study: str) -> Path:
-        return self._folder / f"{quote(study, safe='')}.journal"
+        return self._folder / f"{quote(study, safe='')}{SUFFIX}"
 
 
 class _KernelLock:
@@ -166,6 +192,17 @@ class Database:
         """Cheaper to ask for it."""
         del study
         return True
+
+    def names(self) -> dict[str, int | None]:
+        """What a study takes is not known of rows in shared tables."""
+        return {study.study_name: None for study in self.of("").get_all_studies()}
+
+    def remove(self, study: str) -> None:
+        """With its trials."""
+        try:
+            self.of("").delete_study(self.of("").get_study_id_from_name(study))
+        except KeyError:
+            return
 
     def now(self) -> float:
         """The server's clock; the machine's for SQLite, which has no other."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Annotated
 
 import typer
@@ -10,6 +11,7 @@ from ratchet.bootstrap import wire
 from ratchet.cli.tables import AsJson, print_rows
 from ratchet.domain.costs import GIGABYTE, By, Cost, Prices, months, report
 from ratchet.errors import Refused
+from ratchet.workflow.costing import ModelForecast
 
 
 def costs(
@@ -19,14 +21,23 @@ def costs(
     core_hour: Annotated[float | None, typer.Option(help="What a core hour costs.", min=0)] = None,
     gigabyte_month: Annotated[float | None, typer.Option(help="What a gigabyte kept for a month costs.", min=0)] = None,
     unit: Annotated[str, typer.Option(help="Of these prices.")] = "USD",
+    forecast: Annotated[
+        bool, typer.Option("--forecast", help="What the next run of each model is expected to take.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """What attempts took in each month, and what is kept of those that began up to its end; prices where given.
 
     A core hour is an hour of a finished step times its spec's threads, as budgets count it. Bytes are those of
-    snapshots, evidence, dossiers and cards.
+    snapshots, evidence, dossiers and cards. A forecast is of core hours: the median of what the last runs would have
+    taken with the spec's trials, and what four of five of them would not exceed.
     """
     ratchet = wire()
+    if forecast:
+        if month is not None:
+            raise Refused("--month is of what was spent; a forecast is of the next run")
+        _print_forecasts(ratchet.forecasts(model), core_hour, unit, as_json=as_json)
+        return
     found = ratchet.costs(model)
     asked = months(found.attempts)
     if month is not None:
@@ -50,6 +61,29 @@ def costs(
         return
     columns = ["month", "attempts", "promoted", "core_hours", "gigabytes", *(["price"] if prices else []), by]
     print_rows([_told(row, by, unit) for row in rows], columns, as_json=False)
+
+
+def _print_forecasts(found: list[ModelForecast], core_hour: float | None, unit: str, *, as_json: bool) -> None:
+    if as_json:
+        priced = {} if core_hour is None else {"core_hour": core_hour, "unit": unit}
+        print_rows([asdict(one) | priced for one in found], [], as_json=True)
+        return
+    rows = []
+    for one in found:
+        told, basis = one.told, "no comparable run has finished yet"
+        if told is not None:
+            held = f"; {one.held} of {one.checked} runs took no more than was forecast" if one.checked else ""
+            basis = f"{told.basis}{held}"
+        left = "; ".join(f"{rule}: {spent:.3g} of {most:g} {of}" for rule, spent, most, of in one.limits)
+        hours = {"median": told and told.median, "upper": told and told.upper}
+        row = {name: None if value is None else f"{value:.4f}" for name, value in hours.items()}
+        if core_hour is not None:
+            row["price"] = None if told is None else f"{told.upper * core_hour:,.4f} {unit}"
+        rows.append(
+            {"model": one.model, "trials": one.trials} | row | {"basis": f"{basis}{'; ' + left if left else ''}"}
+        )
+    columns = ["model", "trials", "median", "upper", *(["price"] if core_hour is not None else []), "basis"]
+    print_rows(rows, columns, as_json=False)
 
 
 def _told(row: Cost, by: By, unit: str) -> dict[str, object]:

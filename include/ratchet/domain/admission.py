@@ -13,7 +13,7 @@ An event is first judged by itself: *expired*, *suppressed* (not listened to, to
 (unconfirmed, accumulating), or it *counts*. The follow-up that an undecided attempt left behind counts from its date,
 once the data reach so far; until then data and mild drift wait for it, unless something else counts (a request,
 degraded performance, urgent drift), which takes all of them along. Where at least one counts, the rules of the model
-decide: champion, fresh days, quiet hours, cooldown, runs per day, core hours, then debounce. Events wait as
+decide: champion, fresh days, quiet hours, cooldown, runs per day, core hours and money, then debounce. Events wait as
 ``deferred`` with the moment the rule lifts, and at the latest until they are too old; while debounce runs they are
 ``pending``. A person's request passes debounce and cooldown, nothing else.
 
@@ -38,8 +38,9 @@ from ratchet.domain.events import (
     RetrainRequested,
 )
 from ratchet.domain.fleet import SHRINKS_TO
+from ratchet.domain.forecasting import RunCost, forecast, trials_within
 from ratchet.domain.quiet import QuietWindow, quiet_until
-from ratchet.domain.spec import ModelSpec, format_duration
+from ratchet.domain.spec import ModelSpec, Money, format_duration
 
 MAX_DEBOUNCES = 10
 
@@ -69,6 +70,8 @@ class AdmissionPolicy:
     urgent: float | None
     shrink: bool
     trials: int
+    core_hours_per_day: float | None = None
+    money_per_month: Money | None = None
 
     @classmethod
     def from_spec(cls, spec: ModelSpec) -> Self:
@@ -93,6 +96,8 @@ class AdmissionPolicy:
             urgent=spec.retrain.urgent,
             shrink=spec.retrain.on_overload == "shrink",
             trials=spec.train.trials,
+            core_hours_per_day=spec.retrain.budget.core_hours_per_day,
+            money_per_month=spec.retrain.budget.money_per_month,
         )
 
 
@@ -136,22 +141,22 @@ class FreshDays:
 
 @dataclass(frozen=True)
 class CoreHours:
-    """Core hours of the business-local month: ``spent`` until now, and ``resets_at`` when the next month begins.
+    """Core hours of the business-local day or month: ``spent`` until now, and ``resets_at`` when the next one begins.
 
-    What the last finished run took: ``per_trial`` for each trial, ``fixed`` for all else; None when there is none.
+    ``past`` is what comparable runs took, the newest first; empty while none has finished.
     """
 
     spent: float
     resets_at: datetime
-    fixed: float | None = None
-    per_trial: float | None = None
+    past: tuple[RunCost, ...] = ()
 
 
 @dataclass(frozen=True)
 class History:
-    """What admission needs to know of the past. Times are business times; ``core_hours`` where there is a budget.
+    """What admission needs to know of the past. Times are business times.
 
-    ``as_of`` is how far the data are complete; None when that is not known.
+    ``core_hours`` are the month's and ``core_hours_today`` the day's, where there is a budget of any; ``as_of`` is how
+    far the data are complete, None when that is not known.
     """
 
     has_champion: bool
@@ -162,6 +167,7 @@ class History:
     fresh: FreshDays
     core_hours: CoreHours | None = None
     as_of: datetime | None = None
+    core_hours_today: CoreHours | None = None
 
 
 @dataclass(frozen=True)
@@ -229,7 +235,7 @@ def decide_admission(policy: AdmissionPolicy, events: Sequence[OpenEvent], histo
         policy, ordered, [_judge_alone(policy, event, facts, now) for event in ordered], history, now
     )
     counting = [event for event, verdict in zip(ordered, alone, strict=True) if verdict is _COUNTS]
-    room = _room(policy, history.core_hours, now)
+    room = _room(policy, history, now)
     due_at: datetime | None = None
     word: _Verdict | None = None
     if counting:
@@ -444,7 +450,7 @@ def _judge_data(policy: AdmissionPolicy, event: OpenEvent, data: DataArrived, fa
 
 @dataclass(frozen=True)
 class _Room:
-    """What the month's core hours leave: the moment and the sentence that say no, or how many trials, or all."""
+    """What a budget leaves: the moment and the sentence that say no, or how many trials, or all."""
 
     lift: datetime | None = None
     reason: str = ""
@@ -452,29 +458,58 @@ class _Room:
     shrunk: str | None = None
 
 
-def _room(policy: AdmissionPolicy, month: CoreHours | None, now: Now) -> _Room:
-    """Whether the month's core hours have room for a run like the last one; unknown until one has finished.
+@dataclass(frozen=True)
+class _Limit:
+    """One limit of the budget, in ``unit``, of which a core hour takes ``per_hour``."""
+
+    rule: str
+    amount: float
+    unit: str
+    period: str
+    hours: CoreHours
+    per_hour: float = 1.0
+
+
+def _room(policy: AdmissionPolicy, history: History, now: Now) -> _Room:
+    """What all limits together leave: the one that lifts last, else the fewest trials."""
+    day, month, money = history.core_hours_today, history.core_hours, policy.money_per_month
+    limits = []
+    if policy.core_hours_per_day is not None and day is not None:
+        limits.append(_Limit("core_hours_per_day", policy.core_hours_per_day, "core hours", "day", day))
+    if policy.core_hours_per_month is not None and month is not None:
+        limits.append(_Limit("core_hours_per_month", policy.core_hours_per_month, "core hours", "month", month))
+    if money is not None and month is not None:
+        limits.append(_Limit("money_per_month", money.amount, money.unit, "month", month, money.core_hour))
+    rooms = [_room_of(policy, limit, now) for limit in limits]
+    held = [(room.lift, room.reason, room) for room in rooms if room.lift is not None]
+    if held:
+        return max(held, key=lambda each: each[:2])[2]
+    return min((room for room in rooms if room.trials is not None), key=lambda room: room.trials or 0, default=_Room())
+
+
+def _room_of(policy: AdmissionPolicy, limit: _Limit, now: Now) -> _Room:
+    """Whether the limit has room for a run as forecast; unknown until one has finished.
 
     A run that does not fit is shrunk to the trials that do, where the spec says so and these are at least a quarter.
     """
-    limit = policy.core_hours_per_month
-    if limit is None or month is None or now.business >= month.resets_at:
+    hours, unit = limit.hours, limit.per_hour
+    if now.business >= hours.resets_at:
         return _Room()
-    left, lifts = limit - month.spent, f"lifts {_said(month.resets_at)}"
-    spent = f"core_hours_per_month: {month.spent:.3g} of {limit:g} core hours spent"
+    left, lifts = limit.amount - hours.spent * unit, f"lifts {_said(hours.resets_at)}"
+    spent = f"{limit.rule}: {hours.spent * unit:.3g} of {limit.amount:g} {limit.unit} spent"
     if left <= 0:
-        return _Room(month.resets_at, f"{spent}; {lifts}")
-    if month.fixed is None or month.per_trial is None:
+        return _Room(hours.resets_at, f"{spent}; {lifts}")
+    told = forecast(hours.past, policy.trials)
+    if told is None or told.upper * unit <= left:
         return _Room()
-    whole = month.fixed + policy.trials * month.per_trial
-    if whole <= left:
-        return _Room()
+    takes = f"{told.upper * unit:.3g} {told.basis}"
     if policy.shrink:
-        trials = int((left - month.fixed) / month.per_trial) if month.per_trial > 0 else 0
+        trials = trials_within(hours.past, left / unit, policy.trials)
         if trials * SHRINKS_TO >= policy.trials:
-            return _Room(trials=trials, shrunk=f"{spent}, a whole run takes {whole:.3g}")
-    never = " (more than the budget of a month: raise it, or lower train.trials)" if whole > limit else ""
-    return _Room(month.resets_at, f"{spent}, a run takes {whole:.3g}{never}; {lifts}")
+            return _Room(trials=trials, shrunk=f"{spent}, a whole run takes {takes}")
+    raise_it = f" (more than the budget of a {limit.period}: raise it, or lower train.trials)"
+    never = raise_it if told.upper * unit > limit.amount else ""
+    return _Room(hours.resets_at, f"{spent}, a run takes {takes}{never}; {lifts}")
 
 
 def _decide_for_model(

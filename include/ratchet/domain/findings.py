@@ -90,13 +90,26 @@ class Watched:
 
 
 @dataclass(frozen=True)
+class Used:
+    """One more limit of the budget: so much was spent of ``allowed``, ``unit`` in words with the period."""
+
+    spent: float
+    allowed: float
+    unit: str
+
+
+@dataclass(frozen=True)
 class Spent:
-    """Runs of the business-local day and core hours of its month, of how many allowed; None is no limit."""
+    """Runs of the business-local day and core hours of its month, of how many allowed; None is no limit.
+
+    ``more`` are the day's core hours and the month's money, where they are limited.
+    """
 
     runs: int
     runs_allowed: int
     core_hours: float | None
     core_hours_allowed: float | None
+    more: Sequence[Used] = ()
 
 
 @dataclass(frozen=True)
@@ -334,14 +347,18 @@ def _gate(facts: Facts) -> Answers:
 def _budget(facts: Facts) -> Answers:
     spent = facts.spent
     runs = f"{spent.runs} of {spent.runs_allowed} runs today"
-    if spent.core_hours_allowed is None or spent.core_hours is None:
+    limits = list(spent.more)
+    if spent.core_hours is not None and spent.core_hours_allowed is not None:
+        limits.insert(0, Used(spent.core_hours, spent.core_hours_allowed, "core hours this month"))
+    if not limits:
         yield "info", f"{runs}; no limit on core hours", "Set retrain.budget.core_hours_per_month"
         return
-    said = f"{runs}; {spent.core_hours:.2f} of {spent.core_hours_allowed:g} core hours this month"
-    used = spent.core_hours / spent.core_hours_allowed
+    said = "; ".join([runs, *(f"{each.spent:.2f} of {each.allowed:g} {each.unit}" for each in limits)])
+    used = max(each.spent / each.allowed for each in limits)
     remedy = "Raise retrain.budget, or see what took it: ratchet attempts"
     if used >= 1:
-        yield "warning", f"{said}: events wait for the next month", remedy
+        period = next(each.unit.rpartition(" ")[2] for each in limits if each.spent >= each.allowed)
+        yield "warning", f"{said}: events wait for the next {period.replace('today', 'day')}", remedy
     elif used >= BUDGET_NEARLY:
         yield "info", said, remedy
     else:

@@ -105,7 +105,7 @@ OWNED_PARAMETERS: Mapping[str, str] = {
 
 # Keys that DESIGN §6 names and no landed code obeys yet, by the path of their parent.
 NOT_YET_SUPPORTED: Mapping[tuple[str, ...], frozenset[str]] = {
-    (): frozenset({"retention"}),
+    ("retention",): frozenset({"events", "dead_letters"}),
     ("runtime",): frozenset({"queue", "executor", "resources", "image", "environment"}),
 }
 
@@ -627,14 +627,30 @@ class On(_Closed):
     performance: OnPerformance | None = None
 
 
+class Money(_Closed):
+    """So much money, at the price of a core hour."""
+
+    amount: Annotated[float, Field(strict=True, gt=0, allow_inf_nan=False)]
+    core_hour: Annotated[float, Field(strict=True, gt=0, allow_inf_nan=False)]
+    unit: Annotated[str, Field(min_length=1, max_length=16)]
+
+
 class Budget(_Closed):
     """How much a model may spend, by business-local day and month.
 
-    A core hour is an hour of a finished step times ``runtime.threads``; each tuning worker is a step of its own.
+    A core hour is an hour of a finished step times ``runtime.threads``; each tuning worker is a step of its own. Before
+    a run starts its forecast (:mod:`ratchet.domain.forecasting`) must fit into what is left of each limit.
     """
 
     runs_per_day: PositiveCount
+    core_hours_per_day: Annotated[float, Field(strict=True, gt=0, allow_inf_nan=False)] | None = None
     core_hours_per_month: Annotated[float, Field(strict=True, gt=0, allow_inf_nan=False)] | None = None
+    money_per_month: Money | None = None
+
+    @property
+    def counts_hours(self) -> bool:
+        """Whether anything but runs is limited."""
+        return (self.core_hours_per_day, self.core_hours_per_month, self.money_per_month) != (None, None, None)
 
 
 class Retrain(_Closed):
@@ -1073,6 +1089,31 @@ class Scoring(_Closed):
         return self
 
 
+class Retention(_Closed):
+    """What ``ratchet purge`` leaves of a model's past (:mod:`ratchet.domain.retention`); a rule left out keeps all.
+
+    ``snapshots`` and ``versions``: the newest so many, and whatever the champion, its predecessor, an open attempt or a
+    retained version needs. ``studies``, ``predictions`` and ``reports`` (of the monitor): so long, in business time.
+    ``attempts`` are the rows of the ledger with dossiers, evidence and cards.
+    """
+
+    snapshots: PositiveCount | None = None
+    versions: PositiveCount | None = None
+    studies: PositiveDuration | None = None
+    predictions: PositiveDuration | None = None
+    reports: PositiveDuration | None = None
+    attempts: Literal["forever"] = "forever"
+
+    @model_validator(mode="after")
+    def _limits_something(self) -> Self:
+        if all(getattr(self, name) is None for name in RETAINED):
+            raise _rule(f"keeps everything: give one of {', '.join(RETAINED)}, or leave it out")
+        return self
+
+
+RETAINED = ("snapshots", "versions", "studies", "predictions", "reports")
+
+
 class ModelSpec(_Closed):
     """All that one model is (DESIGN §6). Frozen and closed; equal specs have equal digests."""
 
@@ -1086,6 +1127,7 @@ class ModelSpec(_Closed):
     probation: Probation | None = None
     monitor: Monitor | None = None
     scoring: Scoring | None = None
+    retention: Retention | None = None
     runtime: Runtime = Runtime()
 
     @model_validator(mode="after")

@@ -448,6 +448,27 @@ class MonitoredRow:
     done_at: datetime | None = None
 
 
+@dataclass(frozen=True)
+class RemovalRow:
+    """One thing that retention removes, by kind and name; ``removed_at`` is None until it is gone.
+
+    ``bytes`` are those that were freed, None where they are not known.
+    """
+
+    model: str
+    kind: str
+    name: str
+    why: str
+    decided_at: datetime
+    removed_at: datetime | None
+    bytes: int | None
+
+    @property
+    def said(self) -> str:
+        """In words, as the end of a sentence."""
+        return f"was removed by retention on {self.decided_at:%Y-%m-%d} ({self.why})"
+
+
 class Tx(Protocol):
     """One transaction. Business decisions are made outside; this reads and writes."""
 
@@ -556,6 +577,7 @@ class Tx(Protocol):
     def step_result(self, attempt_id: str, step: str) -> dict[str, Any] | None: ...
     def save_step(self, attempt_id: str, step: str, result: dict[str, Any], started_at: datetime) -> None: ...
     def step_hours(self, model: str, since: datetime) -> list[tuple[str, float]]: ...
+    def step_seconds(self, attempt_ids: Collection[str]) -> dict[str, dict[str, float]]: ...
     def steps(self, attempt_id: str) -> dict[str, dict[str, Any]]: ...
     def save_used_days(self, attempt: AttemptRow, challenger_version: int | None, used: Sequence[UsedDays]) -> None: ...
     def used_days(self, model: str, champion_version: int | None) -> set[date]: ...
@@ -594,6 +616,12 @@ class Tx(Protocol):
     def monitored(
         self, model: str | None = None, *, window_end: datetime | None = None, limit: int | None = None
     ) -> list[MonitoredRow]: ...
+
+    # retention
+    def decide_removals(self, model: str, items: Sequence[tuple[str, str, str]]) -> None: ...
+    def finish_removal(self, model: str, kind: str, name: str, freed_bytes: int | None) -> None: ...
+    def removal(self, model: str, kind: str, name: str) -> RemovalRow | None: ...
+    def removals(self, model: str) -> list[RemovalRow]: ...
 
     # approvals
     def insert_approval_request(self, request: ApprovalRequestRow) -> None: ...

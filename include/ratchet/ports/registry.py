@@ -54,6 +54,26 @@ class Registry(Protocol):
         """
         ...
 
+    def models(self) -> list[str]:
+        """The models of which there is a version, by name."""
+        ...
+
+    def versions(self, model: str) -> dict[int, str]:
+        """The model's versions, ascending, and the attempt that each was registered for (empty: of no attempt)."""
+        ...
+
+    def remove(self, model: str, version: int) -> int:
+        """Remove the version and its files for good; returns the bytes freed, 0 where there is no such version.
+
+        Its number is not given again. After a removal that was killed another completes it.
+
+        Raises:
+            Refused: an alias names the version.
+            Unavailable: the registry did not answer; repeating may help.
+
+        """
+        ...
+
 
 class InMemoryRegistry:
     """A registry in a folder, by the rules of ``Registry``."""
@@ -62,6 +82,7 @@ class InMemoryRegistry:
         self._folder = folder
         self._versions: dict[str, list[str]] = {}
         self._aliases: dict[tuple[str, str], int] = {}
+        self._removed: set[tuple[str, int]] = set()
 
     def register(
         self,
@@ -105,6 +126,25 @@ class InMemoryRegistry:
         self._known(model, version)
         return self._folder / model / str(version)
 
+    def models(self) -> list[str]:
+        """See ``Registry.models``."""
+        return sorted(model for model in self._versions if self.versions(model))
+
+    def versions(self, model: str) -> dict[int, str]:
+        """See ``Registry.versions``."""
+        named = enumerate(self._versions.get(model, []), 1)
+        return {version: attempt for version, attempt in named if (model, version) not in self._removed}
+
+    def remove(self, model: str, version: int) -> int:
+        """See ``Registry.remove``."""
+        folder = self._folder / model / str(version)
+        if any(self._aliases[model, alias] == version for of, alias in self._aliases if of == model):
+            raise Refused(f"an alias names version {version} of {model}. Move the alias first.")
+        freed = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+        shutil.rmtree(folder, ignore_errors=True)
+        self._removed.add((model, version))
+        return freed
+
     def _known(self, model: str, version: int) -> None:
-        if not 1 <= version <= len(self._versions.get(model, [])):
+        if version not in self.versions(model):
             raise Refused(f"{model} has no version {version}. Ask the ledger which versions it has.")

@@ -44,6 +44,10 @@ class Store(Protocol):
         """The bytes of every object below a prefix, by its whole key; none where there is none."""
         ...
 
+    def delete(self, key: str) -> int:
+        """Remove the object, or every object below the key; returns their bytes, 0 where nothing is there."""
+        ...
+
     def put_dir(self, key: str, folder: Path) -> dict[str, str]:
         """Store a folder; returns the SHA-256 of each file."""
         ...

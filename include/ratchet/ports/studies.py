@@ -142,6 +142,14 @@ class Studies(Protocol):
         """Why ``until`` ended the study before its budget was spent; None where it did not, or for an unknown study."""
         ...
 
+    def names(self) -> dict[str, int | None]:
+        """Every study with its bytes; None where the storage does not tell them."""
+        ...
+
+    def remove(self, study: str) -> None:
+        """Remove the study with its trials; nothing happens where there is none. Nobody may be running it."""
+        ...
+
 
 MOST_LOSSES = 3
 """So often a trial is run again that was lost with its worker: its parameters may be what kills (out of memory)."""
@@ -216,6 +224,15 @@ class InMemoryStudies:
     def stopped(self, study: str) -> str | None:
         """See ``Studies.stopped``."""
         return self._stopped.get(study)
+
+    def names(self) -> dict[str, int | None]:
+        """See ``Studies.names``."""
+        return dict.fromkeys(sorted(self._spent))
+
+    def remove(self, study: str) -> None:
+        """See ``Studies.remove``."""
+        self._spent.pop(study, None)
+        self._stopped.pop(study, None)
 
 
 def _sample(space: Space, seed: int) -> dict[str, Any]:

@@ -86,5 +86,7 @@ class Artifacts:
 
     def _load(self, model: str, version: int, *, fresh: bool) -> Any:
         with self._ledger.transaction() as tx:
-            expected = tx.version_digest(model, version)
+            expected, removal = tx.version_digest(model, version), tx.removal(model, "version", str(version))
+        if removal is not None:
+            raise Refused(f"version {version} of {model} {removal.said}")
         return self._loader().load(self._registry().download(model, version, fresh=fresh), expected=expected)

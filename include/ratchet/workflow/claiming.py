@@ -12,6 +12,7 @@ from typing import Any
 from ratchet.domain.admission import Admission
 from ratchet.domain.events import MOST_NAMED
 from ratchet.domain.fleet import shrunk_trials
+from ratchet.domain.forecasting import forecast
 from ratchet.domain.holdout import NotEnoughFreshDays
 from ratchet.domain.spec import ModelSpec
 from ratchet.errors import Refused
@@ -27,7 +28,18 @@ from ratchet.ports.ledger import (
 )
 from ratchet.records import RunContext
 from ratchet.settings import Settings
-from ratchet.workflow.deciding import REQUESTED, admit, as_of, lacking, limits_of, plan, turn_of, write_fates
+from ratchet.workflow.deciding import (
+    MOST_LOOKED_AT,
+    REQUESTED,
+    admit,
+    as_of,
+    lacking,
+    limits_of,
+    past_runs,
+    plan,
+    turn_of,
+    write_fates,
+)
 from ratchet.workflow.follow_ups import Again, another_look
 
 logger = logging.getLogger(__name__)
@@ -265,9 +277,17 @@ class Claims:
                 "events": [r.event_id for r in claimed[:MOST_NAMED]],
                 "event_count": len(claimed),
             }
-            | {key: value for key, value in attempt.options.items() if value},
+            | {key: value for key, value in attempt.options.items() if value}
+            | ({} if again.look else _forecast(tx, spec, trials or spec.train.trials)),
         )
         return {"attempt": attempt.id, "reason": reason}
+
+
+def _forecast(tx: Tx, spec: ModelSpec, trials: int) -> dict[str, Any]:
+    """What a run of so many trials is expected to take, for the audit log; empty while no run tells."""
+    runs = [known for known in tx.attempts(model=spec.model, limit=MOST_LOOKED_AT) if not known.dry_run]
+    told = forecast(past_runs(tx, spec, runs), trials)
+    return {} if told is None else {"forecast": asdict(told)}
 
 
 def _claimable(

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from datetime import date, datetime, timedelta
 from time import monotonic
+from typing import Any
 
 from ratchet.domain.admission import (
     Admission,
@@ -21,12 +22,15 @@ from ratchet.domain.admission import (
 )
 from ratchet.domain.events import read_data
 from ratchet.domain.fleet import SILENT_RINGS, AtWork, Due, FleetLimits, Turn, decide_fleet
+from ratchet.domain.forecasting import MOST_RUNS, RunCost
 from ratchet.domain.holdout import HoldoutPlan, NotEnoughFreshDays, plan_holdout
 from ratchet.domain.spec import ModelSpec
 from ratchet.ports.ledger import LIVE_STATES, AttemptRow, DueRow, EventRow, FateChange, Ledger, Tx
 from ratchet.settings import Settings
 
 REQUESTED = "ratchet.retrain.requested.v1"
+MOST_LOOKED_AT = 100
+"""Attempts of a model, the newest, that say what a run takes and how many there were today."""
 MANY_EVENTS = 1_000
 REST_PER_EVENT_SECONDS = 1e-4
 MOST_REST_SECONDS = 30.0
@@ -126,8 +130,9 @@ def history(tx: Tx, spec: ModelSpec, business: datetime, until: datetime | None)
     """
     day_ends = local_midnight_after(business, spec)
     day_began = day_ends - timedelta(days=1)
-    runs = [a for a in tx.attempts(model=spec.model, limit=100) if not a.dry_run]
+    runs = [a for a in tx.attempts(model=spec.model, limit=MOST_LOOKED_AT) if not a.dry_run]
     mildest = spec.retrain.on.drift.min_severity if spec.retrain.on.drift else None
+    today, month = core_hours(tx, spec, business, runs)
     return History(
         has_champion=tx.current_champion(spec.model) is not None,
         # A run that ended without a verdict answered nothing: its events must not wait for the cooldown after it.
@@ -143,32 +148,55 @@ def history(tx: Tx, spec: ModelSpec, business: datetime, until: datetime | None)
             for seen in tx.suppressed_windows(spec.model)
         ),
         fresh=fresh_days(tx, spec, until),
-        core_hours=core_hours(tx, spec, business, runs),
+        core_hours=month,
         as_of=until,
+        core_hours_today=today,
     )
 
 
-def core_hours(tx: Tx, spec: ModelSpec, business: datetime, runs: Sequence[AttemptRow]) -> CoreHours | None:
-    """What this month's attempts took, dry runs too, and what the newest judged one of ``runs`` did; None: no budget.
+def core_hours(
+    tx: Tx, spec: ModelSpec, business: datetime, runs: Sequence[AttemptRow]
+) -> tuple[CoreHours | None, CoreHours | None]:
+    """What today's and this month's attempts took, dry runs too, and what past ones of ``runs`` did; no budget: None.
 
-    A step counts when it has finished, with the threads that the spec gives it now. An attempt that looked at a
-    challenger again does not tell what tuning takes.
+    A step counts when it has finished, with the threads that the spec gives it now.
     """
-    if spec.retrain.budget.core_hours_per_month is None:
-        return None
-    began, resets_at = local_month(business, spec)
+    if not spec.retrain.budget.counts_hours:
+        return None, None
+    day_ends = local_midnight_after(business, spec)
+    began, month_ends = local_month(business, spec)
     threads = spec.runtime.threads
-    spent = threads * sum(hours for _, hours in tx.step_hours(spec.model, began))
-    whole = next((run for run in runs if run.judged_at is not None and run.look == 1), None)
-    if whole is None:
-        return CoreHours(spent, resets_at)
-    hours = {
-        name: threads * (step["finished_at"] - step["started_at"]).total_seconds() / 3600
-        for name, step in tx.steps(whole.id).items()
-    }
-    tuning = sum(taken for name, taken in hours.items() if name.startswith("tune."))
-    trials = int(whole.options.get("trials") or spec.train.trials)
-    return CoreHours(spent, resets_at, fixed=sum(hours.values()) - tuning, per_trial=tuning / trials)
+    today, month = (
+        threads * sum(hours for _, hours in tx.step_hours(spec.model, since))
+        for since in (day_ends - timedelta(days=1), began)
+    )
+    past = past_runs(tx, spec, runs)
+    return CoreHours(today, day_ends, past), CoreHours(month, month_ends, past)
+
+
+def past_runs(tx: Tx, spec: ModelSpec, runs: Sequence[AttemptRow]) -> tuple[RunCost, ...]:
+    """What the newest comparable ones of ``runs`` took, the newest first: judged, and tuned as the spec tunes now.
+
+    An attempt that looked at a challenger again does not tell what tuning takes.
+    """
+    judged = [run for run in runs if run.judged_at is not None and run.look == 1]
+    now = _tuning(spec.model_dump(mode="json"))
+    alike = {digest: _tuning(tx.spec_document(digest)) == now for digest in {run.spec_digest for run in judged}}
+    compared = [run for run in judged if alike[run.spec_digest]][:MOST_RUNS]
+    seconds = tx.step_seconds([run.id for run in compared])
+    costs = []
+    for run in compared:
+        hours = {name: spec.runtime.threads * taken / 3600 for name, taken in seconds.get(run.id, {}).items()}
+        tuning = sum(taken for name, taken in hours.items() if name.startswith("tune."))
+        trials = int(run.options.get("trials") or spec.train.trials)
+        costs.append(RunCost(sum(hours.values()) - tuning, tuning / trials))
+    return tuple(costs)
+
+
+def _tuning(document: Mapping[str, Any]) -> tuple[Any, Any]:
+    """What makes a trial as dear as another: the estimator, and how a study spends its trials."""
+    train = document["train"]
+    return train["estimator"], train.get("tuning")
 
 
 def admit(
@@ -184,7 +212,7 @@ def admit(
     _, business = tx.clock()
     past = history(tx, spec, business, as_of(tx, spec))
     if override_budget:
-        past = replace(past, runs_started_today=0, core_hours=None)
+        past = replace(past, runs_started_today=0, core_hours=None, core_hours_today=None)
     if first_champion:
         past = replace(past, has_champion=True)
     policy = AdmissionPolicy.from_spec(spec)

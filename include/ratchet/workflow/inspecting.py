@@ -7,9 +7,21 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from ratchet.domain.findings import Champion, Consent, Facts, Finding, Proof, SelfTested, Spent, Watched, findings
+from ratchet.domain.admission import History
+from ratchet.domain.findings import (
+    Champion,
+    Consent,
+    Facts,
+    Finding,
+    Proof,
+    SelfTested,
+    Spent,
+    Used,
+    Watched,
+    findings,
+)
 from ratchet.domain.sensitive import Ruling, rule_columns
-from ratchet.domain.spec import ModelSpec
+from ratchet.domain.spec import Budget, ModelSpec
 from ratchet.errors import RatchetError, Refused
 from ratchet.ports.features import Features
 from ratchet.ports.ledger import Ledger, SpecRow, Tx
@@ -113,6 +125,7 @@ def facts_of(tx: Tx, spec: ModelSpec, ruling: Ruling, unknown: str | None = None
             budget.runs_per_day,
             hours.spent if hours else None,
             budget.core_hours_per_month,
+            used_of(budget, past),
         ),
         consents=[
             Consent(attempt.id, answer.actor, attempt.actor if attempt.trigger in {"manual", "init"} else None)
@@ -126,6 +139,17 @@ def facts_of(tx: Tx, spec: ModelSpec, ruling: Ruling, unknown: str | None = None
         sensitive_unknown=unknown,
         watched=_watched(tx, spec.model),
     )
+
+
+def used_of(budget: Budget, past: History) -> tuple[Used, ...]:
+    """The day's core hours and the month's money, where they are limited."""
+    today, month, money = past.core_hours_today, past.core_hours, budget.money_per_month
+    used = []
+    if budget.core_hours_per_day is not None and today is not None:
+        used.append(Used(today.spent, budget.core_hours_per_day, "core hours today"))
+    if money is not None and month is not None:
+        used.append(Used(month.spent * money.core_hour, money.amount, f"{money.unit} this month"))
+    return tuple(used)
 
 
 def _champion(tx: Tx, model: str) -> Champion | None:

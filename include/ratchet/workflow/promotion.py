@@ -428,6 +428,8 @@ class Promotions:
         self._artifacts.load(model, back.version)
         with self._ledger.transaction() as tx:
             tx.lock_lease(model)
+            if removal := tx.removal(model, "version", str(back.version)):
+                raise Refused(f"version {back.version} of {model} {removal.said}: choose a later one")
             supersede_probation(tx, model, f"{actor} took version {back.version} back: {reason}", actor)
             move_back(tx, current, back, kind="rollback", actor=actor, reason=reason)
         self._relay.run()
@@ -481,17 +483,24 @@ def _judged_for(tx: Tx, champions: Sequence[ChampionRow]) -> list[ChampionRow]:
     ]
 
 
+def rollback_target(champions: Sequence[ChampionRow]) -> ChampionRow | None:
+    """Whom a rollback takes back that names no version: the last champion before the current one; None: nobody."""
+    earlier = [c for c in champions if c.version != champions[-1].version]
+    return earlier[-1] if earlier else None
+
+
 def _earlier(
     model: str, champions: Sequence[ChampionRow], version: int | None, judged: Sequence[ChampionRow]
 ) -> ChampionRow:
     if not champions:
         raise Refused(f"{model} has no champion to roll back from. Run: ratchet champion init {model}")
     current = champions[-1]
-    earlier = [c for c in champions if c.version != current.version]
     if version is None:
-        if not earlier:
+        target = rollback_target(champions)
+        if target is None:
             raise Refused(f"{model} has had one champion only, version {current.version}: there is none to go back to")
-        return earlier[-1]
+        return target
+    earlier = [c for c in champions if c.version != current.version]
     choice = [*(c for c in judged if c.version != current.version), *earlier]
     for champion in reversed(choice):
         if champion.version == version:

@@ -149,7 +149,8 @@ class Repeats:
                 allow the stated tolerance.
 
         Raises:
-            Refused: the attempt has no dossier, nothing was compared, or this is another environment.
+            Refused: the attempt has no dossier, nothing was compared, this is another environment, or retention removed
+                the rows.
             RatchetError: dossier, snapshot, evidence or artifact are not those whose digests were recorded.
         """
         dossier = dossiers.compared(dossiers.read(self._parts.store(), attempt))
@@ -162,13 +163,17 @@ class Repeats:
             )
         spec = ModelSpec.model_validate(dossier["spec"]["document"])
         manifest = dossier["snapshot"]
-        train, holdout = self._table(manifest, "train"), self._table(manifest, "holdout")
         first = dossier["looks"]["taken"][0]["attempt"]
         if from_source and first != attempt.id:
             raise Refused(
                 f"{attempt.id} judged the challenger of {first} again and took no training rows of its own: run "
                 f"`ratchet reproduce {first} --from-source`"
             )
+        with self._parts.ledger.transaction() as tx:
+            removals = [tx.removal(attempt.model, "snapshot", name) for name in (attempt.id, first)]
+        for removal in filter(None, removals):
+            raise Refused(f"{attempt.id} cannot be made again: the snapshot of {removal.name} {removal.said}")
+        train, holdout = self._table(manifest, "train"), self._table(manifest, "holdout")
         found = self._source_differences(spec, manifest) if from_source else []
         threads = threads or spec.runtime.threads
         again = self._made_again(attempt.model, spec, dossier, train, threads)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -20,6 +20,7 @@ from ratchet.workflow.monitoring import key_of as report_key
 from ratchet.workflow.telling import CHAMPION
 
 Progress = Callable[[str], None]
+REMOVED = "removed by retention"
 
 
 @dataclass(frozen=True)
@@ -59,7 +60,8 @@ class Verifier:
     def verify(self, model: str | None = None, tell: Progress = lambda _: None) -> Verified:
         """Look at the audit log, and of models: artifacts, snapshots, dossiers, evidence, predictions, the alias.
 
-        What has no digest on record (it was made before the ledger kept one) is a finding: it cannot be verified.
+        What has no digest on record (it was made before the ledger kept one) is a finding: it cannot be verified. What
+        retention removed is counted as such.
 
         Raises:
             Unavailable: something did not answer; nothing is known then.
@@ -85,21 +87,26 @@ class Verifier:
                 attempts = tx.attempts(model=model)[::-1]
                 snapshots = {a.id: tx.step_result(a.id, "snapshot") for a in attempts}
                 scored = tx.scored_days(model)
-            yield from self._versions(model, champions, attempts)
-            yield from self._reports(model)
+                removed = {(row.kind, row.name): row for row in tx.removals(model)}
+            yield from ((REMOVED, row.name, None) for row in removed.values())
+            yield from self._versions(model, champions, attempts, removed)
+            yield from self._reports(model, removed)
             for attempt in attempts:
-                yield from self._snapshot(snapshots[attempt.id])
+                if ("snapshot", attempt.id) not in removed:
+                    yield from self._snapshot(snapshots[attempt.id])
                 yield from self._dossier(attempt)
             for day in scored:
-                if day.key is not None and day.sha256 is not None:
+                if day.key is not None and day.sha256 is not None and ("predictions", day.key) not in removed:
                     yield self._object("predictions", day.key, day.sha256)
             yield from self._alias(model, champions)
 
     def _versions(
-        self, model: str, champions: list[ChampionRow], attempts: list[AttemptRow]
+        self, model: str, champions: list[ChampionRow], attempts: list[AttemptRow], removed: Collection[tuple[str, str]]
     ) -> Iterator[tuple[str, str, str | None]]:
         made = {v for a in attempts for v in (a.challenger_version, a.deployed_version) if v is not None}
         for version in sorted(made | {c.version for c in champions}):
+            if ("version", str(version)) in removed:
+                continue
             name = f"{model}@{version}"
             with self._ledger.transaction() as tx:
                 recorded = tx.version_digest(model, version)
@@ -108,13 +115,15 @@ class Verifier:
             else:
                 yield "artifact", name, _problem(partial(self._artifacts.inspect, model, version))
 
-    def _reports(self, model: str) -> Iterator[tuple[str, str, str | None]]:
+    def _reports(self, model: str, removed: Collection[tuple[str, str]]) -> Iterator[tuple[str, str, str | None]]:
         """What the monitor found, of the windows that were looked at."""
         with self._ledger.transaction() as tx:
             windows = tx.monitored(model)
         for row in windows:
             if row.report_sha256 is not None:
                 key = report_key(model, row.window_end, row.report_sha256)
+                if ("report", key) in removed:
+                    continue
                 yield self._object("monitor report", key, row.report_sha256)
 
     def _snapshot(self, taken: dict[str, Any] | None) -> Iterator[tuple[str, str, str | None]]:

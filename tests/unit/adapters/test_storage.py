@@ -106,3 +106,14 @@ def test_the_sizes_of_all_that_lies_below_a_prefix(store: ObjectStore):
     store.put_bytes("ab/e", b"1")
     assert store.sizes("a") == {"a/b/c.bin": 3, "a/d": 5}
     assert store.sizes("nothing") == {}
+
+
+def test_an_object_or_a_folder_is_removed_and_its_bytes_are_told(store: ObjectStore):
+    store.put_bytes("a/b/c.bin", b"123")
+    store.put_bytes("a/d", b"12345")
+    store.put_bytes("ab/e", b"1")
+    assert store.delete("a/d") == 5
+    assert store.delete("a") == 3
+    assert store.delete("a") == store.delete("never/there") == 0
+    assert store.sizes("ab") == {"ab/e": 1}
+    assert not store.exists("a")

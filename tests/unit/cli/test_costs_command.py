@@ -16,6 +16,7 @@ from ratchet.adapters.ledger import schema as t
 from ratchet.cli import app, costs
 from ratchet.domain.costs import ORPHANS
 from ratchet.errors import Refused
+from ratchet.workflow.deciding import spec_of
 
 sys.path.append(str(Path(__file__).parents[1] / "workflow"))
 
@@ -91,3 +92,21 @@ def test_another_model_and_another_month_are_told_apart(run) -> None:
     refused = run("--month", "2013-05").exception
     assert isinstance(refused, Refused)
     assert str(refused) == "--month: no attempt began in '2013-05'; there are 2013-03 to 2013-04"
+
+
+def test_a_forecast_tells_the_next_run_what_stands_behind_it_and_how_earlier_ones_fared(world, run) -> None:
+    (told,) = json.loads(run("--forecast", "--json").output)
+    with world.ledger.transaction() as tx:
+        steps = tx.step_seconds([world.first.id, world.second.id])
+        (opened,) = [entry for entry in tx.audit_log(action="attempt.opened") if "forecast" in entry["detail"]]
+        threads = spec_of(tx, world.spec.digest).runtime.threads
+    hours = [sum(taken.values()) * threads / 3600 for taken in steps.values()]
+    assert told["told"]["runs"] == 2
+    assert told["told"]["upper"] == pytest.approx(max(hours))
+    assert opened["detail"]["attempt"] == world.second.id, "the first attempt had no run to go by"
+    assert (told["held"], told["checked"]) == (0, 1), "its steps were made longer after they were forecast"
+    (row,) = [line for line in run("--forecast", "--core-hour", "2").output.splitlines() if "flight_delay" in line]
+    assert "by 2 runs only; 0 of 1 runs took no more than was forecast" in row
+    assert f"{2 * max(hours):,.4f} USD" in row
+    refused = run("--forecast", "--month", "2013-04").exception
+    assert isinstance(refused, Refused)

@@ -34,7 +34,9 @@ from ratchet.domain.events import (
     PerformanceDegraded,
     RetrainRequested,
 )
+from ratchet.domain.forecasting import RunCost
 from ratchet.domain.quiet import QuietWindow
+from ratchet.domain.spec import Money
 from ratchet.settings import load_settings
 
 SEEDED = settings(deadline=None, derandomize=True)
@@ -417,7 +419,8 @@ def test_in_quiet_hours_everything_waits_for_their_end_even_a_request_and_urgent
 
 
 def month(spent: float, **last_run: float) -> History:
-    return replace(QUIET, core_hours=CoreHours(spent, TODAY + 14 * DAY, **last_run))
+    past = (RunCost(**last_run),) if last_run else ()
+    return replace(QUIET, core_hours=CoreHours(spent, TODAY + 14 * DAY, past))
 
 
 FIVE_HOURS = replace(POLICY, core_hours_per_month=5.0)
@@ -438,7 +441,9 @@ def test_without_a_finished_run_the_hours_that_are_left_are_enough() -> None:
 def test_a_run_for_which_no_hours_are_left_waits_for_the_next_month() -> None:
     history = month(4.0, fixed=0.4, per_trial=0.1)
     outcome = only(decide(heard(1, DEGRADED), history=history, policy=FIVE_HOURS))
-    assert outcome.reason == ("core_hours_per_month: 4 of 5 core hours spent, a run takes 1.6; lifts 2013-06-30T04:00Z")
+    assert outcome.reason == (
+        "core_hours_per_month: 4 of 5 core hours spent, a run takes 1.6 by one run only; lifts 2013-06-30T04:00Z"
+    )
     assert outcome.until == TODAY + 14 * DAY
 
 
@@ -452,13 +457,47 @@ def test_a_shrunk_run_has_the_trials_that_the_hours_left_allow_and_says_so() -> 
     assert (admission.go, admission.trials) == (True, 4)
     assert admission.reason == (
         "admitted: 1 event, by payoff 3.1 against 4; "
-        "shrunk to 4 of 12 trials: core_hours_per_month: 4 of 5 core hours spent, a whole run takes 2"
+        "shrunk to 4 of 12 trials: core_hours_per_month: 4 of 5 core hours spent, a whole run takes 2 by one run only"
     )
 
 
 def test_a_run_is_not_shrunk_below_a_quarter_of_its_trials() -> None:
     history = month(4.0, fixed=0.75, per_trial=0.1)
     assert not decide(heard(1, DEGRADED), history=history, policy=SHRINKING).go
+
+
+def test_the_days_hours_and_the_months_money_hold_a_run_until_theirs_begin_anew() -> None:
+    past = (RunCost(0.4, 0.1),)
+    today = CoreHours(1.0, TODAY + 20 * HOUR, past)
+    policy = replace(POLICY, core_hours_per_day=2.0)
+    outcome = only(decide(heard(1, DEGRADED), history=replace(QUIET, core_hours_today=today), policy=policy))
+    assert outcome.reason == (
+        "core_hours_per_day: 1 of 2 core hours spent, a run takes 1.6 by one run only; lifts 2013-06-17T00:00Z"
+    )
+    money = replace(policy, money_per_month=Money(amount=10.0, core_hour=2.0, unit="EUR"))
+    both = replace(QUIET, core_hours_today=today, core_hours=CoreHours(4.0, TODAY + 14 * DAY, past))
+    outcome = only(decide(heard(1, DEGRADED), history=both, policy=money))
+    assert outcome.reason == (
+        "money_per_month: 8 of 10 EUR spent, a run takes 3.2 by one run only; lifts 2013-06-30T04:00Z"
+    ), "the limit that lifts last is told"
+    assert decide(heard(1, DEGRADED), history=replace(both, core_hours_today=None), policy=policy).go
+
+
+def test_the_tightest_limit_says_how_many_trials_a_shrunk_run_has() -> None:
+    past = (RunCost(0.5, 0.125),)
+    policy = replace(SHRINKING, core_hours_per_day=1.5)
+    history = replace(month(4.0), core_hours_today=CoreHours(0.25, TODAY + 20 * HOUR, past))
+    history = replace(history, core_hours=CoreHours(4.0, TODAY + 14 * DAY, past))
+    assert decide(heard(1, DEGRADED), history=history, policy=policy).trials == 4
+    assert decide(heard(1, DEGRADED), history=history, policy=replace(policy, core_hours_per_month=99.0)).trials == 6
+
+
+def test_one_run_that_went_wrong_among_five_does_not_hold_the_next_one() -> None:
+    usual, wrong = RunCost(0.1, 0.05), RunCost(9.0, 0.05)
+    history = replace(QUIET, core_hours=CoreHours(4.0, TODAY + 14 * DAY, (wrong, usual, usual, usual, usual)))
+    assert decide(heard(1, DEGRADED), history=history, policy=FIVE_HOURS).go
+    history = replace(history, core_hours=CoreHours(4.0, TODAY + 14 * DAY, (wrong, wrong, usual, usual, usual)))
+    assert not decide(heard(1, DEGRADED), history=history, policy=FIVE_HOURS).go
 
 
 def test_the_oldest_event_that_counts_and_the_first_incident_named_order_the_fleet() -> None:
@@ -543,8 +582,14 @@ histories = st.builds(
         CoreHours,
         st.sampled_from([0.0, 4.0, 6.0]),
         st.integers(-3, 72).map(lambda hours: TODAY + hours * HOUR),
-        st.just(0.5),
-        st.sampled_from([0.1, 1.0]),
+        st.lists(st.builds(RunCost, st.just(0.5), st.sampled_from([0.1, 1.0])), max_size=3).map(tuple),
+    ),
+    core_hours_today=st.none()
+    | st.builds(
+        CoreHours,
+        st.sampled_from([0.0, 1.0, 2.0]),
+        st.integers(-3, 24).map(lambda hours: TODAY + hours * HOUR),
+        st.lists(st.builds(RunCost, st.just(0.5), st.sampled_from([0.1, 1.0])), max_size=3).map(tuple),
     ),
     as_of=st.none() | moments,
 )
@@ -552,6 +597,8 @@ policies = st.builds(
     replace,
     st.just(POLICY),
     core_hours_per_month=st.sampled_from([None, 5.0]),
+    core_hours_per_day=st.sampled_from([None, 2.0]),
+    money_per_month=st.sampled_from([None, Money(amount=9.0, core_hour=2.0, unit="EUR")]),
     shrink=st.booleans(),
     urgent=st.sampled_from([None, 0.9]),
 )
@@ -589,9 +636,9 @@ def test_every_event_has_exactly_one_fate_with_a_rule_and_a_moment_ahead(
     assert [outcome.key for outcome in admission.outcomes] == sorted(event.key for event in events)
     for outcome in admission.outcomes:
         assert outcome.reason.partition(":")[0] in {
-            "accumulating", "admitted", "cleared", "cooldown", "core_hours_per_month", "debounce", "follow_up",
-            "fresh_days", "max_event_age", "min_severity", "no_champion", "not_subscribed", "quiet_hours", "recovered",
-            "runs_per_day", "unconfirmed",
+            "accumulating", "admitted", "cleared", "cooldown", "core_hours_per_day", "core_hours_per_month", "debounce",
+            "follow_up", "fresh_days", "max_event_age", "min_severity", "money_per_month", "no_champion",
+            "not_subscribed", "quiet_hours", "recovered", "runs_per_day", "unconfirmed",
         }  # fmt: skip
         assert (outcome.until is not None) == (outcome.fate == "deferred")
         assert outcome.until is None or outcome.until > now.business

@@ -223,7 +223,8 @@ def test_a_broken_rule_names_its_place_and_what_to_write(path: str, value: Any, 
 @pytest.mark.parametrize(
     ("path", "value"),
     [
-        ("retention", {"snapshots": 5}),
+        ("retention.events", "90d"),
+        ("retention.dead_letters", "30d"),
         ("runtime.queue", None),
         ("runtime.executor", None),
         ("runtime.resources", {"cpu": 2}),

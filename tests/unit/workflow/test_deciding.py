@@ -13,6 +13,7 @@ from ratchet.errors import Refused
 from ratchet.ports.ledger import ChampionRow
 from ratchet.records import RunContext
 from ratchet.settings import load_settings
+from ratchet.workflow.costing import forecasts_of
 from ratchet.workflow.deciding import MANY_EVENTS, Admissions
 from ratchet.workflow.promotion import release
 
@@ -157,6 +158,61 @@ def test_core_hours_are_those_of_the_months_steps_and_override_is_audited(tmp_pa
     assert claim(world, "fares", "run3", "manual", reason="now", override_budget=True)["attempt"]
     with world.ledger.transaction() as tx:
         assert tx.audit_log("fares")[-1]["detail"]["override_budget"] is True
+
+
+def spent(world: World, model: str, run_id: str, hours: float) -> str:
+    """A judged attempt by hand, whose steps took so many hours, half of them of tuning."""
+    attempt = claim(world, model, run_id, "manual", reason="now", override_budget=True)["attempt"]
+    with world.ledger.transaction() as tx:
+        for step in ("snapshot", "tune.0"):
+            tx.save_step(attempt, step, {}, tx.wall() - timedelta(hours=hours / 2))
+        tx.update_attempt(attempt, verdict="keep_champion", judged_at=tx.wall())
+        release(tx, tx.attempt(attempt), "superseded", "over", 3)
+    return attempt
+
+
+@pytest.mark.parametrize(
+    ("budget", "said"),
+    [
+        ({"core_hours_per_day": 2.5}, "core_hours_per_day: 2 of 2.5 core hours spent, a run takes 1 by 2 runs only"),
+        (
+            {"money_per_month": {"amount": 25, "core_hour": 10, "unit": "EUR"}},
+            "money_per_month: 20 of 25 EUR spent, a run takes 10 by 2 runs only",
+        ),
+    ],
+    ids=["core hours of the day", "money of the month"],
+)
+def test_a_run_that_the_budget_has_no_room_for_is_deferred_with_the_forecast_and_the_time(
+    tmp_path, migrated, budget, said
+):
+    world = fleet(tmp_path, migrated)
+    deploy(world, "fares", budget={"runs_per_day": 9} | budget)
+    first, second = (spent(world, "fares", f"run{number}", 1.0) for number in (1, 2))
+    assert degrade(world, "fares") == []
+    (event,) = world.events(model="fares", types=["ratchet.performance.degraded.v1"])
+    assert event.reason.startswith(f"{said}; lifts 2013-0")
+    assert (event.fate, event.until is not None) == ("deferred", True)
+    with world.ledger.transaction() as tx:
+        told = {
+            entry["detail"]["attempt"]: entry["detail"].get("forecast")
+            for entry in tx.audit_log("fares", action="attempt.opened")
+        }
+    assert told[first] is None
+    assert (told[second]["runs"], told[second]["trials"], round(told[second]["upper"], 3)) == (1, 12, 1.0)
+
+
+def test_runs_that_were_tuned_otherwise_tell_nothing_of_the_next_one(tmp_path, migrated):
+    world = fleet(tmp_path, migrated)
+    deploy(world, "fares", budget={"runs_per_day": 9, "core_hours_per_day": 2.5})
+    for number in (1, 2):
+        spent(world, "fares", f"run{number}", 1.0)
+    with world.ledger.transaction() as tx:
+        (before,) = (row.document for row in tx.specs() if row.model == "fares")
+        other = ModelSpec.model_validate(before | {"train": before["train"] | {"tuning": {"policy": "cold"}}})
+        tx.publish_spec("fares", other.digest, other.model_dump(mode="json"))
+    assert degrade(world, "fares") == ["fares"]
+    (told,) = forecasts_of(world.ledger, "fares")
+    assert (told.told, told.limits) == (None, (("core_hours_per_day", told.limits[0][1], 2.5, "core hours"),))
 
 
 def test_in_quiet_hours_nobody_is_rung_and_the_clock_lets_them_go(tmp_path, migrated):

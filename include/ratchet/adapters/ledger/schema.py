@@ -425,6 +425,19 @@ monitored = sa.Table(
     comment="Each window of new rows is monitored once: due until it was, broken until its data are mended",
 )
 
+removal = sa.Table(
+    "removal",
+    metadata,
+    _column("model", sa.String(100), primary_key=True),
+    _column("kind", sa.String(12), primary_key=True),
+    _column("name", sa.String(300), primary_key=True),
+    _column("why", sa.Text),
+    _column("decided_at", UtcDateTime),
+    _column("removed_at", UtcDateTime, nullable=True),
+    _column("bytes", sa.BigInteger, nullable=True),
+    comment="What retention removes: decided first, then removed; bytes are those freed, null where unknown",
+)
+
 audit = sa.Table(
     "audit",
     metadata,

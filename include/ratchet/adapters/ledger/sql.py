@@ -22,6 +22,7 @@ from ratchet.adapters.ledger.probations import Probations
 from ratchet.adapters.ledger.promotions import Promotions
 from ratchet.adapters.ledger.pumps import Pumps
 from ratchet.adapters.ledger.registry import Registry
+from ratchet.adapters.ledger.removals import Removals
 from ratchet.adapters.ledger.scored import Scored
 from ratchet.adapters.ledger.self_tests import SelfTests
 from ratchet.errors import Refused, Unavailable
@@ -43,6 +44,7 @@ class SqlTx(
     SelfTests,
     Monitored,
     Scored,
+    Removals,
     Audit,
 ):
     """One transaction on the ledger; see ``ratchet.ports.ledger.Tx``."""

@@ -1,0 +1,56 @@
+"""``ratchet purge``: what retention removes of models' pasts; it only says so until it is told to."""
+
+from __future__ import annotations
+
+import getpass
+import json
+from dataclasses import asdict
+from typing import Annotated
+
+import typer
+
+from ratchet.bootstrap import wire
+from ratchet.cli.tables import AsJson, print_rows
+from ratchet.domain.costs import GIGABYTE
+from ratchet.workflow.purging import Purged
+
+
+def purge(
+    model: Annotated[str | None, typer.Argument(help="Only this model.")] = None,
+    apply: Annotated[bool, typer.Option("--apply", help="Remove it, for good; else it is only told.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Remove snapshots, versions, studies, predictions and monitor reports that no spec's ``retention`` keeps.
+
+    Whatever the champion, its predecessor, an open attempt or a retained version needs stays, and is told with who
+    needs it. A purge that was killed is completed by the next one.
+    """
+    found = wire().purges.purge(model, apply=apply, actor=getpass.getuser())
+    if as_json:
+        typer.echo(json.dumps([asdict(one) for one in found], default=str, indent=1))
+        return
+    rows = [
+        {"model": one.model, "": told, "kind": item.kind, "name": item.name, "bytes": size, "why": item.why}
+        for one in found
+        for told, item, size in [
+            *(("removed" if apply else "goes", item, size) for item, size in one.remove),
+            *(("stays", item, None) for item in one.spared),
+        ]
+    ]
+    if rows:
+        print_rows(rows, ["model", "", "kind", "name", "bytes", "why"], as_json=False)
+    for one in found:
+        typer.echo(_summary(one))
+    if not found:
+        typer.echo("no deployed spec has a retention: all is kept. See docs/model-spec.md")
+    elif not apply and any(one.remove for one in found):
+        typer.echo("nothing was removed yet: add --apply")
+
+
+def _summary(one: Purged) -> str:
+    if one.removed is not None and one.freed_bytes is not None:
+        return f"{one.model}: {one.removed} removed, {one.freed_bytes / GIGABYTE:.4f} GB freed"
+    known = sum(size or 0 for _, size in one.remove)
+    unknown = sum(size is None for _, size in one.remove)
+    more = f", and what {unknown} of them take that is known when they go" if unknown else ""
+    return f"{one.model}: {len(one.remove)} to remove, {known / GIGABYTE:.4f} GB{more}"
