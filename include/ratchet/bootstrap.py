@@ -111,7 +111,8 @@ class Ratchet:
         """Feast; no row is given that holds what its spec does not allow."""
         from ratchet.adapters.features_feast import FeastFeatures  # noqa: PLC0415
 
-        return GuardedFeatures(FeastFeatures(self.settings.feature_repo_dir, self.settings.data_dir))
+        place = self.settings
+        return GuardedFeatures(FeastFeatures(place.feature_repo_dir, place.data_dir, place.models_dir))
 
     @cached_property
     def store(self) -> Store:

@@ -102,9 +102,9 @@ def validate(model: Annotated[str | None, typer.Argument(help="One model; all wh
     from ratchet.adapters.specs import load_all, validate_all  # noqa: PLC0415 - only here
 
     ratchet = wire()
-    models_dir = ratchet.settings.models_dir
-    # Feast, where it must be asked
-    found = validate_all(models_dir, ratchet.features.feature_names, ratchet.features.tagged)
+    models_dir, features = ratchet.settings.models_dir, ratchet.features  # Feast, where it must be asked
+    repo_dir = ratchet.settings.feature_repo_dir
+    found = validate_all(models_dir, features.feature_names, features.tagged, repo_dir=repo_dir)
     problems = [p for p in found if model is None or f"/{model}/" in p]
     for problem in problems:
         typer.secho(problem, fg=typer.colors.RED, err=True)
