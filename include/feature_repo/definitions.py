@@ -3,8 +3,8 @@
 When each row could be known is decided where the datasets are built (``ratchet.adapters.flights``) and declared in
 ``datasets.yaml``; here each view names what it offers and how long a value may be carried over a gap (TTL):
 weather 12 hours (the file lacks single hours), what is published daily 14 days (some routes are flown weekly).
-A dataset that lists its own ``features`` is a view and a service without a line here: each of its rows is known at the
-decision it belongs to, and carried for a day.
+A dataset that lists its own ``features`` is a view and a service without a line here
+(``ratchet.adapters.declared_views``).
 
 Feature names must not end in ``_y``: Feast's DuckDB engine drops such columns after its joins.
 """
@@ -20,8 +20,10 @@ from feast import Entity, FeatureService, FeatureView, Field, FileSource, ValueT
 from feast.types import Float64, Int64, PrimitiveFeastType, String
 from ruamel.yaml import YAML
 
+from ratchet.adapters.catalogue import Catalogue
+from ratchet.adapters.declared_views import declared_views
+
 REPO = Path(__file__).parent
-TYPES: dict[str, PrimitiveFeastType] = {"float64": Float64, "int64": Int64, "string": String}
 
 
 def objects(data_dir: Path) -> list[Any]:
@@ -117,22 +119,13 @@ def objects(data_dir: Path) -> list[Any]:
         features=views,
         description="everything known six hours before departure that the flight_delay model reads",
     )
-    shipped = [*entities.values(), *views, service]
-    declared = []
-    for name, dataset in datasets.items():
-        if "features" not in dataset:
-            continue
-        for key in dataset["keys"]:
-            if key not in entities:
-                entities[key] = Entity(name=key, join_keys=[key], value_type=ValueType.STRING)
-                declared.append(entities[key])
-        features = {feature: TYPES[kind] for feature, kind in dataset["features"].items()}
-        own = view(name, timedelta(days=1), features, f"known at each decision of {dataset['service']}")
-        declared += [own, FeatureService(name=dataset["service"], features=[own])]
-    return [*shipped, *declared]
+    return [*entities.values(), *views, service]
 
 
 # For the `feast` command, which looks for objects in the module; Ratchet calls objects() with its own data folder.
+DATA = Path(os.environ.get("RATCHET_DATA_DIR", REPO.parents[1] / ".ratchet" / "data"))
+MODELS = Path(os.environ.get("RATCHET_MODELS_DIR", REPO.parent / "models"))
+shipped = objects(DATA)
 (
     flight_id,
     carrier,
@@ -145,6 +138,6 @@ def objects(data_dir: Path) -> list[Any]:
     dest_days,
     route_planes,
     flight_delay_v1,
-    *declared_by_datasets,
-) = objects(Path(os.environ.get("RATCHET_DATA_DIR", REPO.parents[1] / ".ratchet" / "data")))
-globals().update({f"declared_{each.name}": each for each in declared_by_datasets})
+) = shipped
+listed = Catalogue(REPO, MODELS, DATA).sound()
+globals().update({f"declared_{number}": each for number, each in enumerate(declared_views(listed, shipped)[0])})

@@ -17,6 +17,7 @@ from ratchet.adapters import hooks
 from ratchet.adapters.connections import EnvResolver, Resolver, http_url, ledger_url, storage_url, study_url
 from ratchet.adapters.ledger import SqlLedger
 from ratchet.adapters.specs import load_all, spec_files
+from ratchet.domain.spec import ModelSpec
 from ratchet.errors import RatchetError, Refused
 from ratchet.ports.intake import IntakeSink
 from ratchet.ports.ledger import AttemptRow
@@ -27,6 +28,7 @@ from ratchet.workflow.attempting import Attempts, Models, Parts
 from ratchet.workflow.auditing import AuditLog
 from ratchet.workflow.claiming import Claims
 from ratchet.workflow.costing import Costs, ModelForecast, costs_of, forecasts_of
+from ratchet.workflow.deciding import lacking
 from ratchet.workflow.dossiers import attempt_of
 from ratchet.workflow.guarding import GuardedFeatures, allowed_columns, recorded
 from ratchet.workflow.inspecting import Inspection
@@ -48,7 +50,6 @@ from ratchet.workflow.watching import Watch
 if TYPE_CHECKING:
     from datetime import date
 
-    from ratchet.domain.spec import ModelSpec
     from ratchet.ports.bus import Bus
     from ratchet.ports.features import Features
     from ratchet.ports.registry import Registry
@@ -112,7 +113,8 @@ class Ratchet:
         """Feast; no row is given that holds what its spec does not allow."""
         from ratchet.adapters.features_feast import FeastFeatures  # noqa: PLC0415
 
-        return GuardedFeatures(FeastFeatures(self.settings.feature_repo_dir, self.settings.data_dir))
+        place = self.settings
+        return GuardedFeatures(FeastFeatures(place.feature_repo_dir, place.data_dir, place.models_dir))
 
     @cached_property
     def store(self) -> Store:
@@ -279,6 +281,18 @@ class Ratchet:
     def replays(self) -> Replays:
         """Another chance for events and dead letters, by an operator's word."""
         return Replays(self.ledger, self._intake, lambda: self.bus)
+
+    def lacking(self, model: str) -> str | None:
+        """What the model's data lack before anything can be learned from them; None when nothing does.
+
+        Raises:
+            Refused: the model is not deployed, or is retired.
+        """
+        with self.ledger.transaction() as tx:
+            row = next((row for row in tx.specs() if row.model == model and not row.retired), None)
+            if row is None:
+                raise Refused(f"model {model!r} is not deployed or is retired. Run: ratchet deploy")
+            return lacking(tx, ModelSpec.model_validate(row.document))
 
     def claim(self, model: str, run: RunContext) -> dict[str, Any]:
         """Open an attempt for this run, or say why there is nothing to do."""

@@ -281,7 +281,7 @@ def _rewrite(path: Path, select: str, more: str = "", values: Any = None) -> Non
 
 
 def _view_of(feature: str, features: FeastFeatures) -> list[str]:
-    views = features.describe()["views"].values()
+    views = features.describe(SPEC)["views"].values()
     return next(list(view["features"]) for view in views if feature in view["features"])
 
 
@@ -369,14 +369,14 @@ def test_a_snapshot_is_the_same_table_from_our_engine_as_from_duckdb_and_from_an
         assert ours.schema == theirs.schema
         assert ours.equals(theirs)
         assert table_digest(ours) == table_digest(theirs)
-        assert features.describe()["hash"] == others.describe()["hash"]
+        assert features.describe(SPEC)["hash"] == others.describe(SPEC)["hash"]
     assert list((on_index.data_dir / "feast" / "index").rglob("rows-*/rows"))
 
 
 def test_the_manifest_names_the_engine(features: FeastFeatures, on_duckdb: FeastFeatures) -> None:
-    assert features.describe()["engine"]["offline_store"] == feature_engine.AS_OF
-    assert on_duckdb.describe()["engine"]["offline_store"] == "duckdb"
-    assert set(features.describe()["engine"]) == {"offline_store", "duckdb", "feast", "numpy", "pyarrow"}
+    assert features.describe(SPEC)["engine"]["offline_store"] == feature_engine.AS_OF
+    assert on_duckdb.describe(SPEC)["engine"]["offline_store"] == "duckdb"
+    assert set(features.describe(SPEC)["engine"]) == {"offline_store", "duckdb", "feast", "numpy", "pyarrow"}
 
 
 def test_turning_points_change_no_answer_of_feast(on_duckdb: FeastFeatures, sample: pa.Table) -> None:
@@ -449,8 +449,8 @@ def test_the_description_is_the_same_wherever_the_data_lies(
     features: FeastFeatures, data_dir: Path, tmp_path: Path
 ) -> None:
     shutil.copytree(data_dir, tmp_path / "elsewhere", ignore=shutil.ignore_patterns("feast"))
-    there = FeastFeatures(REPO, tmp_path / "elsewhere").describe()
-    assert there["hash"] == features.describe()["hash"]
+    there = FeastFeatures(REPO, tmp_path / "elsewhere").describe(SPEC)
+    assert there["hash"] == features.describe(SPEC)["hash"]
     assert str(tmp_path) not in str(there)
 
 

@@ -20,8 +20,7 @@ import json
 import shutil
 import tempfile
 import warnings
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, date, datetime, time, timedelta
 from functools import cached_property
 from importlib.metadata import version
@@ -36,15 +35,15 @@ import pyarrow.parquet as pq
 from ruamel.yaml import YAML
 
 from ratchet.adapters import file_lock
+from ratchet.adapters.catalogue import Catalogue, Dataset, dataset_files
 from ratchet.adapters.feature_engine import AS_OF, CONFIG_FILE, engine_of, engine_refused
 from ratchet.domain.artifact import targets
-from ratchet.domain.sensitive import Role, TaggedColumn, declared, tags_of
+from ratchet.domain.sensitive import Role, TaggedColumn, tags_of
 from ratchet.errors import Refused
 
 if TYPE_CHECKING:
     from ratchet.domain.spec import ModelSpec
 
-_DATASETS = "datasets.yaml"
 _DEFINITIONS = "definitions.py"
 _DECIDED_AT = "event_timestamp"  # the name by which Feast knows an entity row's time
 _ROW = "ratchet_row"
@@ -52,60 +51,26 @@ Told = tuple[list[str], str]
 """The tags of a column, and the places where they are set."""
 
 
-@dataclass(frozen=True)
-class Dataset:
-    """One entry of ``datasets.yaml``: a Parquet file whose rows say when they happened and when they were known."""
-
-    name: str
-    path: Path
-    keys: tuple[str, ...]
-    event: str
-    created: str
-    join_keys: tuple[str, ...]
-    outcomes: tuple[str, ...]
-    sensitive: Mapping[str, str]
-
-
 class FeastFeatures:
-    """The feature repository ``repo_dir`` over the datasets below ``data_dir``."""
+    """The feature repository ``repo_dir`` and what models below ``models_dir`` bring, over the data ``data_dir``."""
 
-    def __init__(self, repo_dir: Path, data_dir: Path) -> None:
+    def __init__(self, repo_dir: Path, data_dir: Path, models_dir: Path | None = None) -> None:
         self.repo_dir = Path(repo_dir).resolve()
         self.data_dir = Path(data_dir).resolve()
+        self.models_dir = None if models_dir is None else Path(models_dir).resolve()
 
     # -- spines: no Feast needed ---------------------------------------------------------------------------------
 
     def dataset(self, name: str) -> Dataset:
-        """The named entry of ``datasets.yaml``; raises :class:`Refused` when there is none or its file is missing."""
-        found = self._listed(name)
+        """The named dataset; raises :class:`Refused` when there is none, its entry does not hold, or it has no file."""
+        found = self._catalogue[name]
         if not found.path.exists():
             msg = (
-                f"{self.repo_dir / _DATASETS}: dataset {name!r} must exist at {found.path}, but does not. "
+                f"{found.where}: dataset {name!r} must exist at {found.path}, but does not. "
                 "Put it there; the flights' datasets are built by: ratchet data build"
             )
             raise Refused(msg)
         return found
-
-    def _listed(self, name: str) -> Dataset:
-        entries = self._catalog["datasets"]
-        if name not in entries:
-            msg = f"{self.repo_dir / _DATASETS}: {name!r} is not a dataset; there are: {', '.join(sorted(entries))}."
-            raise Refused(msg)
-        entry = entries[name]
-        try:
-            sensitive = declared(entry.get("sensitive"))
-        except ValueError as error:
-            raise Refused(f"{self.repo_dir / _DATASETS}: datasets.{name}.{error}") from None
-        return Dataset(
-            name=name,
-            path=self.data_dir / entry["location"],
-            keys=tuple(entry["keys"]),
-            event=entry["event"],
-            created=entry["created"],
-            join_keys=tuple(entry.get("join_keys", ())),
-            outcomes=tuple(entry.get("outcomes", ())),
-            sensitive=sensitive,
-        )
 
     def spine(self, spec: ModelSpec, *, as_of: datetime, start: date, end: date) -> pa.Table:
         """Labelled decisions of the local days ``[start, end)`` whose labels are mature at ``as_of``.
@@ -170,9 +135,9 @@ class FeastFeatures:
         return _in_total_order(_known(self._decisions(spec, rows, keys), source), spec, source)
 
     def count_rows(self, dataset: str, start: date, end: date) -> int:
-        """Rows of a dataset whose event lies on the local days ``[start, end)`` (time zone of ``datasets.yaml``)."""
+        """Rows of a dataset whose event lies on the local days ``[start, end)``, in the time zone of its list."""
         source = self.dataset(dataset)
-        days = _local_days(self._read(source, [source.event])[source.event], ZoneInfo(self._catalog["timezone"]))
+        days = _local_days(self._read(source, [source.event])[source.event], ZoneInfo(source.timezone))
         return int(pc.sum(_within(days, start, end)).as_py() or 0)
 
     # -- features: Feast ------------------------------------------------------------------------------------------
@@ -216,14 +181,10 @@ class FeastFeatures:
 
     def tagged(self, spec: ModelSpec) -> tuple[TaggedColumn, ...]:
         """See the port. Feast is imported only when a definition has changed since the registry was made."""
-        spine, source = spec.data.spine, self._listed(spec.data.spine.source)
+        spine, source = spec.data.spine, self._catalogue[spec.data.spine.source]
         of_feast = self._applied()
         if spec.data.features not in of_feast["services"]:
-            msg = (
-                f"{self.repo_dir / _DEFINITIONS}: {spec.data.features!r} is not a feature service; there are: "
-                f"{', '.join(of_feast['services'])}."
-            )
-            raise Refused(msg)
+            raise self._no_service(spec.data.features, of_feast["services"])
         roles: dict[tuple[str, Role], None] = dict.fromkeys((key, "key") for key in spine.entity)
         roles |= dict.fromkeys((key, "join key") for key in source.join_keys if key not in spine.entity)
         roles |= {(spine.label, "label"): None, (spine.decided_column, "moment"): None, (source.event, "moment"): None}
@@ -232,7 +193,7 @@ class FeastFeatures:
         for column, role in roles:
             places = [of_feast["keys"][column]] if column in of_feast["keys"] and "key" in role else []
             if column in source.sensitive:
-                places.append(([source.sensitive[column]], f"dataset {source.name!r} of {_DATASETS}"))
+                places.append(([source.sensitive[column]], f"dataset {source.name!r} of {source.where}"))
             if places:
                 tags = dict.fromkeys(tag for several, _ in places for tag in several)
                 where = dict.fromkeys(at for _, at in places)
@@ -265,8 +226,8 @@ class FeastFeatures:
         with file_lock.held(registry.with_suffix(".lock")):
             if (tags := _stamped(applied, wanted)) is not None and registry.exists():
                 return tags
-            definitions = self._definitions()
-            tags = self._tags(definitions)
+            definitions, wrong = self._definitions()
+            tags = self._tags(definitions) | {"wrong": wrong}
             with tempfile.TemporaryDirectory(dir=registry.parent, prefix=".applying-") as scratch:
                 draft = Path(scratch) / registry.name
                 if registry.exists():
@@ -312,20 +273,23 @@ class FeastFeatures:
         return {"keys": {key: told for key, at in places.items() if (told := _told(at))}, "services": services}
 
     def _of_dataset(self, source: Any) -> dict[str, list[tuple[str, Mapping[str, str]]]]:
-        """What ``datasets.yaml`` calls sensitive of the dataset that a Feast source reads, by the view's names."""
-        if source.name not in self._catalog["datasets"]:
+        """What its entry calls sensitive of the dataset that a Feast source reads, by the view's names."""
+        if source.name not in self._catalogue:
             return {}
-        at = f"dataset {source.name!r} of {_DATASETS}"
-        sensitive = self._listed(source.name).sensitive
-        return {source.field_mapping.get(name, name): [(at, {tag: "true"})] for name, tag in sensitive.items()}
+        listed = self._catalogue[source.name]
+        at = f"dataset {source.name!r} of {listed.where}"
+        return {source.field_mapping.get(name, name): [(at, {tag: "true"})] for name, tag in listed.sensitive.items()}
 
-    def describe(self) -> dict[str, Any]:
-        """What a snapshot's manifest pins: versions, views, services and datasets, JSON-able and free of paths.
+    def describe(self, spec: ModelSpec) -> dict[str, Any]:
+        """What the manifest of the spec's snapshot pins: service, views and datasets, JSON-able and free of paths.
 
-        ``hash`` covers the definitions and the content of every dataset: equal hashes give equal features.
+        ``hash`` covers the definitions and the content of every dataset that the spine and the service read: equal
+        hashes give equal features.
         """
         store = self._store()
-        views = {
+        service = self._service(store, spec.data.features)
+        views = [store.get_feature_view(projection.name) for projection in service.feature_view_projections]
+        pinned_views = {
             view.name: {
                 "version": view.current_version_number,
                 "features": {field.name: str(field.dtype) for field in view.features},
@@ -334,31 +298,31 @@ class FeastFeatures:
                 "event": view.batch_source.timestamp_field,
                 "created": view.batch_source.created_timestamp_column,
             }
-            for view in sorted(store.list_feature_views(), key=lambda view: view.name)
+            for view in sorted(views, key=lambda view: view.name)
         }
-        services = {
-            service.name: list(self._feature_names(service))
-            for service in sorted(store.list_feature_services(), key=lambda service: service.name)
-        }
+        source = self.dataset(spec.data.spine.source)
+        files = {source.path, *(self.data_dir / view.batch_source.path for view in views)}
+        read = sorted(dataset.name for dataset in self._catalogue.sound() if dataset.path in files)
         datasets = {
             name: {
                 "rows": pq.read_metadata(self.dataset(name).path).num_rows,
                 "sha256": hashlib.sha256(self.dataset(name).path.read_bytes()).hexdigest(),
             }
-            for name in sorted(self._catalog["datasets"])
+            for name in read
         }
-        pinned = {"views": views, "services": services, "datasets": datasets, "timezone": self._catalog["timezone"]}
+        services = {service.name: list(self._feature_names(service))}
+        pinned = {"views": pinned_views, "services": services, "datasets": datasets, "timezone": source.timezone}
         engine = {"offline_store": engine_of(self._config)}
         engine |= {name: version(name) for name in ("duckdb", "feast", "numpy", "pyarrow")}
         # A view's version counts the changes made in this folder's registry: told, but not part of its content.
-        content = json.dumps(pinned | {"views": _without_versions(views)}, sort_keys=True).encode()
+        content = json.dumps(pinned | {"views": _without_versions(pinned_views)}, sort_keys=True).encode()
         return pinned | {"engine": engine, "hash": hashlib.sha256(content).hexdigest()}
 
     # -- inner parts ----------------------------------------------------------------------------------------------
 
     @cached_property
-    def _catalog(self) -> dict[str, Any]:
-        return dict(YAML(typ="safe").load(self.repo_dir / _DATASETS))
+    def _catalogue(self) -> Catalogue:
+        return Catalogue(self.repo_dir, self.models_dir, self.data_dir)
 
     @cached_property
     def _config(self) -> dict[str, Any]:
@@ -383,28 +347,37 @@ class FeastFeatures:
         self.apply()
         return self._open(self._registry_path)
 
-    def _definitions(self) -> list[Any]:
+    def _definitions(self) -> tuple[list[Any], list[str]]:
+        """Every Feast object, and why a dataset has none of its own; importing Feast is behind it."""
+        from ratchet.adapters.declared_views import declared_views  # noqa: PLC0415 - Feast
+
         spec = importlib.util.spec_from_file_location("ratchet_feature_definitions", self.repo_dir / _DEFINITIONS)
         if spec is None or spec.loader is None:
             msg = f"{self.repo_dir / _DEFINITIONS}: must be a Python file, but cannot be loaded."
             raise Refused(msg)
         module = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(module)
-        return list(module.objects(self.data_dir))
+        defined = list(module.objects(self.data_dir))
+        declared, wrong = declared_views(self._catalogue.sound(), defined)
+        return [*defined, *declared], wrong
 
     def _definitions_digest(self) -> str:
         digest = hashlib.sha256(f"{version('feast')}\n{self.data_dir}\n".encode())
-        for name in (CONFIG_FILE, _DATASETS, _DEFINITIONS):
-            digest.update((self.repo_dir / name).read_bytes())
+        own = [self.repo_dir / CONFIG_FILE, self.repo_dir / _DEFINITIONS, Path(__file__).with_name("declared_views.py")]
+        for file in (*own, *dataset_files(self.repo_dir, self.models_dir)):
+            digest.update(f"{file.parent.name}/{file.name}\n".encode())
+            digest.update(file.read_bytes())
         return digest.hexdigest()
+
+    def _no_service(self, name: str, there: Iterable[str]) -> Refused:
+        wrong = "".join(f" {said}" for said in (*self._catalogue.problems, *self._applied()["wrong"]))
+        at = self.repo_dir / _DEFINITIONS
+        return Refused(f"{at}: {name!r} is not a feature service; there are: {', '.join(there)}.{wrong}")
 
     def _service(self, store: Any, name: str) -> Any:
         services = {service.name: service for service in store.list_feature_services()}
         if name not in services:
-            msg = (
-                f"{self.repo_dir / _DEFINITIONS}: {name!r} is not a feature service; there are: {', '.join(services)}."
-            )
-            raise Refused(msg)
+            raise self._no_service(name, services)
         return services[name]
 
     @staticmethod

@@ -1,9 +1,9 @@
-"""A model's folder, its data and its entries in the feature repository, made from one file: ``ratchet new``.
+"""A model's folder and its data, made from one file: ``ratchet new``.
 
 The file has one row per decision: its keys, when it is made, the label (or the number to predict), and what was known
 then. It becomes two datasets, because a label is known later than the features beside it: ``<model>`` is the spine's
-source, and ``<model>_features`` a feature view of its own, each of whose rows is known at its decision. Nothing that is
-there is overwritten, and nothing is written before everything has been checked.
+source, and ``<model>_features`` a feature view of its own, each of whose rows is known at its decision; both are listed
+in the folder itself. Nothing that is there is overwritten, and nothing is written before everything has been checked.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ import pyarrow.csv as pa_csv
 import pyarrow.parquet as pq
 from pydantic import ValidationError
 from ruamel.yaml import YAML
-from ruamel.yaml.error import YAMLError
 
+from ratchet.adapters.catalogue import DATASETS_FILE, Catalogue
 from ratchet.adapters.storage import write_atomically
 from ratchet.domain.holdout import CALIBRATE, MIN_FIT, gap_days
 from ratchet.domain.spec import ModelSpec, explain, parse_duration
@@ -71,6 +71,7 @@ class Made:
     """What came of it: rows, local days from the first to the last, features by type, and until when there are rows."""
 
     spec_file: Path
+    data_files: tuple[Path, ...]
     rows: int
     days: int
     features: Mapping[str, str]
@@ -78,13 +79,13 @@ class Made:
 
 
 def scaffold(asked: Asked, *, models_dir: Path, repo_dir: Path, data_dir: Path) -> Made:
-    """Write two datasets below ``data_dir``, their entries in ``datasets.yaml``, and ``model.yaml``, the spec last.
+    """Write two datasets below ``data_dir``, and the model's folder: their entries, then the spec.
 
     Raises:
         Refused: the file, a column or a value will not do, or something is there already; the message has the remedy.
     """
     _document(asked, MOST_WINDOW_DAYS)  # the words alone are checked first: the name becomes a path
-    listed, spec_file = repo_dir / "datasets.yaml", models_dir / asked.model / "model.yaml"
+    spec_file = models_dir / asked.model / "model.yaml"
     files = [data_dir / f"{name}.parquet" for name in (asked.model, f"{asked.model}_features")]
     for path in (spec_file.parent, *files):
         if path.exists():
@@ -94,15 +95,19 @@ def scaffold(asked: Asked, *, models_dir: Path, repo_dir: Path, data_dir: Path) 
     first, last = _first_and_last_day(asked, table)
     document = _document(asked, (last - first).days + 1)
     kinds = {name: _kind(features[name].type) for name in features.column_names[len(asked.keys) + 1 : -1]}
-    entries = _with_entries(listed, asked, kinds)
+    entries = _entries(asked, kinds)
+    listed = Catalogue(repo_dir, models_dir, data_dir)
+    if there := sorted(name for name in entries if name in listed):
+        where = listed[there[0]].where
+        raise Refused(f"{where} has a dataset {there[0]!r} already. Choose another name for the model.")
     for path, content in zip(files, (_spine(asked, table), features), strict=True):
         buffer = io.BytesIO()
         pq.write_table(content, buffer, compression="zstd")
         write_atomically(path, buffer.getvalue(), replace=False)
-    write_atomically(listed, entries.encode())
+    write_atomically(spec_file.with_name(DATASETS_FILE), _listed_text(asked, entries).encode(), replace=False)
     write_atomically(spec_file, _spec_text(asked, document).encode(), replace=False)
     until = datetime.combine(last + _DAY, time(), ZoneInfo(asked.timezone)).astimezone(UTC)
-    return Made(spec_file, table.num_rows, (last - first).days + 1, kinds, until)
+    return Made(spec_file, tuple(files), table.num_rows, (last - first).days + 1, kinds, until)
 
 
 def _read(source: Path) -> pa.Table:
@@ -311,38 +316,24 @@ def _spec_text(asked: Asked, document: Mapping[str, Any]) -> str:
     return head + f"# Check it with: ratchet validate {asked.model}\n" + _yaml(document)
 
 
-def _with_entries(listed: Path, asked: Asked, kinds: Mapping[str, str]) -> str:
-    """The text of ``datasets.yaml`` with both datasets at its end, and all that was there as it was."""
-    text = listed.read_text()
-    before = YAML(typ="safe").load(text)["datasets"]
-    keys = list(asked.keys)
-    entries = {
-        asked.model: {
-            "location": f"{asked.model}.parquet",
-            "keys": keys,
-            "event": asked.decided_at,
-            "created": LABEL_KNOWN_AT,
-        },
+def _entries(asked: Asked, kinds: Mapping[str, str]) -> dict[str, Any]:
+    """What the model's ``datasets.yaml`` lists: the source of its spine, and its features as a view by themselves."""
+    both = {"keys": list(asked.keys), "event": asked.decided_at}
+    return {
+        asked.model: {"location": f"{asked.model}.parquet", **both, "created": LABEL_KNOWN_AT},
         f"{asked.model}_features": {
             "location": f"{asked.model}_features.parquet",
-            "keys": keys,
-            "event": asked.decided_at,
+            **both,
             "created": KNOWN_AT,
             "service": f"{asked.model}_v1",
             "features": dict(kinds),
         },
     }
-    if there := sorted(entries.keys() & before.keys()):
-        raise Refused(f"{listed} has a dataset {there[0]!r} already. Choose another name for the model.")
-    lines = "".join(f"  {line}\n" for line in _yaml(entries).splitlines())
-    extended = f"{text.rstrip()}\n{lines}"
-    try:
-        as_wanted = YAML(typ="safe").load(extended)["datasets"] == before | entries
-    except YAMLError:
-        as_wanted = False
-    if not as_wanted:
-        raise Refused(f"{listed} does not end with its datasets. Move that section to its end.")
-    return extended
+
+
+def _listed_text(asked: Asked, entries: Mapping[str, Any]) -> str:
+    head = f"# Made by ratchet new from {asked.source.name}. Every key: include/feature_repo/datasets.yaml\n"
+    return head + _yaml({"timezone": asked.timezone, "datasets": entries})
 
 
 def _yaml(document: Mapping[str, Any]) -> str:

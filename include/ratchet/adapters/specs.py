@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING, Any
 from pydantic import ValidationError
 
 from ratchet.adapters import hooks
+from ratchet.adapters.catalogue import DATASETS_FILE, dataset_files, wrong_with
 from ratchet.adapters.feature_engine import CONFIG_FILE, engine_refused
 from ratchet.adapters.ordinary_yaml import read_ordinary
-from ratchet.domain.sensitive import TaggedColumn, declared, rule_columns
+from ratchet.domain.sensitive import TaggedColumn, rule_columns
 from ratchet.domain.spec import ModelSpec, Problem, did_you_mean, explain
 from ratchet.errors import Refused
 
@@ -24,8 +25,7 @@ if TYPE_CHECKING:
     from ruamel.yaml.comments import CommentedMap
 
 SPEC_FILE = "model.yaml"
-DATASETS_FILE = "feature_repo/datasets.yaml"
-FEATURE_STORE_FILE = f"feature_repo/{CONFIG_FILE}"
+FEATURE_REPO = "feature_repo"
 MAX_SPEC_BYTES = 256_000
 MAX_SPEC_DEPTH = 24
 
@@ -115,26 +115,32 @@ Tagged = Callable[[ModelSpec], Sequence[TaggedColumn]]
 
 
 def validate_all(
-    models_dir: Path | str, feature_names: FeatureNames | None = None, tagged: Tagged | None = None
+    models_dir: Path | str,
+    feature_names: FeatureNames | None = None,
+    tagged: Tagged | None = None,
+    *,
+    repo_dir: Path | None = None,
 ) -> list[str]:
     """Every problem of every spec, one line each; empty when all hold.
 
-    Where ``feature_repo/datasets.yaml`` stands beside the models folder, the names of datasets, keys, slices and groups
-    are checked against it; so is the engine that ``feature_repo/feature_store.yaml`` names. Whether the feature service
+    Where the feature repository (``repo_dir``, left out: ``feature_repo`` beside the models folder) has a
+    ``datasets.yaml``, the names of datasets, keys, slices and groups are checked against it and against those that the
+    models' own folders list; so is the engine that its ``feature_store.yaml`` names. Whether the feature service
     exists is the feature store's to say, not checked here; it is asked, through ``feature_names``, only when a payoff
     reads a column that the spine does not carry. Left out, such columns are taken for features. Through ``tagged`` it
     is asked which columns are sensitive; left out, what the specs allow is not checked.
     """
     folder = Path(models_dir)
-    listed = folder.parent / DATASETS_FILE
+    repo = folder.parent / FEATURE_REPO if repo_dir is None else repo_dir
     problems: list[str] = []
     datasets: dict[str, _Dataset] | None = None
-    if listed.is_file():
+    shared, *own = dataset_files(repo, folder)
+    if shared.is_file():
         try:
-            datasets = _read_datasets(listed)
+            datasets = _read_datasets([shared, *own])
         except SpecRefused as refused:
             problems.extend(refused.problems)
-    problems.extend(_refused_engine(folder.parent / FEATURE_STORE_FILE))
+    problems.extend(_refused_engine(repo / CONFIG_FILE))
     for file in spec_files(folder):
         try:
             spec = load_spec(file)
@@ -166,7 +172,8 @@ def _unknown_names(spec: ModelSpec, datasets: Mapping[str, _Dataset]) -> Iterato
         named += [((*at, index), name) for index, name in enumerate(spec.retrain.on.data.datasets)]
     for path, name in named:
         if name not in datasets:
-            yield Problem(path, f"{name!r} is not a dataset of {DATASETS_FILE}.{did_you_mean(name, tuple(datasets))}")
+            meant = did_you_mean(name, tuple(datasets))
+            yield Problem(path, f"{name!r} is not a dataset of any {DATASETS_FILE}.{meant}")
     columns = tuple(datasets[spine.source].known) if spine.source in datasets else ()
     keys: list[tuple[tuple[str | int, ...], str]] = [
         (("data", "spine", "entity", index), name) for index, name in enumerate(spine.entity)
@@ -225,25 +232,38 @@ def _sensitive_columns(spec: ModelSpec, tagged: Tagged) -> Sequence[Problem]:
         return (Problem(("data", "features"), str(refused)),)
 
 
-def _read_datasets(file: Path) -> dict[str, _Dataset]:
-    """The datasets of the feature repository, each with the columns that a spine made of it carries."""
-    tree = _read(file, "")
-    datasets = tree.get("datasets")
-    if not isinstance(datasets, dict) or not all(isinstance(entry, dict) for entry in datasets.values()):
-        raise _refused(file, 1, "must hold a mapping 'datasets' of name to location, keys and columns", "")
-    for name, entry in datasets.items():
+def _read_datasets(files: Sequence[Path]) -> dict[str, _Dataset]:
+    """The datasets of these files by name, each with the columns that a spine made of it carries.
+
+    Raises:
+        SpecRefused: with every problem of every file. Until they are mended no name can be checked.
+    """
+    found: dict[str, _Dataset] = {}
+    listed_in: dict[str, Path] = {}
+    problems: list[str] = []
+    for file in files:
+        model = "" if file is files[0] else file.parent.name
         try:
-            declared(entry.get("sensitive"))
-        except ValueError as error:
-            line = _line(tree, ("datasets", str(name), "sensitive"))
-            raise _refused(file, line, f"datasets.{name}.{error}", "") from None
-    return {
-        str(name): _Dataset(
-            known=frozenset([*(entry.get("keys") or ()), *(entry.get("join_keys") or ())]),
-            outcomes=frozenset(entry.get("outcomes") or ()),
-        )
-        for name, entry in datasets.items()
-    }
+            tree = _read(file, model)
+            if not isinstance(datasets := tree.get("datasets"), dict):
+                raise _refused(file, 1, "must hold a mapping 'datasets' of name to location, keys and columns", model)
+        except SpecRefused as refused:
+            problems.extend(refused.problems)
+            continue
+        for name, entry in datasets.items():
+            wrong = list(wrong_with(entry))
+            if name in listed_in:
+                wrong.append(((), f" is listed in {_shown(listed_in[name])} too: rename one of them"))
+            for path, said in wrong:
+                at = ("datasets", str(name), *path)
+                problems.extend(_refused(file, _line(tree, at), f"{'.'.join(at)}{said}", model).problems)
+            listed_in[name] = file
+            if not wrong:
+                keys = [*entry["keys"], *(entry.get("join_keys") or ())]
+                found[name] = _Dataset(frozenset(keys), frozenset(entry.get("outcomes") or ()))
+    if problems:
+        raise SpecRefused(tuple(problems))
+    return found
 
 
 def _refused_engine(file: Path) -> Iterator[str]:

@@ -14,6 +14,9 @@ from ratchet.ports.ledger import AWAITING_APPROVAL
 from ratchet.settings import Settings
 
 OPEN = ("queued", "running")
+NOT_FOUND = 404
+DAG_SECONDS = 180.0
+"""Airflow reads the models again every half minute, and takes longer where there are many."""
 
 
 @dataclass(frozen=True)
@@ -22,14 +25,36 @@ class Airflow:
 
     client: httpx.Client
 
-    def _ask(self, method: str, path: str, **options: Any) -> Any:
+    def _answer(self, method: str, path: str, **options: Any) -> httpx.Response:
         try:
-            answer = self.client.request(method, f"/api/v2{path}", **options)
+            return self.client.request(method, f"/api/v2{path}", **options)
         except httpx.HTTPError as error:
             raise Unavailable(f"Airflow did not answer at {self.client.base_url}: {error}. Run: ratchet up") from error
+
+    def _ask(self, method: str, path: str, **options: Any) -> Any:
+        answer = self._answer(method, path, **options)
         if answer.status_code >= 400:
             raise Refused(f"Airflow refused {method} {path} with {answer.status_code}: {answer.text[:500]}")
         return answer.json()
+
+    def has_dag(self, dag_id: str) -> bool:
+        """Whether Airflow has read the DAG."""
+        return self._answer("GET", f"/dags/{dag_id}").status_code != NOT_FOUND
+
+    def wait_for_dag(self, dag_id: str, *, timeout_seconds: float = DAG_SECONDS, every_seconds: float = 1.0) -> None:
+        """Return when Airflow has read the DAG, which it does some time after its spec has come.
+
+        Raises:
+            Unavailable: it has not after the timeout; the message says where to look.
+        """
+        end = time.monotonic() + timeout_seconds
+        while not self.has_dag(dag_id):
+            if time.monotonic() > end:
+                raise Unavailable(
+                    f"Airflow has no DAG {dag_id} after {timeout_seconds:.0f} s. Does it read the models of this "
+                    "checkout (RATCHET_MODELS_DIR)? See: ratchet status, and the import errors in Airflow"
+                )
+            time.sleep(every_seconds)
 
     def trigger(self, dag_id: str, conf: dict[str, Any]) -> str:
         """Start a run with this form; returns its id."""

@@ -277,7 +277,7 @@ def _year(ratchet: Ratchet, spec: ModelSpec, place: settings.Settings, teller: T
         ledger=ratchet.ledger,
         bus=ratchet.bus,
         airflow=airflow_api.connect(ratchet.settings),
-        counts=FeastFeatures(place.feature_repo_dir, place.data_dir),
+        counts=FeastFeatures(place.feature_repo_dir, place.data_dir, place.models_dir),
         spec=spec,
         teller=teller,
     )

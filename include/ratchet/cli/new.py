@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -96,13 +97,20 @@ def new(
         repo_dir=settings.feature_repo_dir,
         data_dir=settings.data_dir,
     )
-    typer.echo(f"made {made.spec_file} from {made.rows:,} rows over {made.days} days")
+    typer.echo(f"made {_shown(made.spec_file.parent)} from {made.rows:,} rows over {made.days} days")
     typer.echo(f"features, each taken as known at {said['--decided-at']}: {', '.join(made.features)}")
-    typer.echo("is one of them known only later? Then remove what was made, and name it with --leave-out")
+    made_of = " ".join(shlex.quote(_shown(path)) for path in (made.spec_file.parent, *made.data_files))
+    typer.echo("is one of them known only later? Then remove what was made, and name it with --leave-out:")
+    typer.echo(f"rm -r {made_of}")
     typer.echo(f"next: ratchet validate {model}, then, on a running stack:")
     until = f"{made.complete_until:%Y-%m-%dT%H:%M:%S}"
     typer.echo(f"ratchet deploy && ratchet publish data {model} --complete-until {until} --new-rows {made.rows}")
     typer.echo(f"ratchet champion init {model}")
+
+
+def _shown(path: Path) -> str:
+    """The path from the working directory, where it is below it."""
+    return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)
 
 
 def _completed(given: dict[str, str | None]) -> dict[str, str]:

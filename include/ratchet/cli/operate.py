@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import getpass
+import time
 from typing import Annotated
 
 import typer
 
-from ratchet.bootstrap import wire
+from ratchet.bootstrap import Ratchet, wire
 from ratchet.cli import airflow_api
 from ratchet.cli.events import instant
 from ratchet.cli.monitor import monitor
@@ -17,6 +18,8 @@ from ratchet.cli.probation import probation, validate_lines
 from ratchet.cli.scoring import predictions, score
 from ratchet.cli.tables import AsJson, print_rows
 from ratchet.errors import Refused
+
+DATA_SECONDS = 20.0
 
 ledger_app = typer.Typer(help="Our own database.", no_args_is_help=True)
 topics_app = typer.Typer(help="Kafka topics.", no_args_is_help=True)
@@ -102,9 +105,9 @@ def validate(model: Annotated[str | None, typer.Argument(help="One model; all wh
     from ratchet.adapters.specs import load_all, validate_all  # noqa: PLC0415 - only here
 
     ratchet = wire()
-    models_dir = ratchet.settings.models_dir
-    # Feast, where it must be asked
-    found = validate_all(models_dir, ratchet.features.feature_names, ratchet.features.tagged)
+    models_dir, features = ratchet.settings.models_dir, ratchet.features  # Feast, where it must be asked
+    repo_dir = ratchet.settings.feature_repo_dir
+    found = validate_all(models_dir, features.feature_names, features.tagged, repo_dir=repo_dir)
     problems = [p for p in found if model is None or f"/{model}/" in p]
     for problem in problems:
         typer.secho(problem, fg=typer.colors.RED, err=True)
@@ -152,14 +155,30 @@ def champion_init(
     wait: Annotated[bool, typer.Option(help="Wait for the verdict.")] = True,
 ) -> None:
     """Make the first champion: it must beat the best constant decision by the same rule as any later challenger."""
-    ratchet = wire()
-    run_id = airflow_api.connect(ratchet.settings).trigger(
-        f"retrain__{model}", {"reason": reason, "first_champion": True}
-    )
-    typer.echo(f"started run {run_id} of retrain__{model}")
+    ratchet, dag_id = wire(), f"retrain__{model}"
+    _wait_for_data(ratchet, model)
+    airflow = airflow_api.connect(ratchet.settings)
+    if not airflow.has_dag(dag_id):
+        typer.echo(f"waiting until Airflow has read the spec of {model}")
+        airflow.wait_for_dag(dag_id)
+    run_id = airflow.trigger(dag_id, {"reason": reason, "first_champion": True})
+    typer.echo(f"started run {run_id} of {dag_id}")
     if wait:
         outcome = airflow_api.wait_for_attempt(ratchet, model, run_id, promoted=True)
         typer.echo(outcome)
+
+
+def _wait_for_data(ratchet: Ratchet, model: str) -> None:
+    """Return when it is known how far the model's data are complete: an announcement needs a moment to arrive.
+
+    Raises:
+        Refused: the model is not deployed, or nothing has announced its data.
+    """
+    end = time.monotonic() + DATA_SECONDS
+    while said := ratchet.lacking(model):
+        if time.monotonic() > end:
+            raise Refused(f"{model}: {said}. Announce it: ratchet publish data --help")
+        time.sleep(0.5)
 
 
 @champion_app.command("show")

@@ -36,6 +36,6 @@ class Features(Protocol):
         """Bring the feature registry up to date; repeatable."""
         ...
 
-    def describe(self) -> dict[str, Any]:
-        """What a manifest pins of the feature repository."""
+    def describe(self, spec: ModelSpec) -> dict[str, Any]:
+        """What a manifest pins of the feature repository: all that rows of the spec are made of, and no more."""
         ...

@@ -149,7 +149,7 @@ class Attempts:
             ],
             "files": files,
             "code": self._parts.code_digest,
-            "feature_repository": features.describe(),
+            "feature_repository": features.describe(spec),
             "created_cutoff": {"features": "decided_at of each row", "labels": attempt.as_of.isoformat()},
         } | recorded(allowed)
         key = f"snapshots/{attempt.id}/manifest.json"

@@ -70,6 +70,6 @@ class GuardedFeatures:
         """See the port."""
         self._features.apply()
 
-    def describe(self) -> dict[str, Any]:
+    def describe(self, spec: ModelSpec) -> dict[str, Any]:
         """See the port."""
-        return self._features.describe()
+        return self._features.describe(spec)

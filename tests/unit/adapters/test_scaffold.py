@@ -119,12 +119,11 @@ def test_what_was_there_stays_as_it_was(workshop: Workshop) -> None:
     before = workshop.files()
     workshop.make()
     after = workshop.files()
-    changed = {name for name, content in before.items() if after[name] != content}
-    assert changed == {"feature_repo/datasets.yaml"}
-    listed = "feature_repo/datasets.yaml"
-    assert after[listed].startswith(before[listed].rstrip())
-    datasets = YAML(typ="safe").load(after[listed].decode())["datasets"]
-    assert datasets["visits_features"]["features"] == {"shop": "string", "guests": "float64"}
+    assert {name: after[name] for name in before} == before
+    assert {name.rpartition("/")[0] for name in after.keys() - before} == {"models/visits", "data"}
+    listed = YAML(typ="safe").load(after["models/visits/datasets.yaml"].decode())
+    assert listed["datasets"]["visits_features"]["features"] == {"shop": "string", "guests": "float64"}
+    assert listed["timezone"] == "Europe/Berlin"
 
 
 @pytest.mark.parametrize("there", ["models/visits", "data/visits.parquet", "data/visits_features.parquet"])
@@ -205,8 +204,16 @@ def test_rows_that_repeat_a_key_at_one_moment_are_refused(workshop: Workshop) ->
         workshop.make()
 
 
-def test_a_catalogue_whose_datasets_are_not_at_its_end_is_left_alone(workshop: Workshop) -> None:
-    listed = workshop.repo / "datasets.yaml"
-    listed.write_text(f"{listed.read_text()}other: {{}}\n")
-    with pytest.raises(Refused, match="does not end with its datasets"):
+@pytest.mark.parametrize(
+    ("where", "said"), [("feature_repo", "datasets.yaml"), ("models/other", "other/datasets.yaml")]
+)
+def test_a_name_that_some_dataset_has_is_refused(workshop: Workshop, where: str, said: str) -> None:
+    listed = workshop.folder / where / "datasets.yaml"
+    listed.parent.mkdir(exist_ok=True)
+    entry = "  visits_features: {location: x.parquet, keys: [visit], event: at, created: at}\n"
+    before = listed.read_text().rstrip() if listed.exists() else "datasets:"
+    listed.write_text(f"{before}\n{entry}")
+    files = workshop.files()
+    with pytest.raises(Refused, match=f"^{said} has a dataset 'visits_features' already. Choose another name"):
         workshop.make()
+    assert workshop.files() == files

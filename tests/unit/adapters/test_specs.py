@@ -13,6 +13,12 @@ from ratchet.settings import load_settings
 
 MODELS = load_settings().models_dir
 SHIPPED = MODELS / "flight_delay" / "model.yaml"
+LISTED = """datasets:
+  flights:
+    {location: flights.parquet, event: departs_at, created: told_at, keys: [flight_id],
+     join_keys: [carrier, fare], outcomes: [minutes_late]}
+  weather: {location: weather.parquet, event: seen_at, created: told_at, keys: [origin]}
+"""
 
 
 def written(folder: Path, text: str, model: str = "flight_delay") -> Path:
@@ -133,7 +139,7 @@ def test_a_name_the_feature_repository_does_not_have_is_told(tmp_path: Path, old
     file = changed(tmp_path, old, new)
     listed = tmp_path / "feature_repo" / "datasets.yaml"
     listed.parent.mkdir()
-    listed.write_text("datasets:\n  flights: {keys: [flight_id], join_keys: [carrier]}\n  weather: {keys: [origin]}\n")
+    listed.write_text(LISTED)
     (problem,) = specs.validate_all(tmp_path / "models")
     assert said in problem
     assert f":{line_of(file, new)}:" in problem
@@ -175,12 +181,6 @@ def test_an_engine_that_answers_for_every_row_is_not_told(tmp_path: Path, engine
     config.parent.mkdir()
     config.write_text(f"offline_store:\n  type: {engine}\n")
     assert specs.validate_all(tmp_path / "models") == []
-
-
-LISTED = """datasets:
-  flights: {keys: [flight_id], join_keys: [carrier, fare], outcomes: [minutes_late]}
-  weather: {keys: [origin]}
-"""
 
 
 def with_payoff(folder: Path, payoff: str, threshold: str = "payoff") -> Path:
@@ -297,6 +297,59 @@ def test_a_sensitive_column_that_the_spec_does_not_allow_is_told_with_file_and_l
 def test_a_misspelt_tag_of_a_data_set_is_told_with_file_and_line(tmp_path: Path) -> None:
     with_payoff(tmp_path, "tp: 10, fp: -60")
     listed = tmp_path / "feature_repo" / "datasets.yaml"
-    listed.write_text("datasets:\n  flights:\n    keys: [flight_id]\n    sensitive: {flight_id: pi}\n")
+    listed.write_text(LISTED.replace("join_keys: [carrier, fare]", "sensitive: {flight_id: pi}"))
     (problem,) = specs.validate_all(tmp_path / "models", features, tagged)
     assert problem.startswith(f"{listed}:4: datasets.flights.sensitive.flight_id must be pii or secret, but got 'pi'")
+
+
+# -- datasets of a model's own -----------------------------------------------------------------------------------------
+
+OWN = "  visits: {location: visits.parquet, event: at, created: told_at, keys: [flight_id], join_keys: [carrier]}\n"
+
+
+def with_own(folder: Path, listed: str) -> tuple[Path, Path]:
+    """The shipped spec on ``visits``, which its folder lists itself: that list, and the spec."""
+    shared = folder / "feature_repo" / "datasets.yaml"
+    shared.parent.mkdir()
+    shared.write_text(LISTED)
+    file = changed(folder, "source: flights", "source: visits")
+    own = file.with_name("datasets.yaml")
+    own.write_text(listed)
+    return own, file
+
+
+def test_a_model_may_bring_its_datasets_in_its_own_folder(tmp_path: Path) -> None:
+    own, file = with_own(tmp_path, f"datasets:\n{OWN}")
+    assert specs.validate_all(tmp_path / "models") == []
+    own.unlink()
+    (problem,) = specs.validate_all(tmp_path / "models")
+    assert f"{file}:{line_of(file, 'source: visits')}: data.spine.source: 'visits' is not a dataset" in problem
+
+
+@pytest.mark.parametrize(
+    ("listed", "line", "said"),
+    [
+        ("datasets:\n" + OWN.replace("visits:", "weather:"), 2, "datasets.weather is listed in"),
+        (f"datasets:\n{OWN}  more: 1\n", 3, "datasets.more must be a mapping, but got 1"),
+        ("datasets:\n" + OWN.replace("event: at, ", ""), 2, "datasets.visits must say its event"),
+        ("datasets:\n" + OWN.replace("join_keys", "join_key"), 2, "datasets.visits.join_key is no key of a dataset"),
+        ("datasets:\n" + OWN.replace("[carrier]", "carrier"), 2, "datasets.visits.join_keys must be a list"),
+        ("datasets:\n" + OWN.replace("}", ", service: x}"), 2, "must say both its features and the service"),
+        (
+            "datasets:\n" + OWN.replace("}", ", service: x, features: {a: date}}"),
+            2,
+            "datasets.visits.features.a must be one of float64, int64, string, but got 'date'",
+        ),
+        ("datasets:\n" + OWN.replace("}", ", service: x, features: []}"), 2, "must be a mapping of names to types"),
+        ("datasets: [visits]\n", 1, "must hold a mapping 'datasets'"),
+        ("datasets: [\n", 2, "not valid YAML"),
+    ],
+)
+def test_what_is_wrong_with_a_dataset_is_told_with_file_and_line(
+    tmp_path: Path, listed: str, line: int, said: str
+) -> None:
+    own, _ = with_own(tmp_path, listed)
+    (problem,) = specs.validate_all(tmp_path / "models")
+    assert problem.startswith(f"{own}:{line}: ")
+    assert said in problem
+    assert problem.endswith("Run: ratchet validate flight_delay")

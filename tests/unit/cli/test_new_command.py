@@ -89,7 +89,6 @@ def test_what_no_flag_says_is_asked_for(folder: Path, monkeypatch: pytest.Monkey
     shutil.rmtree(folder / "models" / "visits")
     for name in ("visits", "visits_features"):
         (folder / "data" / f"{name}.parquet").unlink()
-    shutil.copy(ROOT / "include" / "feature_repo" / "datasets.yaml", folder / "feature_repo")
     run("--from", str(folder / "visits.csv"), *flags())
     assert load_spec(folder / "models" / "visits").digest == asked.digest
 

@@ -66,7 +66,7 @@ class TableFeatures:
     def apply(self) -> None:
         """Nothing to do."""
 
-    def describe(self) -> dict[str, Any]:
+    def describe(self, spec: ModelSpec) -> dict[str, Any]:
         views = {"flights": {"version": 1, "features": dict.fromkeys(COLUMNS.features, "Float32")}}
         return {"views": views, "datasets": DATASETS, "engine": {"feast": "0.67.0"}, "hash": "a" * 64}
 
