@@ -148,6 +148,7 @@ def test_a_spec_with_a_monitor_has_a_dag_that_looks_when_data_arrive_and_by_its_
     dag = DagBag(str(root / "dags" / "retrain.py")).dags["monitor__flight_delay"]
     stored = json.dumps(DagSerialization.to_dict(dag)["dag"]["timetable"])
     assert "ratchet://flight_delay/monitor" in stored
+    assert "MonitorTrigger" in stored
     assert cron is None or (cron in stored and "America/New_York" in stored)
     assert dag.get_task("look").pool == "ratchet_training"
     assert dag.doc_md.startswith("### Monitor flight_delay")

@@ -104,6 +104,9 @@ def _print(report: Mapping[str, Any]) -> None:
     for check in CHECKS:
         if check in report:
             typer.echo(f"{check}: {report[check]['outcome']}. {'; '.join(report[check]['said'])}")
+    if scores := report.get("predictions", {}).get("scores"):
+        read, scored = scores["days_read"], scores["days_scored"]
+        typer.echo(f"scores: of {read} days as scoring wrote them, of {scored} by the monitor")
     for check in ("features", "predictions"):
         drift = report.get(check, {}).get("drift")
         if drift is None:
