@@ -40,12 +40,12 @@ Say = Callable[[str], None]
 
 
 def write_specs(folder: Path, models: Sequence[str]) -> None:
-    """The shipped spec under other names: its severity and confirmations, but no schedule and no slot to train in."""
+    """The shipped spec under other names: its severity, its confirmations; no schedule, monitor or slot to train in."""
     yaml = YAML()
     for model in models:
         spec = yaml.load(SHIPPED.read_text())
         spec["model"] = model
-        del spec["retrain"]["schedule"]
+        del spec["retrain"]["schedule"], spec["monitor"]
         spec["retrain"] |= {"debounce": f"{DEBOUNCE_SECONDS}s", "cooldown": "0s"}
         spec["runtime"]["pool"] = CLOSED_POOL
         file = folder / model / "model.yaml"

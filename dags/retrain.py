@@ -35,7 +35,7 @@ from ratchet.adapters.specs import SpecRefused, load_spec, spec_files
 from ratchet.domain.spec import ModelSpec
 from ratchet.settings import load_settings
 from ratchet_approval import AskForApproval
-from ratchet_intake_trigger import DueTrigger
+from ratchet_intake_trigger import DueTrigger, MonitorTrigger
 
 RUNNING = get_parsing_context().dag_id
 """The DAG whose task is being started; None where Airflow wants to know them all."""
@@ -282,8 +282,8 @@ def probation_dag(spec: ModelSpec) -> DAG:
 def monitor_dag(spec: ModelSpec) -> DAG:
     """### Monitor {model}: look at the champion's new rows.
 
-    Starts when the sweep finds that the data reach a window further and rings `ratchet://{model}/monitor`, and by the
-    monitor's own schedule where the spec gives one. A window is looked at once: whether its rows can be believed,
+    Starts when the data reach a window further and `ratchet://{model}/monitor` rings, and by the monitor's own schedule
+    where the spec gives one. A window is looked at once: whether its rows can be believed,
     whether features and scores have moved from those the champion was made of (thresholds are calibrated on this
     model's own weeks), and what the champion earned. What was found goes out on `ml.drift`, with the report's address;
     `ratchet monitor {model}` shows it. A run with nothing to look at is skipped.
@@ -295,7 +295,9 @@ def monitor_dag(spec: ModelSpec) -> DAG:
     | `look` failed otherwise | something did not answer | clear the task: nothing is told twice |
     """
     model, runtime, monitor = spec.model, spec.runtime, spec.monitor
-    bell = ratchet_airflow.bell(model, "monitor")
+    bell = ratchet_airflow.bell(
+        model, "monitor", watchers=[AssetWatcher(name=f"{model}-monitor", trigger=MonitorTrigger(model=model))]
+    )
     schedule = _by_bell_or_time(spec, bell, monitor.schedule if monitor else None)
     with _dag(monitor_dag, spec, schedule=schedule, max_active_runs=1) as dag:
 

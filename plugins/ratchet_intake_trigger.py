@@ -1,5 +1,5 @@
 # ruff: noqa: PLC0415 (every component loads this file: what is heavy is imported where it is used)
-"""The doorbell's two triggers, fed by one intake pump per triggerer.
+"""The doorbells' triggers, fed by one intake pump per triggerer.
 
 All watchers share one stream (fast path of Airflow's shared streams): it runs the pump in a thread of its own and
 repeats about once a second which models are due. A late or restarted watcher therefore misses nothing: the model is
@@ -25,19 +25,33 @@ import ratchet_airflow
 
 log = logging.getLogger(__name__)
 
+PumpRun = Callable[[threading.Event, Callable[[list[str]], None]], None]
 JOIN_SECONDS = 9.0
 REPORT_SECONDS = 3600.0
 
 
 @dataclass(frozen=True)
-class Tick:
-    """What every watcher hears about once a second: the due models, and how to win the right to ring for one.
+class Wires:
+    """What a stream needs of Ratchet.
 
-    ``ring(model)`` says which ring was won, counted from 1; 0 if none was.
+    ``run`` is the pump; ``ring(model)`` says which ring of a due model was won, counted from 1, and 0 if none was;
+    ``mark()`` changes with what windows of new rows follow from, and ``ring_monitor(model)`` says whether the right was
+    won to have one looked at.
     """
 
-    due: tuple[str, ...]
+    run: PumpRun
     ring: Callable[[str], int]
+    mark: Callable[[], Hashable]
+    ring_monitor: Callable[[str], bool]
+
+
+@dataclass(frozen=True)
+class Tick:
+    """What every watcher hears about once a second: the due models, the mark, and how to win the right to ring."""
+
+    due: tuple[str, ...]
+    mark: Hashable
+    wires: Wires
 
 
 class IntakeEndedError(RuntimeError):
@@ -45,7 +59,7 @@ class IntakeEndedError(RuntimeError):
 
 
 class _SharesTheIntake(BaseEventTrigger):
-    """Both triggers: one key, one stream."""
+    """All triggers: one key, one stream."""
 
     def shared_stream_key(self) -> Hashable:
         """One pump for all watchers of a triggerer."""
@@ -54,7 +68,7 @@ class _SharesTheIntake(BaseEventTrigger):
     @classmethod
     async def open_shared_stream(cls, kwargs: dict[str, Any]) -> AsyncIterator[Tick]:  # noqa: ARG003 (shared: the same for all)
         """Run the pump in a thread and yield its ticks until cancelled; then stop it and wait for its end."""
-        run, ring = await _wired()
+        wires = await _wired()
         loop, stop = asyncio.get_running_loop(), threading.Event()
         ticks: asyncio.Queue[Tick | None] = asyncio.Queue()
 
@@ -66,7 +80,7 @@ class _SharesTheIntake(BaseEventTrigger):
 
         def pump() -> None:
             try:
-                run(stop, lambda due: tell(Tick(tuple(due), ring)))
+                wires.run(stop, lambda due: tell(Tick(tuple(due), wires.mark(), wires)))
             finally:
                 tell(None)
 
@@ -124,7 +138,7 @@ class DueTrigger(_SharesTheIntake):
         from ratchet.failpoints import reach
 
         try:
-            won = heard(tick.ring(self.model), self._claim_awaited)
+            won = heard(tick.wires.ring(self.model), self._claim_awaited)
         except Exception:
             log.exception("doorbell of %s not rung; tried again at the next tick", self.model)
             return False
@@ -141,12 +155,41 @@ class DueTrigger(_SharesTheIntake):
             return False
 
 
-PumpRun = Callable[[threading.Event, Callable[[list[str]], None]], None]
-Ring = Callable[[str], int]
+class MonitorTrigger(_SharesTheIntake):
+    """Rings for a window of one model's new rows as soon as data or a champion make it due."""
+
+    def __init__(self, model: str) -> None:
+        super().__init__()
+        self.model = model
+
+    def serialize(self) -> tuple[str, dict[str, Any]]:
+        """The model's name is all."""
+        return "ratchet_intake_trigger.MonitorTrigger", {"model": self.model}
+
+    async def filter_shared_stream(self, shared_stream: AsyncIterator[Tick]) -> AsyncIterator[TriggerEvent]:
+        """Ask when the mark has changed, and when the ticks begin; a failure asks again at the next tick."""
+        asked: Hashable = None
+        async for tick in shared_stream:
+            if tick.mark == asked:
+                continue
+            won = await sync_to_async(self._won, thread_sensitive=False)(tick)
+            if won is not None:
+                asked = tick.mark
+            if won:
+                yield TriggerEvent({"model": self.model})
+
+    def _won(self, tick: Tick) -> bool | None:
+        try:
+            return tick.wires.ring_monitor(self.model)
+        except Exception:
+            log.exception(
+                "whether new rows of %s are to be looked at is not known; asked again at the next tick", self.model
+            )
+            return None
 
 
-async def _wired() -> tuple[PumpRun, Ring]:
-    """The pump and the doorbell, wired to Airflow's connections; tried until it works: no watcher dies of it."""
+async def _wired() -> Wires:
+    """The pump and the doorbells, wired to Airflow's connections; tried until it works: no watcher dies of it."""
     wait = 1.0
     while True:
         try:
@@ -158,7 +201,7 @@ async def _wired() -> tuple[PumpRun, Ring]:
             wait = min(wait * 2, 30.0)
 
 
-def _wire(resolver: Any) -> tuple[PumpRun, Ring]:
+def _wire(resolver: Any) -> Wires:
     from ratchet.adapters.connections import KAFKA
     from ratchet.adapters.kafka_intake import IntakeLoop
     from ratchet.bootstrap import wire
@@ -170,4 +213,4 @@ def _wire(resolver: Any) -> tuple[PumpRun, Ring]:
     def run(stop: threading.Event, on_due: Callable[[list[str]], None]) -> None:
         IntakeLoop(connection, group_id, sink, stop, on_due).run()
 
-    return run, ratchet.ring
+    return Wires(run, ratchet.ring, ratchet.monitor_mark, ratchet.ring_monitor)

@@ -20,7 +20,7 @@ from ratchet.adapters.specs import load_all, spec_files
 from ratchet.domain.spec import ModelSpec
 from ratchet.errors import RatchetError, Refused
 from ratchet.ports.intake import IntakeSink
-from ratchet.ports.ledger import AttemptRow
+from ratchet.ports.ledger import AttemptRow, MonitorMark
 from ratchet.records import RunContext
 from ratchet.settings import Settings, load_settings
 from ratchet.workflow.artifacts import Artifacts
@@ -33,7 +33,7 @@ from ratchet.workflow.dossiers import attempt_of
 from ratchet.workflow.guarding import GuardedFeatures, allowed_columns, recorded
 from ratchet.workflow.inspecting import Inspection
 from ratchet.workflow.intake import Intake
-from ratchet.workflow.monitoring import Monitors
+from ratchet.workflow.monitoring import MONITOR_AGAIN_SECONDS, Monitors, due_end
 from ratchet.workflow.promotion import Promotions
 from ratchet.workflow.purging import Purges
 from ratchet.workflow.reconciling import Reconciler
@@ -231,6 +231,20 @@ class Ratchet:
         """Win the right to start the model's retrain now: which ring this is, from 1; 0 if it was not won."""
         with self.ledger.transaction() as tx:
             return tx.ring(model, self.settings.ring_backoff_seconds, self.settings.ring_backoff_max_seconds)
+
+    def monitor_mark(self) -> MonitorMark:
+        """What windows of new rows follow from, as it is now."""
+        with self.ledger.transaction() as tx:
+            return tx.monitor_mark()
+
+    def ring_monitor(self, model: str) -> bool:
+        """Win the right to have the model's window of new rows looked at, where one is due."""
+        with self.ledger.transaction() as tx:
+            row = next((row for row in tx.registered() if row.model == model and not row.retired), None)
+            end = due_end(tx, row) if row is not None else None
+            return (
+                row is not None and end is not None and tx.ring_monitor(model, end, row.digest, MONITOR_AGAIN_SECONDS)
+            )
 
     def deploy(self, *, revive: str | None = None, actor: str = "ratchet deploy") -> list[str]:
         """Publish every spec below ``models_dir`` to the ledger's registry; returns the models that changed.

@@ -33,6 +33,7 @@ def write(models_dir: Path, count: int) -> None:
     for model in names(count):
         spec = yaml.load(SHIPPED.read_text())
         spec["model"] = model
+        del spec["monitor"]
         spec["data"]["window"] = "50d"
         spec["data"]["holdout"] |= {"last": f"{FRESH_DAYS}d", "min_clusters": FRESH_DAYS}
         spec["retrain"] |= {"debounce": "1s", "cooldown": "0s", "max_event_age": "30d"}

@@ -838,6 +838,19 @@ def test_a_broken_window_is_monitored_again(ledger):
         assert not tx.save_monitored(window("broken"))
 
 
+def test_the_mark_of_monitors_changes_with_a_watermark_and_with_a_champion_only(ledger):
+    with ledger.transaction() as tx:
+        before = tx.monitor_mark()
+        assert tx.save_monitored(window())
+        tx.mark(["m"])
+        assert tx.monitor_mark() == before
+        tx.advance_watermark("flights", NOW, None)
+        moved = tx.monitor_mark()
+        tx.insert_champion(champion(1, 1))
+        marks = [before, moved, tx.monitor_mark()]
+    assert len(set(marks)) == 3
+
+
 def test_one_of_many_wins_the_ring_of_a_window_and_nobody_rings_for_one_that_was_monitored(ledger):
     won = []
 

@@ -26,7 +26,7 @@ CENSUS = {
     "ratchet__intake",
     "ratchet__selftest",
     "ratchet__sweep",
-    *(f"{verb}__{model}" for model in MODELS for verb in ("retrain", "promote", "rollback")),
+    *(f"{verb}__{model}" for model in MODELS for verb in ("retrain", "promote", "rollback", "monitor")),
 }
 
 
@@ -54,7 +54,8 @@ def test_a_task_builds_its_own_dag_and_reads_its_own_spec_only(
         (tmp_path / name / "model.yaml").write_text(text)
     monkeypatch.setenv("RATCHET_MODELS_DIR", str(tmp_path))
     everything = set(DagBag(str(root / "dags" / "retrain.py")).dags)
-    assert everything == {f"{verb}__flight_delay" for verb in ("retrain", "promote", "rollback")} | {"retrain__broken"}
+    ours = {f"{verb}__flight_delay" for verb in ("retrain", "promote", "rollback", "monitor")}
+    assert everything == ours | {"retrain__broken"}
     # As Airflow's task runner says it.
     monkeypatch.setenv("_AIRFLOW_PARSING_CONTEXT_DAG_ID", dag_id)
     assert set(DagBag(str(root / "dags" / "retrain.py")).dags) == {dag_id}
@@ -137,17 +138,19 @@ def test_a_spec_with_a_probation_has_a_dag_that_watches_in_its_pool_and_tells_th
     assert "{" not in dag.doc_md
 
 
-@pytest.mark.parametrize(("monitor", "cron"), [("{}", None), ('{schedule: "0 6 * * *"}', "0 6 * * *")])
+@pytest.mark.parametrize("cron", [None, "0 6 * * *"])
 def test_a_spec_with_a_monitor_has_a_dag_that_looks_when_data_arrive_and_by_its_own_schedule(
-    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, monitor: str, cron: str | None
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cron: str | None
 ) -> None:
     shipped = (root / "include" / "models" / "flight_delay" / "model.yaml").read_text()
     (tmp_path / "flight_delay").mkdir()
-    (tmp_path / "flight_delay" / "model.yaml").write_text(f"{shipped}monitor: {monitor}\n")
+    own = f'  every: 7d\n  schedule: "{cron}"\n' if cron else "  every: 7d\n"
+    (tmp_path / "flight_delay" / "model.yaml").write_text(shipped.replace("  every: 7d\n", own))
     monkeypatch.setenv("RATCHET_MODELS_DIR", str(tmp_path))
     dag = DagBag(str(root / "dags" / "retrain.py")).dags["monitor__flight_delay"]
     stored = json.dumps(DagSerialization.to_dict(dag)["dag"]["timetable"])
     assert "ratchet://flight_delay/monitor" in stored
+    assert "MonitorTrigger" in stored
     assert cron is None or (cron in stored and "America/New_York" in stored)
     assert dag.get_task("look").pool == "ratchet_training"
     assert dag.doc_md.startswith("### Monitor flight_delay")

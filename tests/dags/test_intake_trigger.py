@@ -14,7 +14,7 @@ from airflow.triggers.base import TriggerEvent
 from airflow.triggers.shared_stream import SharedStreamManager
 
 import ratchet_intake_trigger as intake
-from ratchet_intake_trigger import DueTrigger, IntakeTrigger
+from ratchet_intake_trigger import DueTrigger, IntakeTrigger, MonitorTrigger, Wires
 
 pytestmark = pytest.mark.airflow
 
@@ -24,6 +24,9 @@ class FakePump:
 
     def __init__(self) -> None:
         self.due: list[str] = []
+        self.mark = 0
+        self.windows: list[str] = []
+        self.asked = 0
         self.rung: list[str] = []
         self.running = 0
         self.most_running = 0
@@ -57,13 +60,24 @@ class FakePump:
             self.rung.append(model)
             return self.rung.count(model)
 
+    def ring_monitor(self, model: str) -> bool:
+        with self._lock:
+            self.asked += 1
+            if self.ring_errors:
+                self.ring_errors -= 1
+                raise ConnectionError("the ledger is away")
+            if model not in self.windows:
+                return False
+            self.windows.remove(model)
+            return True
+
 
 @pytest.fixture
 def pump(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakePump]:
     fake = FakePump()
 
-    async def wired() -> tuple[Any, Any]:
-        return fake.run, fake.ring
+    async def wired() -> Wires:
+        return Wires(fake.run, fake.ring, lambda: fake.mark, fake.ring_monitor)
 
     monkeypatch.setattr(intake, "_wired", wired)
     yield fake
@@ -173,6 +187,40 @@ def test_a_watcher_that_joins_late_hears_what_is_still_due(pump: FakePump) -> No
     asyncio.run(scenario())
 
 
+def test_a_window_is_rung_for_when_the_data_have_moved_and_the_ledger_is_asked_once_for_each_move(
+    pump: FakePump,
+) -> None:
+    async def scenario() -> None:
+        watchers = Watchers()
+        watchers.add(1, MonitorTrigger("a"))
+        await watchers.until(lambda: pump.asked == 1)
+        pump.windows = ["a", "b"]
+        await asyncio.sleep(0.1)
+        assert (pump.asked, watchers.heard) == (1, [])
+        pump.mark = 1
+        await watchers.until(lambda: bool(watchers.heard))
+        await asyncio.sleep(0.1)
+        await watchers.stop()
+        assert (pump.asked, watchers.heard) == (2, [(1, {"model": "a"})])
+
+    asyncio.run(scenario())
+    assert pump.windows == ["b"]
+
+
+def test_a_window_that_could_not_be_asked_about_is_asked_about_again(pump: FakePump) -> None:
+    pump.ring_errors, pump.windows = 2, ["a"]
+
+    async def scenario() -> None:
+        watchers = Watchers()
+        task = watchers.add(1, MonitorTrigger("a"))
+        await watchers.until(lambda: bool(watchers.heard))
+        assert not task.done()
+        await watchers.stop()
+
+    asyncio.run(scenario())
+    assert pump.asked == 3
+
+
 def test_a_failing_ledger_kills_no_watcher(pump: FakePump) -> None:
     pump.ring_errors, pump.due = 3, ["a"]
 
@@ -251,7 +299,7 @@ def test_without_a_shared_stream_a_trigger_opens_its_own(pump: FakePump) -> None
     assert asyncio.run(bounded()).payload == {"model": "a"}
 
 
-@pytest.mark.parametrize("trigger", [IntakeTrigger(), DueTrigger("flight_delay")])
+@pytest.mark.parametrize("trigger", [IntakeTrigger(), DueTrigger("flight_delay"), MonitorTrigger("flight_delay")])
 def test_a_trigger_comes_back_from_its_serialised_form(trigger: Any) -> None:
     path, arguments = trigger.serialize()
     back = import_string(path)(**arguments)

@@ -27,6 +27,8 @@ WATCHED = "on_probation"
 """A model for ``test_probation``: its spec has a probation with a loss limit. No data event starts it either."""
 MONITORED = "monitored"
 """A model for ``test_monitor_on_the_stack``: its new rows are looked at, and what is found starts nothing."""
+DRIFTING = "drifting"
+"""Another one, for planted drift: what is found twice starts an attempt, and nothing else does."""
 SCORED = "scored"
 """A model for ``test_scoring_on_the_stack``: it is scored, and so is its challenger, which nothing promotes."""
 ASKING = {"asks_one": "always", "asks_two": {"two_people_above": 0}}
@@ -51,6 +53,7 @@ def write(models_dir: Path, name: str = "flight_delay") -> Path:
     yaml = YAML()
     spec = yaml.load(SHIPPED.read_text())
     spec["model"] = name
+    del spec["monitor"]
     spec["data"]["window"] = "120d"
     spec["data"]["holdout"] |= {"last": f"{FRESH_DAYS}d", "min_clusters": FRESH_DAYS}
     spec["retrain"] |= {"debounce": "1s", "cooldown": "0s", "max_event_age": f"{EVENT_AGE_DAYS}d"}
@@ -74,6 +77,11 @@ def write(models_dir: Path, name: str = "flight_delay") -> Path:
         spec["monitor"] = {"window": "14d"}
         spec["retrain"]["on"] = {"drift": {"min_severity": 1.0}, "data": spec["retrain"]["on"]["data"]}
         del spec["retrain"]["urgent"]
+    if name == DRIFTING:
+        seasonal = ["temperature_f", "dew_point_f"]
+        spec["monitor"] = {"window": "7d", "every": "1d", "block": "1d", "seasonal": seasonal}
+        drift = {"min_severity": 0.6, "confirmations": {"at_least": 2, "of_last": 2}}
+        spec["retrain"]["on"] = {"drift": drift, "data": spec["retrain"]["on"]["data"]}
     file = models_dir / name / "model.yaml"
     file.parent.mkdir(parents=True, exist_ok=True)
     if name == HOOKED:
@@ -103,7 +111,7 @@ def write(models_dir: Path, name: str = "flight_delay") -> Path:
 
 if __name__ == "__main__":
     beside = (
-        *(*BESIDE, *ASKING, WATCHED, MONITORED, SCORED),
+        *(*BESIDE, *ASKING, WATCHED, MONITORED, DRIFTING, SCORED),
         *(HOOKED, SHADOWED, LOOKED_AT, FORESTED, REFITTED, RECALIBRATED),
     )
     for model in ("flight_delay", *beside):

@@ -21,6 +21,7 @@ from ratchet import settings
 from ratchet.bootstrap import Ratchet, wire
 from ratchet.cli import airflow_api, report
 from ratchet.cli.living import Lived, Teller, Unsettled, Year
+from ratchet.cli.monitor import monitor_report
 from ratchet.cli.year import YEAR, Act, midnight, plan_year
 from ratchet.domain.spec import ModelSpec
 from ratchet.errors import RatchetError, Refused, Unavailable
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
     from ratchet.workflow.backtesting import Backtest
 
 MODEL = "flight_delay"
-DAGS = ("ratchet__intake", "ratchet__sweep", f"retrain__{MODEL}", f"promote__{MODEL}")
+DAGS = ("ratchet__intake", "ratchet__sweep", f"retrain__{MODEL}", f"promote__{MODEL}", f"monitor__{MODEL}")
 AIRFLOW_SECONDS = 300.0
 ALIAS_SECONDS = 120.0
 PLAIN_WIDTH = 140
@@ -69,7 +70,9 @@ def demo(
         typer.Option(help="Stop after this month's decision (2013-05) and publish the next half month unjudged."),
     ] = None,
 ) -> None:
-    """Live through the year 2013: set everything up, publish its events, wait for each decision, tell what came of it.
+    """Live through the year 2013: set everything up, publish its data, wait for each decision, tell what came of it.
+
+    What has drifted the monitor finds and publishes by itself.
 
     A home that has lived a demo before starts afresh: its ledger, topics, runs and models are removed.
     """
@@ -126,6 +129,7 @@ def _demo(acts: tuple[Act, ...], place: settings.Settings, teller: Teller) -> bo
         model=MODEL,
         events=events,
         attempts=attempts,
+        looks=[look for told in lived for look in told.looks],
         version=version,
         alias_version=alias,
         backtest=backtest,
@@ -280,16 +284,21 @@ def _year(ratchet: Ratchet, spec: ModelSpec, place: settings.Settings, teller: T
         counts=FeastFeatures(place.feature_repo_dir, place.data_dir, place.models_dir),
         spec=spec,
         teller=teller,
+        report=lambda window: monitor_report(ratchet, window.model, window.window_end, window.report_sha256) or {},
     )
 
 
 def _say_act(teller: Teller, told: Lived, spec: ModelSpec) -> None:
     unit = spec.business.payoff.unit
+    for look in told.looks:
+        window = look.report["window"]
+        style = "red" if look.window.state == "broken" else ""
+        teller.say(f"monitor, {window['start']} to {window['end']}: {report.told_of(look, unit)}", style=style)
     for attempt in report.in_order(told.attempts):
+        why, outcome = report.reasons_of(told, attempt), attempt.verdict or attempt.state
         teller.say(
-            f"{told.act.month} {told.act.what}: {attempt.trigger} → {attempt.verdict or attempt.state}, uplift "
-            f"{report.uplift_of(attempt)} {unit} per decision, champion {report.champion_after(attempt)} "
-            f"({told.seconds:.0f} s)"
+            f"{told.act.month} {told.act.what}: {why} → {outcome}, uplift {report.uplift_of(attempt)} {unit} per "
+            f"decision, champion {report.champion_after(attempt)} ({told.seconds:.0f} s)"
         )
     if not told.attempts:
         teller.say(f"{told.act.month} {told.act.what}: {report.waits(told)} ({told.seconds:.0f} s)".replace("\n", "; "))

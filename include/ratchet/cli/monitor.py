@@ -49,7 +49,8 @@ def monitor(
     rows = [_row(window, zones) for window in windows]
     if end is not None:
         rows = [row for row in rows if row["window_end"] == end.isoformat()]
-    rows = [row | {"report": _report(ratchet, row) if model and i == 0 else None} for i, row in enumerate(rows)]
+    read = [monitor_report(ratchet, row["model"], row["at"], row["report_sha256"]) for row in rows[: 1 if model else 0]]
+    rows = [row | {"report": read[0] if read and i == 0 else None} for i, row in enumerate(rows)]
     if as_json:
         print_rows(rows, [], as_json=True)
         return
@@ -90,12 +91,11 @@ def _row(window: MonitoredRow, zones: Mapping[str, str]) -> dict[str, Any]:
     }
 
 
-def _report(ratchet: Ratchet, row: Mapping[str, Any]) -> dict[str, Any] | None:
+def monitor_report(ratchet: Ratchet, model: str, window_end: datetime, digest: str | None) -> dict[str, Any] | None:
     """The report of a window, against the digest in the ledger; None where it was not looked at yet."""
-    digest = row["report_sha256"]
     if digest is None:
         return None
-    content = ratchet.store.get_bytes(key_of(row["model"], row["at"], digest), digest=digest)
+    content = ratchet.store.get_bytes(key_of(model, window_end, digest), digest=digest)
     report: dict[str, Any] = json.loads(content)
     return report
 
@@ -104,6 +104,9 @@ def _print(report: Mapping[str, Any]) -> None:
     for check in CHECKS:
         if check in report:
             typer.echo(f"{check}: {report[check]['outcome']}. {'; '.join(report[check]['said'])}")
+    if scores := report.get("predictions", {}).get("scores"):
+        read, scored = scores["days_read"], scores["days_scored"]
+        typer.echo(f"scores: read for {read} days as scoring wrote them, made for {scored}")
     for check in ("features", "predictions"):
         drift = report.get(check, {}).get("drift")
         if drift is None:

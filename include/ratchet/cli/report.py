@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING, Any
 from rich.markup import escape
 from rich.table import Table
 
-from ratchet.cli.living import Lived
-from ratchet.cli.year import Arrival
+from ratchet.cli.living import Lived, Looked
 from ratchet.ports.ledger import AttemptRow, EventRow
 
 if TYPE_CHECKING:
@@ -20,6 +19,10 @@ if TYPE_CHECKING:
     from ratchet.workflow.backtesting import Backtest
 
 TERMINAL = ("started", "merged", "suppressed", "rejected", "expired", "failed")
+CLEARED = "ratchet.drift.cleared"
+KINDS = {"ratchet.drift.detected.v1": "drift", "ratchet.performance.degraded.v1": "performance"}
+"""What the monitor's events are called beside an attempt's trigger."""
+MOST_NAMES = 3
 NAMES = {
     "never": "never retraining",
     "always": "always promoting",
@@ -35,6 +38,7 @@ def document(
     model: str,
     events: Sequence[EventRow],
     attempts: Sequence[AttemptRow],
+    looks: Sequence[Looked],
     version: int | None,
     alias_version: int | None,
     backtest: Backtest | None,
@@ -57,10 +61,31 @@ def document(
             for row in sorted(events, key=lambda row: row.pk)
         ],
         "attempts": [_attempt(attempt, received) for attempt in in_order(attempts)],
+        "monitor": [_window(look) for look in looks],
         "champion": {"model": model, "version": version, "alias_version": alias_version},
         "policies": {name: dict(backtest.policies[name]) for name in NAMES} if backtest else {},
         "policy_rows": backtest.rows if backtest else 0,
         "seconds": {"setup": round(setup_seconds, 1), "year": round(year_seconds, 1)},
+    }
+
+
+def _window(look: Looked) -> dict[str, Any]:
+    report = look.report
+    features, payoff = report.get("features", {}), report.get("payoff", {})
+    return {
+        "window_end": report["window"]["end"],
+        "version": look.window.version,
+        "state": look.window.state,
+        "quality": report["quality"]["said"],
+        "features": features.get("outcome"),
+        "severity": features.get("severity"),
+        "drifted": features.get("drifted", []),
+        "predictions": report.get("predictions", {}).get("outcome"),
+        "payoff": payoff.get("outcome"),
+        "realised": payoff.get("realised"),
+        "fallen": sorted(payoff.get("fallen", {})),
+        "cause": report["cause"],
+        "report_uri": look.window.report_uri,
     }
 
 
@@ -128,22 +153,68 @@ def write(path: Path, content: Mapping[str, Any]) -> None:
 
 
 def year_table(lived: Sequence[Lived], unit: str) -> Table:
-    """One line per attempt, and one per act that started none."""
-    table = Table("month", "event", "verdict", f"uplift, {unit} per decision", "champion", "seconds")
+    """One line per attempt, and one per act that started none; what the monitor found stands on the act's first."""
+    table = Table("month", "event", "monitor", "verdict", f"uplift, {unit} per decision", "champion", "seconds")
     for told in lived:
+        found = "\n".join(found_in(look) for look in told.looks)
         for attempt in in_order(told.attempts):
             before, after = attempt.champion_version, champion_after(attempt)
             table.add_row(
                 told.act.month,
-                escape(f"{attempt.trigger}: {told.act.what}"),
+                escape(f"{reasons_of(told, attempt)}: {told.act.what}"),
+                escape(found),
                 attempt.verdict or attempt.state,
                 uplift_of(attempt),
                 "none" if after is None else (f"{before or 'none'} → {after}" if before != after else f"{after} stays"),
                 f"{told.seconds:.0f}",
             )
+            found = ""
         if not told.attempts:
-            table.add_row(told.act.month, escape(_kinds(told)), escape(waits(told)), "", "", f"{told.seconds:.0f}")
+            named = [told.act.month, f"data: {told.act.what}", found, waits(told)]
+            table.add_row(*map(escape, named), "", "", f"{told.seconds:.0f}")
     return table
+
+
+def reasons_of(told: Lived, attempt: AttemptRow) -> str:
+    """What started the attempt, and what the monitor had found that it took along: ``data, drift``."""
+    taken = [KINDS[row.type] for row in told.claimed.get(attempt.id, ()) if row.type in KINDS]
+    return ", ".join(dict.fromkeys([attempt.trigger, *taken]))
+
+
+def found_in(look: Looked) -> str:
+    """What the monitor found in a window, briefly: the severity counts from the spec's ``min_severity`` on."""
+    report = look.report
+    if look.window.state == "broken":
+        return "broken data"
+    features, scores = report.get("features", {}), report.get("predictions", {})
+    fallen = sorted(report.get("payoff", {}).get("fallen", ()))
+    found = []
+    if features.get("outcome") == "drifted":
+        found.append(f"drift {features['severity']:.2f}, {features['drifted'][0]}")
+    if scores.get("outcome") == "drifted":
+        found.append(f"scores {scores['severity']:.2f}")
+    return ", ".join([*found, *(f"{metric} fell" for metric in fallen)]) or "nothing"
+
+
+def told_of(look: Looked, unit: str) -> str:
+    """One line on a window: each check with its outcome, the features that moved furthest, what was earned."""
+    report = look.report
+    if look.window.state == "broken":
+        return "; ".join(report["quality"]["said"])
+    parts = []
+    for check, name in (("features", "feature_drift"), ("predictions", "prediction_drift")):
+        part = report.get(check, {"outcome": "not looked at"})
+        if part["outcome"] == "drifted":
+            names = part["drifted"]
+            more = f" and {len(names) - MOST_NAMES} more" if len(names) > MOST_NAMES else ""
+            parts.append(f"{name} {part['severity']:.2f} ({', '.join(names[:MOST_NAMES])}{more})")
+        else:
+            parts.append(f"{name} {part['outcome']}")
+    payoff = report.get("payoff", {"outcome": "not looked at"})
+    earned = payoff.get("realised", {}).get("estimate")
+    worth = "" if earned is None else f", {earned:+.2f} {unit} per decision"
+    fallen = "".join(f", {metric} fell" for metric in sorted(payoff.get("fallen", ())))
+    return "; ".join([*parts, f"payoff {payoff['outcome']}{worth}{fallen}"])
 
 
 def uplift_of(attempt: AttemptRow) -> str:
@@ -156,14 +227,10 @@ def uplift_of(attempt: AttemptRow) -> str:
     return f"{estimate} [{lower}, {upper}]"
 
 
-def _kinds(told: Lived) -> str:
-    data = any(isinstance(event, Arrival) for event in told.act.events)
-    return f"{'data' if data else 'drift'}: {told.act.what}"
-
-
 def waits(told: Lived) -> str:
-    """Each fate of the act's events with the rule that gave it, once."""
-    said = dict.fromkeys(f"{row.fate}, {row.reason.partition(';')[0]}" for row in reversed(told.events))
+    """Each fate of the act's events with the rule that gave it, once; all-clears left out."""
+    rows = [row for row in reversed(told.events) if not row.type.startswith(CLEARED)]
+    said = dict.fromkeys(f"{row.fate}, {row.reason.partition(';')[0]}" for row in rows)
     return "\n".join(said)
 
 

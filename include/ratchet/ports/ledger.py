@@ -448,6 +448,10 @@ class MonitoredRow:
     done_at: datetime | None = None
 
 
+MonitorMark = tuple[tuple[tuple[str, datetime], ...], int]
+"""How far each dataset is complete, and how many champions there have been: while it is equal, no window became due."""
+
+
 @dataclass(frozen=True)
 class RemovalRow:
     """One thing that retention removes, by kind and name; ``removed_at`` is None until it is gone.
@@ -612,6 +616,7 @@ class Tx(Protocol):
 
     # the monitor
     def ring_monitor(self, model: str, window_end: datetime, spec_digest: str, overdue_seconds: float) -> bool: ...
+    def monitor_mark(self) -> MonitorMark: ...
     def save_monitored(self, row: MonitoredRow) -> bool: ...
     def monitored(
         self, model: str | None = None, *, window_end: datetime | None = None, limit: int | None = None

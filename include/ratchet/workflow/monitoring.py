@@ -18,11 +18,12 @@ from ratchet.domain.events import Announcement, DriftCleared, DriftDetected, Per
 from ratchet.domain.spec import ModelSpec, Monitor, format_duration
 from ratchet.errors import Refused
 from ratchet.ports.features import Features
-from ratchet.ports.ledger import ChampionRow, Ledger, MonitoredRow, Tx
+from ratchet.ports.ledger import ChampionRow, Ledger, MonitoredRow, Registration, Tx
 from ratchet.ports.store import Store
 from ratchet.workflow import dossiers
 from ratchet.workflow.artifacts import Artifacts
 from ratchet.workflow.deciding import spec_of
+from ratchet.workflow.probation import readable_spec
 from ratchet.workflow.telling import Relay, observation
 
 if TYPE_CHECKING:
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 SOURCE = "/ratchet/monitor"
 ACTOR = "ratchet (monitor)"
+MONITOR_AGAIN_SECONDS = 600.0
+"""A look may wait long for a slot in its pool: it is not rung for again meanwhile."""
 FEATURES, PREDICTIONS = "feature_drift", "prediction_drift"
 PAYOFF, UPLIFT, CALIBRATION = "payoff", "uplift_over_predecessor", "calibration_gap"
 
@@ -56,6 +59,13 @@ def due_window(tx: Tx, spec: ModelSpec) -> tuple[date | None, str]:
             nearest = f"the window up to {last} was looked at, and the data reach {newest}"
             return None, f"{nearest}: less than {format_duration(monitor.every)} beyond it"
     return newest, f"the data reach {newest}"
+
+
+def due_end(tx: Tx, row: Registration) -> datetime | None:
+    """The instant at which the window ends that is due for a registered model; None when none is."""
+    spec = readable_spec(tx, row.digest)
+    end = due_window(tx, spec)[0] if spec is not None else None
+    return end_of(spec, end) if spec is not None and end is not None else None
 
 
 def newest_end(tx: Tx, spec: ModelSpec) -> date | None:

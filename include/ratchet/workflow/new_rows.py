@@ -7,6 +7,7 @@ on: on the rows it was fitted to a model is surer of itself than on any others, 
 from __future__ import annotations
 
 import io
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import date, timedelta
@@ -25,9 +26,9 @@ from ratchet.domain.gate import Verdict, judge
 from ratchet.domain.payoff import expected
 from ratchet.domain.quality import Finding, of_days, of_features
 from ratchet.domain.spec import ModelSpec, Monitor
-from ratchet.errors import Refused
+from ratchet.errors import CorruptObjectError, Refused
 from ratchet.ports.features import Features
-from ratchet.ports.ledger import AttemptRow, ChampionRow, Ledger
+from ratchet.ports.ledger import AttemptRow, ChampionRow, Ledger, ScoredDay
 from ratchet.ports.store import Store
 from ratchet.workflow import dossiers
 from ratchet.workflow.artifacts import Artifacts, UnusableArtifact
@@ -35,8 +36,10 @@ from ratchet.workflow.deciding import lacking
 from ratchet.workflow.evaluation import decide, labels_of
 from ratchet.workflow.monitoring import CALIBRATION, PAYOFF, UPLIFT, end_of
 from ratchet.workflow.refitting import tables_of, together
+from ratchet.workflow.scoring import predictions
 from ratchet.workflow.valuing import Hook, valued, worth_of
 
+logger = logging.getLogger(__name__)
 BROKEN = "the data are broken"
 LEAST_DAYS = 7
 """Days with labels below which nothing is said of the payoff."""
@@ -214,11 +217,45 @@ class Sight:
     def _prediction_drift(self, made: Made, champion: ModelArtifact, rows: pa.Table, window: Window) -> dict[str, Any]:
         judged = self._evidence(made)
         name = "challenger_prediction" if self._spec.business.regression else "challenger_probability"
-        scores = [_numbers(judged, name), np.asarray(champion.decide(rows)[0], dtype=np.float64)]
-        blocks, is_new = self._blocks(_days(judged), _days(rows), window)
+        days, new, read = self._scores(champion, rows, window)
+        blocks, is_new = self._blocks(_days(judged), days, window)
         kept = blocks >= 0
-        profile = of_numbers("score", np.concatenate(scores)[kept], blocks[kept], is_new.size)
-        return _told(self._compare([profile], is_new))
+        scores = np.concatenate([_numbers(judged, name), new])
+        profile = of_numbers("score", scores[kept], blocks[kept], is_new.size)
+        scored = len(set(days)) - read
+        return _told(self._compare([profile], is_new)) | {"scores": {"days_read": read, "days_scored": scored}}
+
+    def _scores(
+        self, champion: ModelArtifact, rows: pa.Table, window: Window
+    ) -> tuple[NDArray[Any], NDArray[np.float64], int]:
+        """The window's days (n,) and scores (n,), not in the order of the rows, and of how many days they were read.
+
+        A day's scores are those that scoring wrote, where this version wrote them for as many rows as there are now;
+        the other days are scored here, with the same numbers.
+        """
+        counts, days = _rows_by_day(rows), _days(rows)
+        last = window.end - timedelta(days=1)
+        with self._ledger.transaction() as tx:
+            written = tx.scored_days(self._spec.model, since=window.start, until=last, role="champion")
+        stored: dict[str, NDArray[np.float64]] = {}
+        for row in written:
+            day = row.day.isoformat()
+            if row.version == self._champion.version and row.rows == counts.get(day):
+                table = self._predicted(row)
+                if table is not None:
+                    stored[day] = _numbers(table, "prediction" if self._spec.business.regression else "score")
+        left = ~np.isin(days, list(stored))
+        now = np.asarray(champion.probability(rows.filter(left)), dtype=np.float64) if left.any() else np.empty(0)
+        named = [np.full(scores.size, day) for day, scores in stored.items()]
+        return np.concatenate([*named, days[left]]), np.concatenate([*stored.values(), now]), len(stored)
+
+    def _predicted(self, row: ScoredDay) -> pa.Table | None:
+        """What scoring wrote of a day; None where it is not there as it was written, which ``ratchet verify`` tells."""
+        try:
+            return predictions(self._store, row)
+        except (CorruptObjectError, Refused) as error:
+            logger.warning("%s is scored again: %s", row.day, error)
+            return None
 
     def _payoff(self, made: Made, champion: ModelArtifact, rows: pa.Table, window: Window) -> dict[str, Any]:
         """What was earned on rows with labels, beside what the gate promised; what is expected of those without."""

@@ -13,7 +13,7 @@ from ratchet.ports.ledger import AWAITING_APPROVAL, LIVE_STATES, AttemptRow, Led
 from ratchet.settings import Settings
 from ratchet.workflow.auditing import AuditLog
 from ratchet.workflow.intake import Intake
-from ratchet.workflow.monitoring import due_window, end_of
+from ratchet.workflow.monitoring import MONITOR_AGAIN_SECONDS, due_end
 from ratchet.workflow.probation import days_due, end_probation, holding, readable_spec
 from ratchet.workflow.promotion import Promotions, release
 from ratchet.workflow.reconciling import Reconciler
@@ -26,7 +26,6 @@ JUDGED_OVERDUE_SECONDS = 60.0
 ANNOUNCEMENT_OVERDUE_SECONDS = 60.0
 PROBATION_AGAIN_SECONDS = 600.0
 """A run that scores may wait long for a slot in its pool: it is not rung for again meanwhile."""
-MONITOR_AGAIN_SECONDS = 600.0
 SCORE_AGAIN_SECONDS = 1800.0
 """A newly complete day is rung for at once; days that stay unscored, for instance by a version that is gone, are not
 rung for each minute."""
@@ -212,17 +211,16 @@ class Sweeper:
             )
 
     def _monitored(self, runs: RunStates, folders: Collection[str]) -> list[str]:
-        """Win the rings of windows that the data have reached and nobody has looked at."""
+        """Win the rings of windows that the data have reached, nobody has looked at, and no watcher has rung for."""
         due = []
         with self._ledger.transaction() as tx:
             registered = [row for row in tx.registered() if not row.retired and row.model in folders]
         for row in registered:
             with self._ledger.transaction() as tx:
-                spec = readable_spec(tx, row.digest)
-                end = due_window(tx, spec)[0] if spec is not None and spec.monitor is not None else None
-                if spec is None or end is None or not runs.startable(f"monitor__{row.model}"):
+                end = due_end(tx, row)
+                if end is None or not runs.startable(f"monitor__{row.model}"):
                     continue
-                if tx.ring_monitor(row.model, end_of(spec, end), row.digest, MONITOR_AGAIN_SECONDS):
+                if tx.ring_monitor(row.model, end, row.digest, MONITOR_AGAIN_SECONDS):
                     due.append(row.model)
         return sorted(due)
 

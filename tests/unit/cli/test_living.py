@@ -1,10 +1,11 @@
-"""The year lived on the real ledger, intake, admission and claim; only training and Airflow are played."""
+"""The year lived on the real ledger, intake, admission and claim; training, Airflow and what is seen are played."""
 
 from __future__ import annotations
 
 import io
 import json
 import shutil
+from contextlib import suppress
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -14,20 +15,25 @@ from rich.console import Console
 
 from ratchet.adapters.ledger import SqlLedger
 from ratchet.adapters.specs import load_spec
+from ratchet.adapters.storage import ObjectStore
 from ratchet.cli import living, report
 from ratchet.cli.living import Lived, Teller, Unsettled, Year
 from ratchet.cli.year import plan_year
 from ratchet.domain.holdout import HoldoutPlan
 from ratchet.domain.policies import PolicyTotal
+from ratchet.domain.spec import ModelSpec
 from ratchet.ports.bus import INBOUND_TOPICS, InMemoryBus
-from ratchet.ports.ledger import ChampionRow, FateChange, UsedDays
+from ratchet.ports.ledger import ChampionRow, FateChange, MonitoredRow, UsedDays
+from ratchet.ports.registry import InMemoryRegistry
 from ratchet.records import RunContext
 from ratchet.settings import load_settings
 from ratchet.workflow.backtesting import Backtest
 from ratchet.workflow.claiming import Claims
 from ratchet.workflow.deciding import plan
 from ratchet.workflow.intake import Intake
+from ratchet.workflow.monitoring import BrokenData, Monitors, end_of, key_of
 from ratchet.workflow.promotion import conclude
+from ratchet.workflow.telling import Relay
 
 ROOT = Path(__file__).parents[3]
 MODEL = "flight_delay"
@@ -48,13 +54,52 @@ def _ledger(tmp_path: Path, _migrated: Path) -> None:
     shutil.copy(_migrated, tmp_path / "ledger.db")
 
 
+class Seeing(Monitors):
+    """The monitor's verb; what it sees of the rows is said beforehand: the severity of the drift by the window's end.
+
+    The window that ends on ``broken`` holds broken data.
+    """
+
+    def __init__(self, ledger: SqlLedger, relay: Relay, store: ObjectStore, drift: dict[date, float]) -> None:
+        unasked: Any = None
+        super().__init__(ledger, relay, features=unasked, artifacts=unasked, store=lambda: store)
+        self.drift = drift
+        self.broken: date | None = None
+
+    def _look(self, spec: ModelSpec, champion: ChampionRow, end: date) -> dict[str, Any]:
+        assert spec.monitor is not None
+        start, severity = end - spec.monitor.window, self.drift.get(end)
+        window = {"start": start.isoformat(), "end": end.isoformat(), "start_at": end_of(spec, start).isoformat()}
+        report = {"model": MODEL, "version": champion.version, "window": window}
+        if end == self.broken:
+            said = ["temperature_f: the feature is gone"]
+            return report | {"quality": {"outcome": "broken", "said": said}, "cause": "the data are broken"}
+        found = {"outcome": "drifted", "severity": severity, "drifted": list("abcde"), "said": ["a moved"]}
+        return report | {
+            "quality": {"outcome": "held", "said": []},
+            "features": found if severity else {"outcome": "cleared", "severity": 0.0, "drifted": [], "said": ["no"]},
+            "predictions": {"outcome": "unjudged", "said": ["too few weeks"]},
+            "payoff": {"outcome": "held", "fallen": {}, "realised": {"estimate": 2.5}, "said": ["+2.5"]},
+            "cause": "features drifted" if severity else "nothing moved",
+        }
+
+
 class Machine(InMemoryBus):
     """A bus with the rest of the system behind it: each poll for decisions turns it once.
 
     ``verdicts`` are given in turn, then ``keep_champion`` for ever. ``lost`` runs by hand end without a verdict.
+    ``drift`` is what the monitor finds, by the day before which its window ends; a ``blind`` one looks at nothing.
     """
 
-    def __init__(self, folder: Path, *verdicts: str, deaf: bool = False, lost: int = 0) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        *verdicts: str,
+        deaf: bool = False,
+        lost: int = 0,
+        drift: dict[date, float] | None = None,
+        blind: bool = False,
+    ) -> None:
         super().__init__()
         self.ledger = SqlLedger(f"sqlite:///{folder}/ledger.db")
         shipped = load_spec(ROOT / "include" / "models" / MODEL / "model.yaml")
@@ -64,7 +109,10 @@ class Machine(InMemoryBus):
         self.intake = Intake(self.ledger, settings)
         self.claims = Claims(self.ledger, settings, "c" * 64)
         self.verdicts = list(verdicts)
-        self.deaf, self.lost, self.runs = deaf, lost, 0
+        self.deaf, self.lost, self.blind, self.runs = deaf, lost, blind, 0
+        self.store = ObjectStore(str(folder / "storage"))
+        relay = Relay(self.ledger, lambda: self, lambda: InMemoryRegistry(folder / "registry"))
+        self.monitor = Seeing(self.ledger, relay, self.store, drift or {})
         self.inbox = InMemoryBus.follow(self, *INBOUND_TOPICS)
         with self.ledger.transaction() as tx:
             tx.publish_spec(MODEL, self.spec.digest, self.spec.model_dump(mode="json"))
@@ -94,6 +142,10 @@ class Machine(InMemoryBus):
     def turn(self) -> list[Any]:
         if not self.deaf:
             self.intake.store(self.inbox.poll(0))
+            if not self.blind:
+                with suppress(BrokenData):
+                    self.monitor.monitor(MODEL)
+                self.intake.store(self.inbox.poll(0))
             for model in self.intake.tick():
                 self.runs += 1
                 self._run(RunContext(f"retrain__{model}", f"asset{self.runs}", "asset_triggered"))
@@ -155,10 +207,15 @@ class Machine(InMemoryBus):
             counts=self,
             spec=self.spec,
             teller=teller,
+            report=self.report,
         )
         return list(lived.live(plan_year(until)))
 
-    def document(self) -> dict[str, Any]:
+    def report(self, window: MonitoredRow) -> dict[str, Any]:
+        key = key_of(window.model, window.window_end, str(window.report_sha256))
+        return dict(json.loads(self.store.get_bytes(key)))
+
+    def document(self, lived: list[Lived]) -> dict[str, Any]:
         with self.ledger.transaction() as tx:
             champion = tx.current_champion(MODEL)
             version = champion.version if champion else None
@@ -166,6 +223,7 @@ class Machine(InMemoryBus):
                 model=MODEL,
                 events=tx.events(model=MODEL),
                 attempts=tx.attempts(model=MODEL),
+                looks=[look for told in lived for look in told.looks],
                 version=version,
                 alias_version=version,
                 backtest=None,
@@ -177,9 +235,8 @@ class Machine(InMemoryBus):
 def test_a_year_ends_with_a_terminal_fate_for_every_event(tmp_path: Path) -> None:
     machine = Machine(tmp_path, "promote")
     lived = machine.live()
-    content = machine.document()
+    content = machine.document(lived)
     assert {event["fate"] for event in content["events"]} <= set(report.TERMINAL)
-    assert [attempt["trigger"] for attempt in content["attempts"]].count("drift") == 1
     assert {told.act.month for told in lived if told.attempts} == {f"2013-{m:02d}" for m in range(3, 13)}
     with machine.ledger.transaction() as tx:
         assert report.unresolved(tx.events(model=MODEL)) == []
@@ -190,16 +247,64 @@ def test_each_act_does_on_the_ledger_what_the_plan_expects(tmp_path: Path) -> No
         assert bool(told.attempts) == (told.act.expects != "waits"), told
 
 
-@pytest.mark.parametrize("june", ["promote", "not_enough_evidence"])
-def test_a_year_of_undecided_verdicts_goes_from_follow_up_to_follow_up_and_urgent_drift_comes_in_between(
-    tmp_path: Path, june: str
-) -> None:
-    machine = Machine(tmp_path, "promote", "keep_champion", "not_enough_evidence", june, *["not_enough_evidence"] * 12)
+def test_the_monitor_has_looked_at_every_window_that_data_completed_once_there_is_a_champion(tmp_path: Path) -> None:
+    machine = Machine(tmp_path, "not_enough_evidence", "promote")
     lived = machine.live()
-    content = machine.document()
-    assert [told.act.month for told in lived for a in told.attempts if a.trigger == "drift"] == ["2013-07"]
-    assert {a["trigger"] for a in content["attempts"]} == {"init", "data", "drift", "follow_up"}
-    assert {told.act.month for told in lived if told.attempts} == {f"2013-{m:02d}" for m in range(3, 13)}
+    ends = [[look.report["window"]["end"] for look in told.looks] for told in lived]
+    assert ends == [[], *([event.end.isoformat() for event in told.act.events] for told in lived[1:])]
+    assert [window["window_end"] for window in machine.document(lived)["monitor"]] == [end for (end,) in ends[1:]]
+
+
+def test_drift_that_is_confirmed_while_data_accumulate_starts_an_attempt(tmp_path: Path) -> None:
+    machine = Machine(tmp_path, "promote", drift={date(2013, 7, 1): 0.5, date(2013, 7, 16): 0.6})
+    july = next(told for told in machine.live() if told.act.month == "2013-07")
+    (attempt,) = july.attempts
+    assert (july.act.what, attempt.trigger, report.reasons_of(july, attempt)) == ("the first half", "drift", "drift")
+
+
+def test_drift_that_is_confirmed_as_data_start_an_attempt_is_taken_along_and_shown(tmp_path: Path) -> None:
+    machine = Machine(tmp_path, "promote", drift={date(2013, 7, 16): 0.44, date(2013, 8, 1): 0.4})
+    first, second = (told for told in machine.live() if told.act.month == "2013-07")
+    assert not first.attempts
+    assert "unconfirmed: 1 of 2 confirmations" in report.waits(first)
+    (attempt,) = second.attempts
+    assert report.reasons_of(second, attempt) == "data, drift"
+    assert [row.fate for row in second.claimed[attempt.id] if row.type.startswith("ratchet.drift")] == ["merged"] * 2
+
+
+def test_drift_too_mild_to_count_is_put_aside_and_told(tmp_path: Path) -> None:
+    first, *_ = (
+        told
+        for told in Machine(tmp_path, "promote", drift={date(2013, 5, 16): 0.1}).live("2013-05")
+        if told.act.month == "2013-05"
+    )
+    assert "suppressed, min_severity: 0.1 of 0.3 needed" in report.waits(first)
+    assert report.told_of(first.looks[0], "USD") == (
+        "feature_drift 0.10 (a, b, c and 2 more); prediction_drift unjudged; payoff held, +2.50 USD per decision"
+    )
+
+
+def test_broken_data_are_told_and_the_year_goes_on(tmp_path: Path) -> None:
+    machine = Machine(tmp_path, "promote")
+    machine.monitor.broken = date(2013, 5, 16)
+    first, second = (told for told in machine.live("2013-05") if told.act.month == "2013-05")
+    assert [look.window.state for look in first.looks] == ["broken"]
+    assert report.told_of(first.looks[0], "USD") == "temperature_f: the feature is gone"
+    assert [look.window.state for look in second.looks] == ["done"]
+
+
+def test_a_window_that_nobody_looks_at_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(living, "SETTLE_SECONDS", 0.2)
+    monkeypatch.setattr(living, "POLL_SECONDS", 0.01)
+    with pytest.raises(Unsettled, match=r"after \d+ s: the monitor's window up to 2013-04-01"):
+        Machine(tmp_path, "promote", blind=True).live("2013-03")
+
+
+def test_a_year_of_undecided_verdicts_goes_from_follow_up_to_follow_up(tmp_path: Path) -> None:
+    machine = Machine(tmp_path, "promote", *["not_enough_evidence"] * 16)
+    lived = machine.live()
+    content = machine.document(lived)
+    assert {a["trigger"] for a in content["attempts"]} == {"init", "data", "follow_up"}
     assert [event["id"] for event in content["events"] if event["fate"] == "expired"] == []
     with machine.ledger.transaction() as tx:
         assert report.unresolved(tx.events(model=MODEL)) == []
@@ -209,8 +314,9 @@ def test_until_a_month_leaves_the_next_half_month_with_a_stated_time(tmp_path: P
     machine = Machine(tmp_path, "promote")
     last = machine.live("2013-05")[-1]
     assert not last.attempts
-    assert {row.fate for row in last.events} == {"deferred"}
-    assert all(row.until is not None for row in last.events)
+    data = [row for row in last.events if row.type == "ratchet.data.arrived.v1"]
+    assert {row.fate for row in data} == {"deferred"}
+    assert all(row.until is not None for row in data)
 
 
 def test_a_first_champion_that_does_not_earn_it_is_asked_for_again_a_month_later(tmp_path: Path) -> None:
@@ -233,10 +339,10 @@ def test_events_that_never_reach_the_inbox_are_named(tmp_path: Path, monkeypatch
 
 def test_the_report_holds_what_was_promised_and_is_plain_json(tmp_path: Path) -> None:
     machine = Machine(tmp_path, "promote", "promote")
-    machine.live("2013-04")
-    report.write(tmp_path / "demo.json", machine.document())
+    lived = machine.live("2013-04")
+    report.write(tmp_path / "demo.json", machine.document(lived))
     content = json.loads((tmp_path / "demo.json").read_text())
-    assert set(content) == {"events", "attempts", "champion", "policies", "policy_rows", "seconds"}
+    assert set(content) == {"events", "attempts", "monitor", "champion", "policies", "policy_rows", "seconds"}
     assert set(content["events"][0]) == {"id", "type", "subject", "fate", "reason", "run_id"}
     first, second = content["attempts"]
     assert (first["trigger"], first["champion_before"], first["champion_after"]) == ("init", None, 1)
@@ -247,11 +353,13 @@ def test_the_report_holds_what_was_promised_and_is_plain_json(tmp_path: Path) ->
 
 def test_tables_name_the_month_the_event_and_what_waits(tmp_path: Path) -> None:
     console = Console(file=io.StringIO(), width=200)
-    console.print(report.year_table(Machine(tmp_path, "promote").live("2013-05"), "USD"))
+    drift = {date(2013, 5, 16): 0.44}
+    console.print(report.year_table(Machine(tmp_path, "promote", drift=drift).live("2013-05"), "USD"))
     text = console.file.getvalue()  # type: ignore[attr-defined]
     assert "accumulating: 13,500 of 20,000 new rows" in text
     assert "+0.50 [+0.10, +0.90]" in text
     assert "none → 1" in text
+    assert "drift 0.44, a" in text
 
 
 def test_the_longest_of_the_workers_counts_as_the_time_of_tuning() -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from ratchet.adapters.specs import load_spec
-from ratchet.cli.year import DATASETS, Act, Arrival, arrived, drifted, midnight, plan_year
+from ratchet.cli.year import DATASETS, Act, arrived, midnight, plan_year
 from ratchet.domain import admission
 from ratchet.domain.events import InboundData
 from ratchet.domain.holdout import HoldoutPlan, plan_holdout
@@ -35,14 +35,10 @@ class World:
     def live(self, act: Act) -> tuple[str | None, set[str]]:
         """The trigger's type when an attempt starts, and the rules named in the reasons of all that waits."""
         for event in act.events:
-            if isinstance(event, Arrival):
-                rows = ROWS_PER_DAY * (event.end - event.start).days
-                for dataset in DATASETS:
-                    self._hear(arrived(event, dataset, rows, ZONE), midnight(event.end, ZONE))
-                self.now = midnight(event.end, ZONE)
-            else:
-                drift = drifted(event, ZONE)
-                self._hear(drift, drift.window_end)
+            rows = ROWS_PER_DAY * (event.end - event.start).days
+            for dataset in DATASETS:
+                self._hear(arrived(event, dataset, rows, ZONE), midnight(event.end, ZONE))
+            self.now = midnight(event.end, ZONE)
         decided = self._decide(first=act.expects == "init")
         fates = {outcome.key: outcome for outcome in decided.outcomes}
         trigger = self.open[decided.trigger].type if decided.trigger is not None else None
@@ -59,10 +55,7 @@ class World:
 
     def _hear(self, data: InboundData, at: datetime) -> None:
         self.heard += 1
-        kinds = {"DataArrived": "data", "DriftDetected": "drift"}
-        self.open[self.heard] = admission.OpenEvent(
-            self.heard, str(self.heard), "test", kinds[type(data).__name__], at, WALL, data
-        )
+        self.open[self.heard] = admission.OpenEvent(self.heard, str(self.heard), "test", "data", at, WALL, data)
 
     def _plan(self) -> admission.FreshDays:
         planned = self._holdout()
@@ -116,29 +109,21 @@ def test_every_month_ends_with_an_attempt() -> None:
     assert attempts == {f"2013-{month:02d}" for month in range(3, 13)}
 
 
-def test_one_month_comes_in_halves_of_which_the_first_has_too_few_rows() -> None:
-    first, second = (found for found in _lived() if found[0].month == "2013-05")
+@pytest.mark.parametrize("month", range(5, 13))
+def test_from_may_on_a_month_comes_in_halves_of_which_the_first_has_too_few_rows(month: int) -> None:
+    first, second = (found for found in _lived() if found[0].month == f"2013-{month:02d}")
     assert first[1:] == (None, {"accumulating"})
     assert second[1] == "data"
 
 
-def test_confirmed_drift_soon_after_a_verdict_waits_for_fresh_days() -> None:
-    week = next(found for found in _lived() if found[0].month == "2013-06")
-    assert week[1] is None
-    assert "fresh_days" in week[2]
-
-
-def test_two_confirming_drift_events_are_the_trigger_of_an_attempt() -> None:
-    data, once, twice, rest = (found for found in _lived() if found[0].month == "2013-07")
-    assert data[1:] == (None, {"accumulating"})
-    assert once[1] is None
-    assert "unconfirmed" in once[2]
-    assert twice[1] == "drift"
-    assert rest[1] == "data"
-
-
-def test_mild_drift_is_put_aside() -> None:
-    assert any("min_severity" in rules for _, _, rules in _lived())
+def test_only_a_data_platform_publishes_and_every_half_completes_a_window_of_the_monitor() -> None:
+    assert SPEC.monitor is not None
+    acts = plan_year()
+    days = [(event.end - event.start).days for act in acts for event in act.events]
+    assert len(days) == len(acts)
+    assert min(days) * timedelta(days=1) >= SPEC.monitor.every
+    ends = [event.end for act in acts for event in act.events]
+    assert [event.start for act in acts[1:] for event in act.events] == ends[:-1]
 
 
 def test_nothing_is_left_waiting_or_expires_in_a_whole_year() -> None:

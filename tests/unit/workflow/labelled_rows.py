@@ -22,7 +22,7 @@ DAYS = 66
 
 
 def spec(**train: Any) -> ModelSpec:
-    plain = load_spec(SHIPPED).model_dump(mode="json")
+    plain = load_spec(SHIPPED).model_dump(mode="json") | {"monitor": None}
     plain["train"] |= {"fixed": {"tree_method": "hist", "n_estimators": 12}, "trials": 4} | train
     return ModelSpec.model_validate(plain)
 

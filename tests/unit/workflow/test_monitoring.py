@@ -4,21 +4,26 @@ from __future__ import annotations
 
 import json
 from datetime import UTC, date, datetime
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
+import sqlalchemy as sa
 from judged_attempts import TABLE, JudgingWorld
 from worlds import Runs
 
+from ratchet.adapters.ledger.schema import scored_day
 from ratchet.domain import events as cloudevents
 from ratchet.domain.spec import ModelSpec
 from ratchet.errors import Refused, Unavailable
 from ratchet.ports.bus import DRIFT
 from ratchet.ports.ledger import ChampionRow
+from ratchet.records import RunContext
 from ratchet.workflow import evaluation, monitoring
 from ratchet.workflow.monitoring import BrokenData, Monitors
+from ratchet.workflow.scoring import Scoring
 from ratchet.workflow.sweeping import MONITOR_AGAIN_SECONDS
 from ratchet.workflow.verifying import Verifier
 
@@ -72,6 +77,23 @@ class Watched:
 
     def look(self, end: date | None = None) -> dict:
         return self.verb.monitor(self.world.model, end)
+
+    def score(self, first: str, last: str) -> None:
+        """Have these days scored, as a spec with scoring would."""
+        world, monitor = self.world, self.spec.monitor
+        plain = self.spec.model_dump(mode="json") | {"monitor": monitor.model_dump(mode="json"), "scoring": {}}
+        with world.ledger.transaction() as tx:
+            scoring = ModelSpec.model_validate(plain)
+            tx.publish_spec(scoring.model, scoring.digest, scoring.model_dump(mode="json"))
+        verb = Scoring(
+            world.ledger, features=lambda: world.features, store=lambda: world.store, artifacts=lambda: world.artifacts
+        )
+        asked = (date.fromisoformat(first), date.fromisoformat(last))
+        verb.score(world.model, RunContext(f"score__{world.model}", "run", "manual"), asked)
+
+    def scored_days(self):
+        with self.world.ledger.transaction() as tx:
+            return tx.scored_days(self.world.model)
 
     def windows(self):
         with self.world.ledger.transaction() as tx:
@@ -316,6 +338,45 @@ def test_without_labels_the_payoff_is_expected_and_not_judged(watched):
     assert "complete" in report["payoff"]["said"][0]
     assert report["payoff"]["expected"]["estimate"] is not None
     assert report["features"]["outcome"] == "cleared"
+
+
+def test_scores_that_scoring_wrote_are_read_and_give_the_same_numbers(crowned_template, tmp_path):
+    plain = drift_of_scores(Watched(crowned_template.copy(tmp_path / "plain")))
+    whole = Watched(crowned_template.copy(tmp_path / "whole"))
+    whole.score("2013-04-03", "2013-04-27")
+    part = Watched(crowned_template.copy(tmp_path / "part"))
+    part.score("2013-04-03", "2013-04-12")
+    scored, partly = drift_of_scores(whole), drift_of_scores(part)
+    assert plain.pop("scores") == {"days_read": 0, "days_scored": 28}
+    assert scored.pop("scores") == {"days_read": 25, "days_scored": 3}
+    assert partly.pop("scores") == {"days_read": 10, "days_scored": 18}
+    assert plain == scored == partly
+
+
+@pytest.mark.parametrize("spoilt", ["gone", "changed", "of another version", "of fewer rows"])
+def test_a_day_whose_scores_cannot_be_read_as_this_champions_is_scored_again(crowned_template, tmp_path, spoilt):
+    plain = drift_of_scores(Watched(crowned_template.copy(tmp_path / "plain")))
+    watched = Watched(crowned_template.copy(tmp_path / "spoilt"))
+    watched.score("2013-04-03", "2013-04-27")
+    store, (first, *_) = watched.world.store, watched.scored_days()
+    if spoilt == "gone":
+        Path(store.uri(first.key).removeprefix("file://")).unlink()
+    elif spoilt == "changed":
+        other = watched.scored_days()[1]
+        store.put_bytes(first.key, store.get_bytes(other.key))
+    else:
+        change = {"version": first.version + 1} if spoilt == "of another version" else {"rows": first.rows - 1}
+        with watched.world.ledger.engine.begin() as db:
+            db.execute(sa.update(scored_day).where(scored_day.c.day == first.day).values(change))
+    again = drift_of_scores(watched)
+    assert again.pop("scores") == {"days_read": 24, "days_scored": 4}
+    assert plain.pop("scores")
+    assert again == plain
+
+
+def drift_of_scores(watched) -> dict:
+    watched.look()
+    return watched.report()["predictions"]
 
 
 def test_a_seasonal_feature_is_told_and_calls_nothing(crowned_template, tmp_path):

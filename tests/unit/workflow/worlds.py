@@ -1,4 +1,4 @@
-"""A small world for the verbs: a migrated SQLite ledger, the shipped spec deployed, the clock in replay."""
+"""A small world for the verbs: a migrated SQLite ledger, the shipped spec without its monitor, the clock in replay."""
 
 import shutil
 from dataclasses import dataclass, replace
@@ -67,7 +67,7 @@ class World:
         self.settings = replace(load_settings({"RATCHET_HOME": str(folder)}), **settings)
         spec = load_spec(ROOT / "include" / "models" / self.model)
         fast = spec.retrain.model_copy(update={"debounce": spec.retrain.debounce * 0})
-        self.spec = spec.model_copy(update={"retrain": fast})
+        self.spec = spec.model_copy(update={"retrain": fast, "monitor": None})
         self.bus = InMemoryBus()
         self.registry = InMemoryRegistry(folder / "registry")
         self.relay = Relay(self.ledger, lambda: self.bus, lambda: self.registry)

@@ -9,7 +9,7 @@ import sqlalchemy as sa
 
 from ratchet.adapters.ledger import schema as t
 from ratchet.adapters.ledger.base import Base
-from ratchet.ports.ledger import MonitoredRow
+from ratchet.ports.ledger import MonitoredRow, MonitorMark
 
 
 class Monitored(Base):
@@ -24,6 +24,13 @@ class Monitored(Base):
         rested = sa.or_(c.rung_at.is_(None), c.rung_at <= now - timedelta(seconds=overdue_seconds))
         ring = sa.update(t.monitored).where(c.model == model, c.window_end == window_end, c.state == "due", rested)
         return bool(self._db.execute(ring.values(rung_at=now)).rowcount)
+
+    def monitor_mark(self) -> MonitorMark:
+        """What windows follow from, as it is now: every dataset's watermark, and how many champions there have been."""
+        c = t.watermark.c
+        marks = self._db.execute(sa.select(c.dataset, c.complete_until).order_by(c.dataset))
+        champions = self._db.execute(sa.select(sa.func.count()).select_from(t.champion)).scalar_one()
+        return tuple((dataset, until) for dataset, until in marks), champions
 
     def save_monitored(self, row: MonitoredRow) -> bool:
         """Keep what was found in a window; false, and nothing is changed, when another has kept it before.
