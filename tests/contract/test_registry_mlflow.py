@@ -18,6 +18,7 @@ from mlflow.models import Model
 from ruamel.yaml import YAML
 
 from ratchet.adapters.models import (
+    XGBoostRankingLearner,
     XGBoostRegressionLearner,
     digest,
     encode,
@@ -67,6 +68,20 @@ def saved_regression(folder: Path) -> Path:
     scorer = learner.fit(prepared, params, seed=1, threads=1)
     save(ModelArtifact(scorer, learner.estimator, FEATURES, categories, Shift(0.5), None, params), folder)
     return folder
+
+
+def saved_ranking(folder: Path) -> Path:
+    table, learner = rows(), XGBoostRankingLearner()
+    table = table.append_column("day", pa.array([str(i // 20) for i in range(table.num_rows)]))
+    categories = learner.categories(table, ["carrier"])
+    label = (table["wind"].to_numpy() > 0).astype(np.int8)
+    prepared = learner.prepare(table, label, features=FEATURES, categories=categories, threads=1)
+    scorer = learner.fit(prepared, params := {"n_estimators": 5}, seed=1, threads=1)
+    save(ModelArtifact(scorer, learner.estimator, FEATURES, categories, None, None, params, capacity=3), folder)
+    return folder
+
+
+SAVED = {"XGBClassifier": saved, "XGBRegressor": saved_regression, "XGBRanker": saved_ranking}
 
 
 def register(registry: Registry, attempt: str, folder: Path, *, model: str = "flight_delay") -> int:
@@ -314,11 +329,11 @@ def test_an_attempt_keeps_its_version_when_the_end_of_its_run_or_the_run_itself_
     assert register(real, "a.1", folder, model=model) == 1
 
 
-@pytest.mark.parametrize("kind", ["XGBClassifier", "XGBRegressor"])
+@pytest.mark.parametrize("kind", SAVED)
 def test_an_xgboost_version_has_the_files_of_mlflows_own_flavor(
     real: MlflowRegistry, tmp_path: Path, model: str, kind: str
 ):
-    folder = saved(tmp_path / "1") if kind == "XGBClassifier" else saved_regression(tmp_path / "1")
+    folder = SAVED[kind](tmp_path / "1")
     register(real, "a.1", folder, model=model)
     source = Path(real._client.get_model_version_download_uri(model, "1").removeprefix("file://"))
     estimator = getattr(xgb, kind)()

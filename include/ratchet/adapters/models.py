@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from types import SimpleNamespace
@@ -22,7 +22,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from ratchet.adapters.storage import MissingObjectError, sha256, sha256_file, write_atomically
-from ratchet.domain.artifact import Floats, ModelArtifact, Platt, Scorer, Shift
+from ratchet.domain.artifact import Floats, ModelArtifact, Platt, Scorer, Shift, batches
 from ratchet.domain.estimators import SKLEARN_PARAMETERS
 from ratchet.domain.expression import Expression
 from ratchet.domain.payoff import CELLS, PayoffMatrix
@@ -44,8 +44,12 @@ CARD_FORMAT_OF_RULES = "ratchet.artifact.v2"
 CARD_FORMAT_OF_REGRESSIONS = "ratchet.regression.v1"
 """Of a card without a threshold: its decision is the prediction."""
 
+CARD_FORMAT_OF_RANKINGS = "ratchet.ranking.v1"
+"""Of a card with neither threshold nor calibration: each day's best, as many as its capacity, are acted on."""
+
 XGBOOST_CLASSIFIER = "xgboost.XGBClassifier"
 XGBOOST_REGRESSOR = "xgboost.XGBRegressor"
+XGBOOST_RANKER = "xgboost.XGBRanker"
 SCORE_BATCH_ROWS = 65_536
 DEFAULT_ROUNDS = 100
 WATCHED = (1 / 3, 1 / 2, 2 / 3)
@@ -129,7 +133,7 @@ class XGBoostScorer:
     categories: Mapping[str, tuple[str, ...]]
 
     def raw(self, rows: Any) -> Floats:
-        """Uncalibrated probabilities or predictions (n_rows,) float64.
+        """Uncalibrated probabilities, predictions or ranks (n_rows,) float64.
 
         Missing or unseen values take the trees' default branch.
         """
@@ -159,6 +163,7 @@ class _PreparedRows:
     features: tuple[str, ...]
     categories: Mapping[str, tuple[str, ...]]
     by_bins: dict[int, Any]
+    days: NDArray[np.intp] | None = None
 
 
 class XGBoostLearner:
@@ -223,7 +228,12 @@ class XGBoostLearner:
         try:
             if bins not in prepared.by_bins:
                 prepared.by_bins[bins] = xgb.QuantileDMatrix(
-                    prepared.frame, prepared.label, enable_categorical=True, max_bin=bins, nthread=threads
+                    prepared.frame,
+                    prepared.label,
+                    qid=prepared.days,
+                    enable_categorical=True,
+                    max_bin=bins,
+                    nthread=threads,
                 )
             watched = [_watcher(watch, rounds, prepared)] if watch else None
             booster = xgb.train(settings, prepared.by_bins[bins], num_boost_round=rounds, callbacks=watched)
@@ -249,6 +259,44 @@ class XGBoostRegressionLearner(XGBoostLearner):
     objective = "reg:squarederror"
 
 
+class XGBoostRankingLearner(XGBoostLearner):
+    """``xgboost.XGBRanker``: the same trees, fitted so that rows of label 1 come first among the rows of their day.
+
+    LambdaMART (Burges 2010, *From RankNet to LambdaRank to LambdaMART*), whose groups are the local days; which pairs
+    of a day's rows are compared is ``lambdarank_pair_method``'s to say. Unless the spec fixes another objective, pairs
+    weigh what swapping them would change in the day's NDCG.
+    """
+
+    estimator = XGBOOST_RANKER
+    objective = "rank:ndcg"
+
+    def prepare(
+        self,
+        rows: Any,
+        label: Any,
+        *,
+        features: Sequence[str],
+        categories: Mapping[str, tuple[str, ...]],
+        threads: int,
+    ) -> Any:
+        """As any rows, in the order of their ``day``, and within it as they come.
+
+        Raises:
+            Refused: the rows have no ``day``, or there is no feature.
+
+        """
+        day = batches(rows)
+        order = np.argsort(day, kind="stable")
+        prepared = super().prepare(
+            rows.take(pa.array(order)),
+            np.asarray(label)[order],
+            features=features,
+            categories=categories,
+            threads=threads,
+        )
+        return replace(prepared, days=day[order])
+
+
 def _watcher(watch: Watch, rounds: int, prepared: _PreparedRows) -> Any:
     """``watch`` as XGBoost asks it; it looks at a copy, so that the booster goes on as if nobody had looked."""
     import xgboost as xgb  # noqa: PLC0415 - seconds that a reader of files need not wait
@@ -272,7 +320,7 @@ def learner_for(estimator: str) -> Learner:
         Refused: no landed code fits that estimator.
 
     """
-    for learner in (XGBoostLearner, XGBoostRegressionLearner):
+    for learner in (XGBoostLearner, XGBoostRegressionLearner, XGBoostRankingLearner):
         if estimator == learner.estimator:
             return learner()
     if estimator in SKLEARN_PARAMETERS:
@@ -281,7 +329,7 @@ def learner_for(estimator: str) -> Learner:
         return SklearnLearner(estimator)
     raise Refused(
         f"train.estimator: {estimator!r} is not yet supported; set it to one of "
-        f"{', '.join((XGBOOST_CLASSIFIER, XGBOOST_REGRESSOR, *SKLEARN_PARAMETERS))}."
+        f"{', '.join((XGBOOST_CLASSIFIER, XGBOOST_REGRESSOR, XGBOOST_RANKER, *SKLEARN_PARAMETERS))}."
     )
 
 
@@ -400,24 +448,31 @@ KNOWN_CARDS = (
     *((form, XGBOOST_CLASSIFIER, "platt") for form in (CARD_FORMAT, CARD_FORMAT_OF_RULES)),
     *((form, name, "platt") for form in (CARD_FORMAT, CARD_FORMAT_OF_RULES) for name in SKLEARN_PARAMETERS),
     (CARD_FORMAT_OF_REGRESSIONS, XGBOOST_REGRESSOR, "shift"),
+    (CARD_FORMAT_OF_RANKINGS, XGBOOST_RANKER, "none"),
 )
 """Format, estimator and kind of calibration that go together."""
 
 
 def _format(artifact: ModelArtifact) -> str:
-    if artifact.threshold is None:
+    if artifact.kind == "ranking":
+        return CARD_FORMAT_OF_RANKINGS
+    if artifact.kind == "regression":
         return CARD_FORMAT_OF_REGRESSIONS
     by_rules = isinstance(artifact.threshold, PayoffMatrix) or artifact.capacity is not None
     return CARD_FORMAT_OF_RULES if by_rules else CARD_FORMAT
 
 
-def _written_calibrator(calibrator: Platt | Shift) -> dict[str, Any]:
+def _written_calibrator(calibrator: Platt | Shift | None) -> dict[str, Any]:
+    if calibrator is None:
+        return {"kind": "none"}
     if isinstance(calibrator, Shift):
         return {"kind": "shift", "offset": calibrator.offset}
     return {"kind": "platt", "slope": calibrator.slope, "intercept": calibrator.intercept}
 
 
-def _read_calibrator(written: Mapping[str, Any]) -> Platt | Shift:
+def _read_calibrator(written: Mapping[str, Any]) -> Platt | Shift | None:
+    if written["kind"] == "none":
+        return None
     if written["kind"] == "shift":
         return Shift(written["offset"])
     return Platt(slope=written["slope"], intercept=written["intercept"])

@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 from urllib.parse import urlsplit
 
-from ratchet.adapters.models import CARD_FILE, MODEL_FILES, XGBOOST_REGRESSOR, load, model_file, verified
+from ratchet.adapters.models import CARD_FILE, MODEL_FILES, load, model_file, verified
 from ratchet.adapters.models_sklearn import FAMILIES
 from ratchet.adapters.storage import MissingObjectError, write_atomically
 from ratchet.errors import Refused, Unavailable
@@ -405,7 +405,7 @@ def _write_flavor(card: Mapping[str, Any], artifact_dir: Path, scratch: Path, re
         _write_xgboost_flavor(
             folder,
             model,
-            "XGBRegressor" if estimator == XGBOOST_REGRESSOR else "XGBClassifier",
+            estimator.removeprefix("xgboost."),
             size,
             metadata,
             requirements,

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from ratchet.domain.capacity import best_of_each, evenly
 from ratchet.domain.inference import group
+from ratchet.domain.metrics import Kind
 from ratchet.domain.payoff import PayoffMatrix, expected_gain
 from ratchet.domain.regression import Errors
 from ratchet.errors import Refused
@@ -87,9 +88,9 @@ class Scorer(Protocol):
     """A fitted estimator in its native form."""
 
     def raw(self, rows: Any) -> Floats:
-        """Uncalibrated, (n_rows,): probability of the positive label in [0, 1], or prediction of a regression.
+        """Uncalibrated, (n_rows,): probability of the positive label in [0, 1], prediction of a regression, or rank.
 
-        Missing features are allowed.
+        Missing features are allowed. A rank is any number; a higher one comes first among the rows of its day.
         """
         ...
 
@@ -256,27 +257,37 @@ class ModelArtifact:
     ``threshold`` is the probability from which on the model acts. Where the payoff differs between rows it is the
     payoff matrix instead, and each row has a break-even of its own: the model acts where that is expected to pay. A
     regression has none (None), and a :class:`Shift` for a calibrator: its decision is the prediction itself.
-    ``capacity`` is how many rows of one local day it acts on at most; None is no limit.
+    ``capacity`` is how many rows of one local day it acts on at most; None is no limit. A ranking has a capacity, and
+    neither threshold nor calibrator: it acts on each day's best so many, whatever they score.
     """
 
     scorer: Scorer
     estimator: str
     features: tuple[str, ...]
     categories: Mapping[str, tuple[str, ...]]
-    calibrator: Platt | Shift
+    calibrator: Platt | Shift | None
     threshold: float | PayoffMatrix | None
     params: Mapping[str, Any]
     provenance: Mapping[str, Any] = field(default_factory=dict)
     capacity: int | None = None
 
+    @property
+    def kind(self) -> Kind:
+        """Which decisions it takes."""
+        if self.threshold is not None:
+            return "classifier"
+        return "ranking" if self.calibrator is None else "regression"
+
     def probability(self, rows: Any) -> Floats:
-        """Calibrated probability (n_rows,) in (0, 1); the calibrated prediction of a regression."""
-        return self.calibrator(self.scorer.raw(rows))
+        """Calibrated probability (n_rows,) in (0, 1); a regression's calibrated prediction; a ranking's scores."""
+        raw = self.scorer.raw(rows)
+        return raw if self.calibrator is None else self.calibrator(raw)
 
     def decide(self, rows: Any) -> tuple[Floats, Bools | Floats]:
         """Calibrated probability (n_rows,) and whether to act (n_rows,): at or above the threshold, if there is room.
 
-        Of a regression both are the calibrated prediction (n_rows,).
+        Of a regression both are the calibrated prediction (n_rows,). A ranking has its score in the place of the
+        probability, and acts on each day's best; on a row without a score (NaN) it does not.
 
         A row on which the expected gain cannot be computed (a missing value in a formula) is not acted on. A capacity
         is for the rows of a day that are given together, in their total order; a lone row is a day of its own.
@@ -287,7 +298,9 @@ class ModelArtifact:
         """
         score = self.probability(rows)
         if self.threshold is None:
-            return score, score
+            if self.calibrator is not None:
+                return score, score
+            return score, acting(-np.inf, score, rows, self.capacity)
         return score, acting(self.threshold, score, rows, self.capacity)
 
 

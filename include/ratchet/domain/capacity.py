@@ -20,7 +20,7 @@ def best_of_each(score: npt.NDArray[np.float64], batch: Codes, at_most: int) -> 
     score comes last.
     """
     order = np.lexsort((-score, batch))
-    return _scattered(order, _place(batch[order]) < at_most)
+    return _scattered(order, places(batch[order]) < at_most)
 
 
 def evenly(batch: Codes, at_most: int) -> Bools:
@@ -30,14 +30,14 @@ def evenly(batch: Codes, at_most: int) -> Bools:
     than of another. A batch of fewer rows is taken whole.
     """
     order = np.argsort(batch, kind="stable")
-    place = _place(batch[order])
+    place = places(batch[order])
     size = np.bincount(batch)[batch[order]]
     taken = np.minimum(at_most, size)
     return _scattered(order, (place + 1) * taken // size > place * taken // size)
 
 
-def _place(ordered: Codes) -> Codes:
-    """Each row's place within its batch, from 0, of rows ordered by batch."""
+def places(ordered: Codes) -> Codes:
+    """Each row's place within its batch, from 0, of (n_rows,) codes in the order of their batches."""
     starts = np.flatnonzero(np.diff(ordered, prepend=-1))
     return np.arange(ordered.size) - np.repeat(starts, np.diff(starts, append=ordered.size))
 

@@ -380,7 +380,7 @@ def _same_rows(evidence: Evidence, n_rows: int) -> None:
     arrays: dict[str, npt.ArrayLike | None] = {"label": evidence.label, **evidence.slices}
     for name, model in (("champion", evidence.champion), ("challenger", evidence.challenger)):
         arrays |= {f"{name}.payoff": model.payoff, f"{name}.probability": model.probability, f"{name}.act": model.act}
-        arrays[f"{name}.prediction"] = model.prediction
+        arrays |= {f"{name}.prediction": model.prediction, f"{name}.score": model.score}
     for name, values in arrays.items():
         if values is not None and len(np.asarray(values)) != n_rows:
             raise ValueError(
@@ -393,8 +393,8 @@ def _scores_are_numbers(evidence: Evidence) -> list[Finding]:
     """A NaN probability compares false with any threshold and would pass as a decision not to act."""
     findings = []
     for name, model in (("champion", evidence.champion), ("challenger", evidence.challenger)):
-        scores = ("probability", model.probability), ("payoff", model.payoff), ("prediction", model.prediction)
-        for what, values in scores:
+        for what in ("probability", "payoff", "prediction", "score"):
+            values = getattr(model, what)
             if values is None:
                 continue
             bad = int((~np.isfinite(np.asarray(values, dtype=np.float64))).sum())

@@ -10,9 +10,9 @@ import numpy as np
 import numpy.typing as npt
 from scipy import stats
 
-from ratchet.domain import fairness, regression_scorers, scorers
+from ratchet.domain import fairness, ranking, regression_scorers, scorers
 from ratchet.domain.inference import Clusters, Floats, RatioInference, group, jackknife_totals, ratio_inference
-from ratchet.domain.metrics import FAIRNESS, METRICS, REGRESSION_SCORERS, SCORERS, misfit
+from ratchet.domain.metrics import FAIRNESS, METRICS, RANKING, REGRESSION_SCORERS, SCORERS, misfit
 
 Outcome = Literal["holds", "warns", "unjudged", "unproven", "broken"]
 
@@ -52,7 +52,8 @@ class ScoredRows:
     compared; ``payoff``: (n_rows,) payoff units per decision; ``latency_ms``: (n_samples,) time to score one batch,
     None or empty when not measured; ``act``: (n_rows,) bool, what it decided, None when only payoffs are known;
     ``size_mb``: of its files, in millions of bytes, None when not measured. A regression has neither probability nor
-    act: ``prediction`` is (n_rows,) in the target's unit, None for a constant one.
+    act: ``prediction`` is (n_rows,) in the target's unit, None for a constant one. A ranking has no probability:
+    ``score`` is (n_rows,), to be compared within a cluster only, None for a constant decision.
     """
 
     probability: npt.ArrayLike | None
@@ -61,11 +62,12 @@ class ScoredRows:
     act: npt.ArrayLike | None = None
     size_mb: float | None = None
     prediction: npt.ArrayLike | None = None
+    score: npt.ArrayLike | None = None
 
     @property
     def of_model(self) -> bool:
         """Whether a model scored the rows, rather than one constant decision."""
-        return self.probability is not None or self.prediction is not None
+        return any(scores is not None for scores in (self.probability, self.prediction, self.score))
 
 
 @dataclass(frozen=True)
@@ -201,13 +203,26 @@ def _calibration(guardrail: Guardrail, scene: Scene) -> list[Finding]:
 
 
 def _scorer(guardrail: Guardrail, scene: Scene) -> list[Finding]:
+    """A ranking is measured by its decisions alone, of which the spec has seen to it; its scores must be numbers."""
+    read = "probability" if scene.challenger.score is None else "score"
+
     def measure(model: ScoredRows) -> _Measured:
         replicates = scorers.leave_one_out(
-            guardrail.metric, scene.label, _given(model.probability), _given(model.act), scene.days
+            guardrail.metric, scene.label, _given(getattr(model, read)), _given(model.act), scene.days
         )
         return _Measured.jackknifed(replicates, scene.days)
 
-    return _compare(guardrail, scene, measure, ("probability", "act"), worse=-1.0)
+    return _compare(guardrail, scene, measure, (read, "act"), worse=-1.0)
+
+
+def _ranked(guardrail: Guardrail, scene: Scene) -> list[Finding]:
+    def measure(model: ScoredRows) -> _Measured:
+        replicates = ranking.leave_one_out(
+            guardrail.metric, scene.label, _given(model.score), _given(model.act), scene.days
+        )
+        return _Measured.jackknifed(replicates, scene.days)
+
+    return _compare(guardrail, scene, measure, ("score", "act"), worse=-1.0)
 
 
 def _regression_scorer(guardrail: Guardrail, scene: Scene) -> list[Finding]:
@@ -246,7 +261,7 @@ def _flipped(guardrail: Guardrail, scene: Scene) -> list[Finding]:
     limit = _limit_of(guardrail)
     if now is None:
         return [_missing(guardrail.metric, f"<= {limit:g}", "challenger", "it decided nothing")]
-    if before is None or scene.champion.probability is None:
+    if before is None or not scene.champion.of_model:
         return [_unjudged(guardrail.metric, None, _NOTHING_TO_COMPARE)]
     flips = (np.asarray(before, dtype=bool) != np.asarray(now, dtype=bool)).astype(np.float64)
     share = _Measured.mean(flips, scene.days)
@@ -287,7 +302,7 @@ def _compare(
     comparable = scene.champion.of_model and all(getattr(scene.champion, name) is not None for name in reads)
     old = measure(scene.champion) if comparable else None
     if not np.isfinite(new.value):
-        return [_undefined(metric, column, old, "prediction" if "prediction" in reads else "probability")]
+        return [_undefined(metric, column, old, reads[0] if reads[0] in {"prediction", "score"} else "probability")]
     findings = []
     if guardrail.max_regression is not None:
         findings.append(_regression(guardrail, scene, old, new, worse))
@@ -316,7 +331,8 @@ def _regression(guardrail: Guardrail, scene: Scene, old: _Measured | None, new: 
         detail = f"{metric} {new.value:.4f}: {_NOTHING_TO_COMPARE}"
         return Finding(Check(metric, column, None, new.value, required, passed=None, detail=detail), "unjudged")
     if not np.isfinite(old.value):
-        score = "probability" if scene.champion.prediction is None else "prediction"
+        score = next((name for name in ("prediction", "score") if getattr(scene.champion, name) is not None), None)
+        score = score or "probability"
         return _missing(metric, required, "champion", f"a {score} is not a finite number")
     inference = ratio_inference(worse * (new.totals - old.totals), scene.days.rows, ordered=scene.ordered)
     lower, upper = _bounds(inference, scene.confidence)
@@ -502,5 +518,6 @@ _FINDERS: Mapping[str, Callable[[Guardrail, Scene], list[Finding]]] = {
     "decisions_flipped": _flipped,
     **dict.fromkeys(SCORERS, _scorer),
     **dict.fromkeys(REGRESSION_SCORERS, _regression_scorer),
+    **dict.fromkeys(RANKING, _ranked),
     **dict.fromkeys(FAIRNESS, _fairness),
 }

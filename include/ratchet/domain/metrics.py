@@ -8,6 +8,9 @@ from typing import Any, Literal
 
 AVERAGES = ("", "_macro", "_micro", "_weighted")
 
+Kind = Literal["classifier", "regression", "ranking"]
+"""What a model's decision is: to act where a probability says so, a predicted number, or each day's best so many."""
+
 SCORERS = (
     "accuracy",
     "average_precision",
@@ -26,6 +29,14 @@ SCORERS = (
     "roc_auc",
 )
 """scikit-learn's scorers of a binary decision or its probability, by its names; of each, greater is better."""
+
+OF_PROBABILITIES = frozenset(
+    {"average_precision", "d2_brier_score", "d2_log_loss_score", "neg_brier_score", "neg_log_loss", "roc_auc"}
+)
+"""Those of them that read the probability, or compare the scores of all days; the others read the decision alone."""
+
+RANKING = ("ndcg_at_k", "precision_at_k")
+"""What is measured on each day's best (:mod:`ratchet.domain.ranking`); of each, greater is better."""
 
 REGRESSION_SCORERS = (
     "d2_absolute_error_score",
@@ -58,36 +69,58 @@ class Takes:
 
     limits: tuple[str, ...]
     split: Literal["slice", "by"] | None = None
-    of: Literal["decisions", "predictions"] | None = None
-    """What it is measured on: decisions to act, or a regression's predictions; None: either."""
+    of: Literal["probabilities", "decisions", "ranks", "predictions"] | None = None
+    """What it is measured on; decisions are those to act, and None is any."""
 
 
 METRICS: Mapping[str, Takes] = {
-    "expected_calibration_error": Takes(("max_regression", "max"), of="decisions"),
+    "expected_calibration_error": Takes(("max_regression", "max"), of="probabilities"),
     "payoff": Takes(("max_regression",), split="slice"),
     "latency_p95_ms": Takes(("max",)),
     "model_size_mb": Takes(("max",)),
     "decisions_flipped": Takes(("max",), of="decisions"),
-    **dict.fromkeys(SCORERS, Takes(("max_regression", "min"), of="decisions")),
+    **{
+        name: Takes(("max_regression", "min"), of="probabilities" if name in OF_PROBABILITIES else "decisions")
+        for name in SCORERS
+    },
+    **dict.fromkeys(RANKING, Takes(("max_regression", "min"), of="ranks")),
     **dict.fromkeys(REGRESSION_SCORERS, Takes(("max_regression", "min"), of="predictions")),
     **dict.fromkeys(FAIRNESS, Takes(("max_regression", "max"), split="by", of="decisions")),
 }
 
 
-def unfit(metric: str, *, regression: bool) -> str | None:
-    """Why a known metric cannot be measured on a regression, or on a classifier; None when it can."""
+MEASURED: Mapping[Kind, tuple[str, ...]] = {
+    "classifier": ("probabilities", "decisions"),
+    "regression": ("predictions",),
+    "ranking": ("decisions", "ranks"),
+}
+"""What each kind of model gives to be measured."""
+
+
+def unfit(metric: str, kind: Kind) -> str | None:
+    """Why a known metric cannot be measured on a model of this kind; None when it can."""
     of = METRICS[metric].of
-    if regression and of == "decisions":
-        either = ", ".join(name for name, takes in METRICS.items() if takes.of is None)
+    if of is None or of in MEASURED[kind]:
+        return None
+    usable = [name for name, takes in METRICS.items() if takes.of is None or takes.of in MEASURED[kind]]
+    if kind == "regression":
+        either = ", ".join(name for name in usable if name not in REGRESSION_SCORERS)
         return (
             f"{metric!r} is measured on decisions to act or their probability, and a regression has neither: use "
             f"{either}, or one of {', '.join(REGRESSION_SCORERS)}"
         )
-    if not regression and of == "predictions":
-        return f"{metric!r} is measured on predicted numbers, and a classifier predicts none: use one of " + ", ".join(
-            name for name, takes in METRICS.items() if takes.of != "predictions"
+    one = f"use one of {', '.join(usable)}"
+    if of == "predictions":
+        return f"{metric!r} is measured on predicted numbers, and a {kind} predicts none: {one}"
+    if of == "ranks":
+        return (
+            f"{metric!r} is measured on each day's best by a score that ranks them, and a classifier acts by its "
+            f"probability: write business.decision as {{act_on: rank, capacity: ...}}, or {one}"
         )
-    return None
+    return (
+        f"{metric!r} is measured on probabilities, or on scores across days, and a ranking has no probabilities, and "
+        f"scores that compare rows of one day only: {one}"
+    )
 
 
 def misfit(metric: str, given: Mapping[str, Any]) -> str | None:

@@ -9,9 +9,11 @@ import numpy as np
 import numpy.typing as npt
 from scipy import stats
 
+from ratchet.domain import ranking
 from ratchet.domain.gate import Evidence, ScoredRows
 from ratchet.domain.guardrails import calibration_error
-from ratchet.domain.inference import Clusters, Floats, group, ratio_inference
+from ratchet.domain.inference import Clusters, Floats, group, jackknife_totals, ratio_inference
+from ratchet.domain.metrics import RANKING
 
 CALIBRATION_BINS = 10
 QUANTILES = (0.01, 0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 0.99)
@@ -88,7 +90,8 @@ def metrics(evidence: Evidence, *, confidence: float, ordered: bool) -> list[Met
     """Payoff, share acted on, log loss (nats), Brier score and expected calibration error, by clustered intervals.
 
     Of a regression: payoff, mean absolute, mean squared and mean error (target minus prediction, in the target's unit),
-    and the share of rows predicted too low.
+    and the share of rows predicted too low. Of a ranking: payoff, share acted on, and the means over days of its best
+    rows' precision and NDCG (:mod:`ratchet.domain.ranking`), by the jackknife.
 
     Each is a mean over rows (the calibration error by its linearisation, see ``calibration_error``), so the interval
     is that of the verdict: ``ratchet.domain.inference.ratio_inference``. NaN in, NaN out; no rows have no metrics.
@@ -120,13 +123,35 @@ def metrics(evidence: Evidence, *, confidence: float, ordered: bool) -> list[Met
             of("mean_error", "", of_error(np.asarray)),
             of("predicted_too_low", "share of rows", of_error(lambda e: np.where(np.isnan(e), np.nan, e > 0))),
         ]
+    acted = of(
+        "acted", "share of rows", lambda side: None if side.act is None else np.asarray(side.act, dtype=np.float64)
+    )
+    if evidence.challenger.score is not None:
+        return [payoff, acted, *(_of_ranks(name, evidence, days, confidence, ordered=ordered) for name in RANKING)]
     return [
         payoff,
-        of("acted", "share of rows", lambda side: None if side.act is None else np.asarray(side.act, dtype=np.float64)),
+        acted,
         of("log_loss", "nats", of_probability(lambda p: _log_losses(p, label))),
         of("brier_score", "", of_probability(lambda p: (p - label) ** 2)),
         of("expected_calibration_error", "", of_probability(lambda p: calibration_error(p, label)[1])),
     ]
+
+
+def _of_ranks(name: str, evidence: Evidence, days: Clusters, confidence: float, *, ordered: bool) -> Metric:
+    """A metric of both rankings and its difference, with bounds by the jackknife over days."""
+
+    def totals(side: ScoredRows) -> tuple[float, Floats] | None:
+        if side.score is None or side.act is None:
+            return None
+        value, without = ranking.leave_one_out(name, evidence.label, side.score, side.act, days)
+        return value, jackknife_totals(value, without, days.rows)
+
+    old, new = totals(evidence.champion), totals(evidence.challenger)
+    change = None if old is None or new is None else (new[0] - old[0], new[1] - old[1])
+    found = [
+        None if given is None else _bounded(*given, days, confidence, ordered=ordered) for given in (old, new, change)
+    ]
+    return Metric(name, "mean over days", *found)
 
 
 def by_slice(evidence: Evidence, *, confidence: float, ordered: bool) -> list[Slice]:
@@ -201,10 +226,13 @@ def _tenths(values: Floats) -> tuple[npt.NDArray[np.intp], int]:
 
 
 def _measure(values: Floats, days: Clusters, confidence: float, *, ordered: bool) -> Measured:
-    mean = float(values.mean())
-    if len(days.labels) < 2 or not np.isfinite(mean):
-        return Measured(mean, None, None)
-    totals = np.bincount(days.codes, weights=values, minlength=len(days.labels))
+    totals = np.bincount(days.codes, weights=values, minlength=len(days.labels)).astype(np.float64, copy=False)
+    return _bounded(float(values.mean()), totals, days, confidence, ordered=ordered)
+
+
+def _bounded(value: float, totals: Floats, days: Clusters, confidence: float, *, ordered: bool) -> Measured:
+    if len(days.labels) < 2 or not np.isfinite(value):
+        return Measured(value, None, None)
     inference = ratio_inference(totals, days.rows, ordered=ordered)
     reach = float(stats.t.ppf(confidence, inference.dof)) * inference.std_error
     return Measured(inference.estimate, inference.estimate - reach, inference.estimate + reach)

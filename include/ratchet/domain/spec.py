@@ -45,10 +45,11 @@ from pydantic_core import InitErrorDetails, PydanticCustomError
 from ratchet.domain.estimators import SKLEARN_PARAMETERS
 from ratchet.domain.expression import Expression
 from ratchet.domain.looks import TOLERANCE
-from ratchet.domain.metrics import METRICS, misfit, unfit
+from ratchet.domain.metrics import METRICS, Kind, misfit, unfit
 from ratchet.domain.quiet import QuietWindow, leaves_time_awake
 
 REGRESSORS = frozenset({"xgboost.XGBRegressor"})
+RANKERS = frozenset({"xgboost.XGBRanker"})
 
 # What both of XGBoost's take and a spec may set. Their constructors swallow any other keyword with a warning in a log,
 # so a typo would tune nothing. Threads and seeds are Ratchet's own: see OWNED_PARAMETERS.
@@ -81,12 +82,22 @@ XGBOOST_PARAMETERS = frozenset(
 PARAMETERS: Mapping[str, frozenset[str]] = {
     "xgboost.XGBClassifier": XGBOOST_PARAMETERS | {"scale_pos_weight"},
     "xgboost.XGBRegressor": XGBOOST_PARAMETERS | {"objective", "quantile_alpha"},
+    "xgboost.XGBRanker": XGBOOST_PARAMETERS
+    | {
+        "lambdarank_normalization",
+        "lambdarank_num_pair_per_sample",
+        "lambdarank_pair_method",
+        "lambdarank_score_normalization",
+        "objective",
+    },
     **SKLEARN_PARAMETERS,
 }
 ESTIMATORS = tuple(PARAMETERS)
 QUANTILE = "reg:quantileerror"
 OBJECTIVES = (QUANTILE, "reg:squarederror", "reg:absoluteerror")
 """What a regression may be fitted with; the first, unless the spec fixes another."""
+RANK_OBJECTIVES = ("rank:ndcg", "rank:map", "rank:pairwise")
+"""What a ranking may be fitted with; the first, unless the spec fixes another."""
 OWNED_PARAMETERS: Mapping[str, str] = {
     "n_jobs": "runtime.threads sets it",
     "nthread": "runtime.threads sets it",
@@ -102,6 +113,14 @@ OWNED_PARAMETERS: Mapping[str, str] = {
     "categorical_features": "features decide it",
     "device": "the local engine trains on the processor",
 }
+
+
+def kind_of(estimator: str) -> Kind:
+    """Which kind of model an estimator makes."""
+    if estimator in REGRESSORS:
+        return "regression"
+    return "ranking" if estimator in RANKERS else "classifier"
+
 
 # Keys that DESIGN §6 names and no landed code obeys yet, by the path of their parent.
 NOT_YET_SUPPORTED: Mapping[tuple[str, ...], frozenset[str]] = {
@@ -251,17 +270,18 @@ class Decision(_Closed):
 
     ``threshold`` is ``payoff`` (the break-even point of the payoff matrix on calibrated probabilities), ``tuned`` (the
     one that earned most on the calibration range) or a number in [0, 1]. A regression has ``act_on: prediction``
-    instead, and neither: its decision is the prediction itself.
+    instead, and neither: its decision is the prediction itself. A ranking has ``act_on: rank`` and a capacity: it acts
+    on each day's best so many, whatever they score.
     """
 
     act_when: Literal["score >= threshold"] | None = "score >= threshold"
     threshold: Literal["payoff", "tuned"] | Annotated[float, Field(strict=True, ge=0, le=1)] | None = "payoff"
     capacity: Capacity | None = None
-    act_on: Literal["prediction"] | None = None
+    act_on: Literal["prediction", "rank"] | None = None
 
     @model_validator(mode="before")
     @classmethod
-    def _a_prediction_meets_no_threshold(cls, given: Any) -> Any:
+    def _neither_a_prediction_nor_a_rank_meets_a_threshold(cls, given: Any) -> Any:
         if isinstance(given, Mapping) and given.get("act_on") is not None:
             return {"act_when": None, "threshold": None} | dict(given)
         return given
@@ -273,6 +293,8 @@ class Decision(_Closed):
                 if getattr(self, name) is None:
                     raise _at((name,), "must be given, or left out for its default, but got None")
             return self
+        if self.act_on == "rank":
+            return self._one_rule_of_ranks()
         for name in ("act_when", "threshold", "capacity"):
             if getattr(self, name) is not None:
                 raise _at(
@@ -280,6 +302,18 @@ class Decision(_Closed):
                     "a decision that acts on the prediction itself is no choice between acting and not: leave "
                     f"{name} out, but got {self.model_dump(mode='json')[name]!r}",
                 )
+        return self
+
+    def _one_rule_of_ranks(self) -> Self:
+        for name in ("act_when", "threshold"):
+            if getattr(self, name) is not None:
+                raise _at(
+                    (name,),
+                    "a ranking's scores compare rows of one day and are no probabilities, so no threshold means "
+                    f"anything: leave {name} out, but got {getattr(self, name)!r}",
+                )
+        if self.capacity is None:
+            raise _at(("capacity",), "must be given: a ranking acts on each day's best so many, as {at_most: 20}")
         return self
 
     @field_validator("threshold", mode="before")
@@ -410,9 +444,20 @@ class Business(_Closed):
     review_by: date
 
     @property
+    def kind(self) -> Kind:
+        """What the decision is, and with it the model."""
+        kinds: Mapping[str | None, Kind] = {None: "classifier", "prediction": "regression", "rank": "ranking"}
+        return kinds[self.decision.act_on]
+
+    @property
     def regression(self) -> bool:
         """Whether the decision is the prediction itself."""
-        return self.decision.act_on is not None
+        return self.kind == "regression"
+
+    @property
+    def ranking(self) -> bool:
+        """Whether each day's best so many are acted on, whatever they score."""
+        return self.kind == "ranking"
 
     @property
     def capacity(self) -> int | None:
@@ -805,13 +850,14 @@ class Train(_Closed):
         return value
 
     @model_validator(mode="after")
-    def _can_be_predicted(self) -> Self:
-        """What a regression is fitted to."""
+    def _can_be_fitted_to(self) -> Self:
+        """What a regression or a ranking is fitted to."""
+        known = RANK_OBJECTIVES if self.estimator in RANKERS else OBJECTIVES
         if "objective" in self.search_space:
-            raise _at(("search_space", "objective"), f"fix it under train.fixed, as one of {', '.join(OBJECTIVES)}")
-        objective = self.fixed.get("objective", QUANTILE)
-        if objective not in OBJECTIVES:
-            raise _at(("fixed", "objective"), f"must be one of {', '.join(OBJECTIVES)}, but got {objective!r}")
+            raise _at(("search_space", "objective"), f"fix it under train.fixed, as one of {', '.join(known)}")
+        objective = self.fixed.get("objective", known[0])
+        if objective not in known:
+            raise _at(("fixed", "objective"), f"must be one of {', '.join(known)}, but got {objective!r}")
         if self._quantiles is None:
             return self
         section, values = self._quantiles
@@ -856,6 +902,7 @@ class Guardrail(_Closed):
     - ``expected_calibration_error``: ``max_regression`` over the champion's, and/or an absolute ``max``; in [0, 1].
     - scikit-learn's scorers by name (``roc_auc``, ``neg_log_loss``, ``f1``, …), of which greater is better: at most
       ``max_regression`` below the champion's, and/or at least ``min``.
+    - ``ndcg_at_k`` and ``precision_at_k`` of a ranking's best of each day, in the same way.
     - Fairlearn's differences between the groups of column ``by``, in [0, 1]: ``max_regression`` over the champion's,
       and/or ``max``; groups of fewer than ``min_rows`` rows are not compared.
     - ``payoff`` with a ``slice`` (a column, or ``column=value``): no slice of at least ``min_rows`` rows may lose more
@@ -1141,11 +1188,11 @@ class ModelSpec(_Closed):
     def _a_recalibrated_champion_serves_as_it_was_judged(self) -> Self:
         if self.gate.also_judge is None:
             return self
-        if self.business.regression:
+        if self.business.kind != "classifier":
             raise _at(
                 ("gate", "also_judge"),
-                "a recalibrated champion has another map from scores to probabilities, and a regression has neither: "
-                "leave it out",
+                f"a recalibrated champion has another map from scores to probabilities, and a {self.business.kind} has "
+                "neither: leave it out",
             )
         if self.gate.deploy == "refit":
             raise _at(
@@ -1166,19 +1213,23 @@ class ModelSpec(_Closed):
 
     @model_validator(mode="after")
     def _one_kind_of_model(self) -> Self:
-        """A classifier's score leads to acting or not; a regression's prediction is the decision."""
-        regression, estimator = self.business.regression, self.train.estimator
-        if (estimator in REGRESSORS) != regression:
-            wanted = [name for name in ESTIMATORS if (name in REGRESSORS) == regression]
-            of = "acts on the prediction" if regression else "is to act or not"
+        """A classifier's score leads to acting or not, a regression's is the decision, a ranking's orders a day."""
+        kind, estimator = self.business.kind, self.train.estimator
+        if kind_of(estimator) != kind:
+            wanted = [name for name in ESTIMATORS if kind_of(name) == kind]
+            of = {
+                "classifier": "is to act or not",
+                "regression": "acts on the prediction",
+                "ranking": "acts on each day's best",
+            }[kind]
             raise _at(
                 ("train", "estimator"), f"business.decision {of}: use {' or '.join(wanted)}, but got {estimator!r}"
             )
         for index, guardrail in enumerate(self.gate.guardrails):
-            if problem := unfit(guardrail.metric, regression=regression):
+            if problem := unfit(guardrail.metric, kind):
                 raise _at(("gate", "guardrails", index, "metric"), problem)
         payoff = self.business.payoff
-        if regression and (payoff.hook or payoff.expressions) and not self.train.names_its_objective:
+        if kind == "regression" and (payoff.hook or payoff.expressions) and not self.train.names_its_objective:
             raise _at(
                 ("train", "fixed"),
                 "where the costs are not the same on every row, they name no quantile to fit: fix or search "

@@ -316,10 +316,10 @@ class Attempts:
             champion = self._parts.artifacts().load(attempt.model, attempt.champion_version)
         except UnusableArtifact as unusable:
             return self._kept_unseen(attempt, unusable)
-        if (champion.threshold is None) != self._spec(attempt).business.regression:
+        if champion.kind != (now := self._spec(attempt).business.kind):
             other = UnusableArtifact(
-                f"version {attempt.champion_version} of {attempt.model} takes other decisions than the spec speaks of "
-                "now (to act, or a predicted number): no payoff values both. Give the new ones a model of their own."
+                f"version {attempt.champion_version} of {attempt.model}, a {champion.kind}, takes other decisions than "
+                f"the spec speaks of now, which is of a {now}. Give the new ones a model of their own."
             )
             return self._kept_unseen(attempt, other)
         return self._judged(attempt, champion)
@@ -356,7 +356,7 @@ class Attempts:
         from ratchet.domain.candidates import TUNED, judge_each  # noqa: PLC0415 - scipy
         from ratchet.domain.gate import GatePolicy  # noqa: PLC0415
         from ratchet.workflow.candidates import candidates_of, frozen, told  # noqa: PLC0415
-        from ratchet.workflow.evaluation import evaluate_each, payoff_curve  # noqa: PLC0415
+        from ratchet.workflow.evaluation import evaluate_each, payoff_by_capacity, payoff_curve  # noqa: PLC0415
         from ratchet.workflow.explaining import explain  # noqa: PLC0415
         from ratchet.workflow.training import (  # noqa: PLC0415
             Columns,
@@ -434,23 +434,36 @@ class Attempts:
                 )
             )
         train = self._table(manifest, "train")
-        dossier = self._dossier(attempt, spec, manifest, record) | {
-            "snapshot_manifest": {"key": taken["manifest"], "sha256": taken["manifest_sha256"]},
-            "study": study,
-            "seed": seed,
-            "looks": {"plan": spec.gate.looks, "taken": [*_looks_of(before), _look(attempt, share, record, holdout)]},
-            "challenger": {"version": version, "digest": model_digest, "provenance": dict(challenger.provenance)}
-            | ({} if chosen == TUNED else {"params": dict(challenger.params)}),
-            "policy": asdict(policy),
-            "evidence": self._keep_evidence(name, spec, holdout, evidence, others),
-            "explanation": explain(evidence, policy, train, holdout, columns.features),
-            "used_days": {
-                "fit": _days(train, *challenger.provenance["fit"]),
-                "calibrate": _days(train, *challenger.provenance["calibrate"]),
-                "holdout": _days(holdout, "", "9999"),
-            },
-            "payoff_curve": payoff_curve(spec, holdout, evidence, {"champion": rival, "challenger": challenger}, hook),
-        }
+        dossier = (
+            self._dossier(attempt, spec, manifest, record)
+            | {
+                "snapshot_manifest": {"key": taken["manifest"], "sha256": taken["manifest_sha256"]},
+                "study": study,
+                "seed": seed,
+                "looks": {
+                    "plan": spec.gate.looks,
+                    "taken": [*_looks_of(before), _look(attempt, share, record, holdout)],
+                },
+                "challenger": {"version": version, "digest": model_digest, "provenance": dict(challenger.provenance)}
+                | ({} if chosen == TUNED else {"params": dict(challenger.params)}),
+                "policy": asdict(policy),
+                "evidence": self._keep_evidence(name, spec, holdout, evidence, others),
+                "explanation": explain(evidence, policy, train, holdout, columns.features),
+                "used_days": {
+                    "fit": _days(train, *challenger.provenance["fit"]),
+                    "calibrate": _days(train, *challenger.provenance["calibrate"]),
+                    "holdout": _days(holdout, "", "9999"),
+                },
+                "payoff_curve": payoff_curve(
+                    spec, holdout, evidence, {"champion": rival, "challenger": challenger}, hook
+                ),
+            }
+            | (
+                {"payoff_by_capacity": payoff_by_capacity(spec, holdout, evidence, hook)}
+                if spec.business.ranking
+                else {}
+            )
+        )
         if isinstance(rival, ConstantPrediction):
             dossier["constant_prediction"] = rival.value
         if spec.gate.also_judge:
@@ -704,7 +717,9 @@ def _metrics(verdict: Mapping[str, Any]) -> dict[str, float]:
 
 
 def _validation(spec: ModelSpec, value: float) -> dict[str, float]:
-    """What the study minimised on B, by its name: a log loss, or what a regression's predictions cost."""
+    """What the study minimised on B, by its name: log loss, what predictions cost, or what NDCG lacks of one."""
+    if spec.business.ranking:
+        return {"validation_ndcg_at_k": 1.0 - value}
     if spec.business.regression:
         return {"validation_payoff_per_decision": -value}
     return {"validation_log_loss": value}

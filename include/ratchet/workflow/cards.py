@@ -69,10 +69,9 @@ def card(dossier: Mapping[str, Any], dossier_sha256: str) -> str:
         _candidates(dossier.get("candidates"), unit),
         _h2("Uplift by day", _UPLIFT.format(unit=_e(unit))) + _uplift(verdict, unit),
         _payoff_curve(dossier, unit),
+        _by_capacity(dossier.get("payoff_by_capacity"), unit),
         _slices(told["slices"], unit, dossier),
-        _residuals(told["residuals"])
-        if "residuals" in told
-        else _h2("Calibration", _CALIBRATION) + _calibration(told["calibration"]),
+        _scored(dossier),
         _h2("What changed in the data", _SHIFT) + _shift(told["data_shift"]),
         _h2("Metrics", "On the same rows for both models; the bounds are one-sided, each at the verdict's confidence.")
         + _metrics(told["metrics"]),
@@ -98,6 +97,10 @@ _REFIT = (
 _CURVE = (
     "What acting from each probability on would have earned on the judged days, in {unit} per decision. The line marks "
     "the threshold that the model was frozen with before these days were seen."
+)
+_BY_CAPACITY = (
+    "What acting on so many of each day's best would have earned on the judged days, in {unit} per decision. The line "
+    "marks the capacity. Where the curve still rises there, more room would pay; where it falls, less would."
 )
 _CALIBRATION = (
     "When the model says 30 %, does it happen in 30 of 100 cases? On the dashed diagonal it does; above, it happens "
@@ -146,7 +149,19 @@ def _in_words(dossier: Mapping[str, Any]) -> str:
 
 
 def _scores(dossier: Mapping[str, Any]) -> str:
+    if "payoff_by_capacity" in dossier:
+        return "Scores"
     return "Predictions" if "residuals" in dossier["explanation"] else "Probabilities"
+
+
+def _scored(dossier: Mapping[str, Any]) -> str:
+    """How good the scores are by themselves: a ranking's say nothing but an order, which its metrics measure."""
+    told = dossier["explanation"]
+    if "residuals" in told:
+        return _residuals(told["residuals"])
+    if "payoff_by_capacity" in dossier:
+        return ""
+    return _h2("Calibration", _CALIBRATION) + _calibration(told["calibration"])
 
 
 def _constant(dossier: Mapping[str, Any]) -> str:
@@ -258,6 +273,16 @@ def _payoff_curve(dossier: Mapping[str, Any], unit: str) -> str:
         )
     drawn = charts.curve(known, chosen if isinstance(chosen, float) else None, "threshold")
     return _h2("Payoff by threshold", words) + drawn
+
+
+def _by_capacity(curve: Mapping[str, Any] | None, unit: str) -> str:
+    if not curve:
+        return ""
+    known = [(x, y) for x, y in zip(curve["at_most"], curve["challenger"], strict=True) if y is not None]
+    if not known:
+        return ""
+    drawn = charts.curve(known, curve["chosen"], "acted on, of each day at most")
+    return _h2("Payoff by capacity", _BY_CAPACITY.format(unit=_e(unit))) + drawn
 
 
 def _slices(slices: Sequence[Mapping[str, Any]], unit: str, dossier: Mapping[str, Any]) -> str:

@@ -29,6 +29,7 @@ from ratchet.errors import Refused
 from ratchet.workflow.valuing import Hook, valued, worth_of
 
 CURVE_POINTS = 101
+CAPACITIES = 41
 LATENCY_SAMPLES = 200
 LATENCY_WARMUP = 10
 LATENCY_REPEATS = 3
@@ -41,22 +42,26 @@ Decider = ModelArtifact | ConstantDecision | ConstantPrediction
 class Decisions:
     """What one model did: ``payoff`` (n_rows,) per decision, and ``probability`` and ``act``, (n_rows,) each.
 
-    A regression has ``prediction`` (n_rows,) in their stead.
+    A regression has ``prediction`` (n_rows,) in their stead, a ranking ``score`` in that of ``probability``.
     """
 
     probability: Floats | None
     act: Bools | None
     payoff: Floats
     prediction: Floats | None = None
+    score: Floats | None = None
 
 
 def decide(rows: pa.Table, model: Decider, worth: Valued) -> Decisions:
     """The model's decisions on the rows and what each was worth, in the order of the rows."""
     score, decision = model.decide(rows)
     payoff = worth.of(decision)
-    if decision.dtype == np.bool_:
-        return Decisions(score, np.asarray(decision, dtype=np.bool_), payoff)
-    return Decisions(None, None, payoff, score)
+    if decision.dtype != np.bool_:
+        return Decisions(None, None, payoff, score)
+    act = np.asarray(decision, dtype=np.bool_)
+    if isinstance(model, ModelArtifact) and model.kind == "ranking":
+        return Decisions(None, act, payoff, score=score)
+    return Decisions(score, act, payoff)
 
 
 def evaluate(
@@ -127,6 +132,7 @@ def evaluate_each(
         act=old.act,
         size_mb=sizes_mb[0],
         prediction=None if constant else old.prediction,
+        score=None if constant else old.score,
     )
     return [
         Evidence(
@@ -141,6 +147,7 @@ def evaluate_each(
                 act=new.act,
                 size_mb=size_mb,
                 prediction=new.prediction,
+                score=new.score,
             ),
             slices=sliced,
             unit=spec.business.payoff.unit,
@@ -160,9 +167,9 @@ def payoff_curve(
     on these very rows, with what the chosen rule lost against it (below zero where a rule by row beats them all). A
     constant decision earns the same at every threshold and has no hindsight. Under a capacity the curve is that of the
     day's best, at or above each threshold. NaN where the payoff of a row is NaN; None for no rows, and for a
-    regression, whose decision meets no threshold.
+    regression or a ranking, whose decision meets no threshold (of the latter: :func:`payoff_by_capacity`).
     """
-    if not holdout.num_rows or spec.business.regression:
+    if not holdout.num_rows or spec.business.kind != "classifier":
         return None
     worth = worth_of(spec, holdout, labels(holdout), hook)
     thresholds = np.linspace(0.0, 1.0, CURVE_POINTS)
@@ -183,6 +190,30 @@ def payoff_curve(
         chosen[name] = "by row" if isinstance(model.threshold, PayoffMatrix) else written(model.threshold)
         hindsight[name] = {"threshold": written(best), "payoff": payoff, "loss": payoff - earned}
     return told | {"chosen": chosen, "hindsight": hindsight}
+
+
+def payoff_by_capacity(
+    spec: ModelSpec, holdout: pa.Table, evidence: Evidence, hook: Hook | None = None
+) -> dict[str, Any] | None:
+    """What each ranking would have earned on the holdout with another capacity, for people: the gate reads none of it.
+
+    Payoff units per decision, by how many of each day's best are acted on (``at_most``): none, and about 40 numbers up
+    to twice the capacity, the ``chosen`` one among them. None in the place of a constant decision. NaN where the payoff
+    of a row is NaN; None for no rows, and for what is no ranking.
+    """
+    capacity = spec.business.capacity
+    if not holdout.num_rows or not spec.business.ranking or capacity is None:
+        return None
+    worth, days = worth_of(spec, holdout, labels(holdout), hook), batches(holdout)
+    rooms = np.unique([capacity, *np.linspace(0, 2 * capacity, CAPACITIES).round().astype(int)])
+    told: dict[str, Any] = {"unit": spec.business.payoff.unit, "at_most": rooms.tolist(), "chosen": capacity}
+    for name, scored in (("champion", evidence.champion), ("challenger", evidence.challenger)):
+        if scored.score is None:
+            told[name] = None
+            continue
+        score = np.asarray(scored.score, dtype=np.float64)
+        told[name] = [float(worth.of(best_of_each(score, days, room)).mean()) for room in rooms.tolist()]
+    return told
 
 
 def labels_of(spec: ModelSpec, rows: pa.Table) -> NDArray[Any]:

@@ -3,7 +3,8 @@
 The table has, per row of the holdout and in its order: the entity keys, ``decided_at``, ``day`` (the cluster),
 ``label``, the slice columns as text, and of each model (``champion_``, ``challenger_``) ``probability`` (null for a
 constant decision, which has none), ``act`` and ``payoff`` (payoff units per decision). Of a regression it has
-``prediction`` (null for a constant one) in the place of ``probability`` and ``act``. Where several challengers were
+``prediction`` (null for a constant one) in the place of ``probability`` and ``act``; of a ranking ``score`` in that of
+``probability``. Where several challengers were
 judged on the rows, ``challenger_`` is the one that was chosen, and each other has the same columns under its own name.
 """
 
@@ -17,11 +18,14 @@ import numpy as np
 import pyarrow as pa
 
 from ratchet.domain.gate import Evidence, ScoredRows
+from ratchet.domain.metrics import Kind
 from ratchet.domain.spec import ModelSpec
 
 CHALLENGER = "challenger"
 SIDES = ("champion", CHALLENGER)
-BY_ROW = ("probability", "act", "payoff", "prediction")
+BY_ROW = ("probability", "act", "payoff", "prediction", "score")
+SCORE: Mapping[Kind, str] = {"classifier": "probability", "regression": "prediction", "ranking": "score"}
+"""What a row's score is called, by the kind of model that gave it."""
 BESIDE = tuple(part.name for part in fields(ScoredRows) if part.name not in BY_ROW)
 """What is measured of a model as a whole: numbers, or samples of them."""
 
@@ -38,11 +42,10 @@ def to_table(
     kept = [*spec.data.spine.entity, "decided_at", "day", "label"]
     columns: dict[str, Any] = {name: holdout.column(name) for name in kept}
     columns |= {name: pa.array(values, pa.string()) for name, values in evidence.slices.items() if name not in columns}
+    score = SCORE[spec.business.kind]
     for side, scored in _sides(evidence, others).items():
-        if evidence.challenger.prediction is not None:
-            columns[f"{side}_prediction"] = _floats(scored.prediction, holdout.num_rows)
-        else:
-            columns[f"{side}_probability"] = _floats(scored.probability, holdout.num_rows)
+        columns[f"{side}_{score}"] = _floats(getattr(scored, score), holdout.num_rows)
+        if not spec.business.regression:
             columns[f"{side}_act"] = pa.array(np.asarray(scored.act, dtype=np.bool_))
         columns[f"{side}_payoff"] = _floats(scored.payoff, holdout.num_rows)
     return pa.table(columns)
@@ -78,6 +81,8 @@ def from_table(
         if f"{name}_prediction" in table.column_names:
             return ScoredRows(probability=None, payoff=payoff, prediction=numbers(f"{name}_prediction"), **whole)
         act = table.column(f"{name}_act").to_numpy()
+        if f"{name}_score" in table.column_names:
+            return ScoredRows(probability=None, payoff=payoff, act=act, score=numbers(f"{name}_score"), **whole)
         return ScoredRows(probability=numbers(f"{name}_probability"), payoff=payoff, act=act, **whole)
 
     champion, rival = side("champion"), side(challenger)

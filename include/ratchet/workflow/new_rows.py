@@ -34,6 +34,7 @@ from ratchet.workflow import dossiers
 from ratchet.workflow.artifacts import Artifacts, UnusableArtifact
 from ratchet.workflow.deciding import lacking
 from ratchet.workflow.evaluation import decide, labels_of
+from ratchet.workflow.evidence import SCORE
 from ratchet.workflow.monitoring import CALIBRATION, PAYOFF, UPLIFT, end_of
 from ratchet.workflow.refitting import tables_of, together
 from ratchet.workflow.scoring import predictions
@@ -216,7 +217,7 @@ class Sight:
 
     def _prediction_drift(self, made: Made, champion: ModelArtifact, rows: pa.Table, window: Window) -> dict[str, Any]:
         judged = self._evidence(made)
-        name = "challenger_prediction" if self._spec.business.regression else "challenger_probability"
+        name = f"challenger_{SCORE[self._spec.business.kind]}"
         days, new, read = self._scores(champion, rows, window)
         blocks, is_new = self._blocks(_days(judged), days, window)
         kept = blocks >= 0
@@ -310,8 +311,9 @@ class Sight:
 
     def _expected(self, champion: ModelArtifact, rows: pa.Table) -> dict[str, Any]:
         """What the decisions are worth if the champion's probabilities are right; never a cause, only evidence."""
-        if self._spec.business.regression:
-            return {"why": "a prediction has no probability to expect its worth by"}
+        if self._spec.business.kind != "classifier":
+            what = "prediction" if self._spec.business.regression else "rank"
+            return {"why": f"a {what} has no probability to expect its worth by"}
         probability, act = champion.decide(rows)
         try:
             positive, negative = (

@@ -14,7 +14,7 @@ import io
 import json
 import logging
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from datetime import date, timedelta
 from pathlib import Path
@@ -25,6 +25,7 @@ import pyarrow.parquet as pq
 
 from ratchet.domain.artifact import ModelArtifact
 from ratchet.domain.holdout import days_too_near
+from ratchet.domain.metrics import Kind
 from ratchet.domain.refit import Answers, Moved, moved, unfit
 from ratchet.domain.spec import ModelSpec
 from ratchet.domain.threshold import TunedThreshold
@@ -41,6 +42,12 @@ FILES = ("train", "between", "holdout")
 """The files of a snapshot that a refit is fitted on; together they are all mature rows of its plan, none twice."""
 ROLES = ("refit", "gap")
 """Of used days: those the refit was fitted on, and those too near to them to judge it."""
+FROZEN: Mapping[Kind, Sequence[str]] = {
+    "classifier": ("calibration map", "threshold"),
+    "regression": ("calibration map", "threshold"),
+    "ranking": ("capacity",),
+}
+"""What of the judged model's decision is kept, beside how its trees are made."""
 FIRST = "a first champion has no predecessor to be watched against, and a refit serves under watch only"
 
 
@@ -209,7 +216,7 @@ def _deployed(
         "fit_rows": made.provenance["fit_rows"],
         "judged_fit": judged.provenance["fit"],
         "last_day": last.isoformat(),
-        "frozen": ["parameters", "seed", "calibration map", "threshold"],
+        "frozen": ["parameters", "seed", *FROZEN[judged.kind]],
         "provenance": dict(made.provenance),
     }
     near = days_too_near(last, spec.data.spine.label_delay)

@@ -235,7 +235,9 @@ class Repeats:
         rivals = [stored.decide(holdout)]
         if recorded is not None:
             of_score, of_decision = recorded.probability, recorded.act
-            if recorded.prediction is not None:
+            if recorded.score is not None:
+                of_score = recorded.score
+            elif recorded.prediction is not None:
                 of_score = of_decision = recorded.prediction
             rivals.append((np.asarray(of_score, dtype=np.float64), np.asarray(of_decision)))
         gaps = [

@@ -237,7 +237,7 @@ def predict(spec: ModelSpec, rows: pa.Table, artifact: ModelArtifact) -> pa.Tabl
 
     score, decision = artifact.decide(rows)
     columns = {name: rows[name] for name in (*spec.data.spine.entity, "decided_at", "day")}
-    if artifact.threshold is None:
+    if artifact.kind == "regression":
         return pa.table(columns | {"prediction": pa.array(score, pa.float64())})
     act = pa.array(np.asarray(decision, dtype=np.bool_))
     return pa.table(columns | {"score": pa.array(score, pa.float64()), "act": act})

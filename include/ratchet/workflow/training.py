@@ -14,6 +14,9 @@ scores, far noisier over a few weeks of days; the payoff on B is kept beside it,
 A regression's payoff is no step function but, up to its sign, a consistent loss of its own
 (:mod:`ratchet.domain.regression`): there the study minimises what the predictions cost on B,
 after one additive shift where the spec names what the trees are fitted to.
+
+A ranking has no probabilities to calibrate, and no threshold: the study maximises the NDCG of each day's best on B, cut
+at the capacity (:mod:`ratchet.domain.ranking`).
 """
 
 from __future__ import annotations
@@ -47,8 +50,11 @@ from ratchet.domain.artifact import (
 )
 from ratchet.domain.candidates import LEAST_LATER_DAYS, RECALIBRATED
 from ratchet.domain.capacity import best_of_each
+from ratchet.domain.inference import group
 from ratchet.domain.learning_curve import least_end
+from ratchet.domain.metrics import RANKING, Kind
 from ratchet.domain.payoff import PayoffMatrix, Worth, break_even
+from ratchet.domain.ranking import by_day
 from ratchet.domain.regression import ErrorCosts, Errors
 from ratchet.domain.spec import QUANTILE, ModelSpec, Tuning
 from ratchet.domain.threshold import TunedThreshold, tune
@@ -196,12 +202,12 @@ def tune_worker(
     """
     began = time.monotonic()
     space: Space = dict(spec.train.search_space)
-    kind: type[_RegressionTrials | _Trials] = _RegressionTrials if spec.business.regression else _Trials
+    kind = TRIALS[spec.business.kind]
     # Without a policy a retry of a finished study reads no rows: it only tells what came out.
     shared = cache(lambda: _Shared.of(spec, train, ranges, columns, learner))
     rows = cache(lambda: kind.of(spec, shared(), hook))
 
-    def earlier() -> _Trials | _RegressionTrials | None:
+    def earlier() -> _Valued | None:
         found = shared().earlier(ranges)
         return None if found is None else kind.of(spec, found, hook)
 
@@ -243,7 +249,7 @@ class _Turn:
     def run(
         self,
         study: str,
-        rows: Callable[[], _Trials | _RegressionTrials],
+        rows: Callable[[], _Valued],
         trials: int,
         starts: Sequence[Params],
         until: Until | None = None,
@@ -298,8 +304,8 @@ def _by_policy(
     tuning: Tuning,
     turn: _Turn,
     study: str,
-    rows: Callable[[], _Trials | _RegressionTrials],
-    earlier: Callable[[], _Trials | _RegressionTrials | None],
+    rows: Callable[[], _Valued],
+    earlier: Callable[[], _Valued | None],
     trials: int,
     previous: Sequence[Params],
 ) -> int:
@@ -382,7 +388,7 @@ def fit_final(
     The same rows (in any order, given unique keys), parameters and seed give the same artifact to the bit, for any
     number of ``threads`` (the spec's when left out). The threshold is the payoff's break-even (of each row, where the
     payoff differs between rows), the tuned one, or the spec's own number. A regression has none, and a shift for its
-    calibration map.
+    calibration map. A ranking has neither, and is not fitted on A alone.
 
     Raises:
         Refused: a range holds no rows or one label only (of a regression: a label that is not finite), a column is
@@ -401,7 +407,9 @@ def fit_final(
         return learner.fit(prepared, merged, seed=seed, threads=threads), categories
 
     threshold = threshold_of(spec)
-    if regression:
+    if spec.business.ranking:
+        calibrator = None
+    elif regression:
         if calibrator is None and spec.train.names_its_objective:
             errors = errors_of(spec, calibrate.rows, calibrate.label, hook)
             calibrator = Shift.fit(fitted(fit)[0].raw(calibrate.rows), errors)
@@ -517,10 +525,15 @@ def fixed_of(spec: ModelSpec) -> dict[str, Any]:
     return fixed
 
 
-def calibration_of(trial: TrialRecord) -> Platt | Shift:
-    """The calibration map that the trial learned on B, of its fit on A: to the bit what ``fit_final`` would learn."""
+def calibration_of(trial: TrialRecord) -> Platt | Shift | None:
+    """The calibration map that the trial learned on B, of its fit on A: to the bit what ``fit_final`` would learn.
+
+    None of a ranking's trial.
+    """
     if SHIFT in trial.attributes:
         return Shift(trial.attributes[SHIFT])
+    if CALIBRATION not in trial.attributes:
+        return None
     slope, intercept = trial.attributes[CALIBRATION]
     return Platt(slope=slope, intercept=intercept)
 
@@ -578,7 +591,7 @@ def threshold_of(spec: ModelSpec) -> float | PayoffMatrix | None:
     """The calibrated probability from which the model acts, in [0, 1] (outside of it: one constant decision).
 
     Break-even with formulas is the payoff itself: each row has a threshold of its own. None: it is to be tuned, or the
-    decision is a regression's prediction.
+    decision meets none (a regression's prediction, a ranking's best of each day).
     """
     threshold = spec.business.decision.threshold
     if threshold is None or threshold == "tuned":
@@ -674,9 +687,9 @@ class _Shared:
         return _Split(self.fit.rows.filter(chosen), self.fit.label[chosen.to_numpy(zero_copy_only=False)])
 
     def fitted(
-        self, params: Params, seed: int, rivals: _Rivals, loss: Callable[[Scorer], float]
+        self, params: Params, seed: int, rivals: _Rivals, loss: Callable[[Scorer], float] | None
     ) -> tuple[Scorer, Mapping[str, Any]]:
-        """The scorer, and its curve as an attribute where curves are compared.
+        """The scorer, and its curve as an attribute where curves are compared; no ``loss`` has no curve.
 
         Raises ``Pruned`` as soon as its ``loss`` on B can no longer come below the best, or lags behind the others.
         """
@@ -686,11 +699,12 @@ class _Shared:
             return least_end(curve) > rivals.best or (rivals.curves is not None and lags(curve, rivals.curves))
 
         def looked_at(share: float, scorer: Scorer) -> bool:
-            curve.append((share, loss(scorer)))
+            curve.append((share, math.nan if loss is None else loss(scorer)))
             return hopeless()
 
+        watch = None if loss is None else looked_at
         scorer = self.learner.fit(
-            self.prepared, dict(self.fixed) | dict(params), seed=seed, threads=self.threads, watch=looked_at
+            self.prepared, dict(self.fixed) | dict(params), seed=seed, threads=self.threads, watch=watch
         )
         if hopeless():
             share, last = curve[-1]
@@ -769,6 +783,53 @@ class _RegressionTrials:
         shift, cost = shifted(scorer)
         seconds = round(time.monotonic() - began, 3)
         return cost, {"payoff_per_decision": -cost, SHIFT: shift.offset, "seconds": seconds, **curve}
+
+
+@dataclass(frozen=True)
+class _RankingTrials:
+    """How a ranking's trials are valued. All run to their end.
+
+    The NDCG of a few weeks' best rows is a step function of their scores, and no convex one of the rounds, so that what
+    it is at half of them bounds nothing.
+    """
+
+    shared: _Shared
+    worth: Worth
+    capacity: int
+
+    @classmethod
+    def of(cls, spec: ModelSpec, shared: _Shared, hook: Hook | None) -> _RankingTrials:
+        worth = worth_of(spec, shared.calibrate.rows, shared.calibrate.label, hook)
+        return cls(shared, worth, cast("int", spec.business.capacity))
+
+    def value(self, params: Params, seed: int, rivals: _Rivals) -> tuple[float, Mapping[str, Any]]:
+        """As :meth:`_Trials.value`, by what NDCG lacks of one, on average over the days of B."""
+        began = time.monotonic()
+        rows, label = self.shared.calibrate.rows, self.shared.calibrate.label
+        scorer, curve = self.shared.fitted(params, seed, rivals, None)
+        score = scorer.raw(rows)
+        if bad := int((~np.isfinite(score)).sum()):
+            raise Refused(f"rank: every score must be finite, but {bad} are not. Check the estimator's parameters.")
+        act = acting(-np.inf, score, rows, self.capacity)
+        days = group(rows.column("day").to_numpy())
+        ndcg, precision = (float(by_day(name, label, score, act, days).mean()) for name in RANKING)
+        payoff = self.worth.of(act).mean()
+        return 1.0 - ndcg, {
+            "ndcg_at_k": ndcg,
+            "precision_at_k": precision,
+            "payoff_per_decision": None if np.isnan(payoff) else float(payoff),
+            "seconds": round(time.monotonic() - began, 3),
+            **curve,
+        }
+
+
+_Valued = _Trials | _RegressionTrials | _RankingTrials
+TRIALS: Mapping[Kind, type[_Valued]] = {
+    "classifier": _Trials,
+    "regression": _RegressionTrials,
+    "ranking": _RankingTrials,
+}
+"""How the trials of each kind of model are valued."""
 
 
 def _prepared(

@@ -22,7 +22,7 @@ from ratchet.domain.artifact import ModelArtifact, Platt
 from ratchet.domain.estimators import HIST_GRADIENT_BOOSTING, LOGISTIC_REGRESSION, RANDOM_FOREST
 from ratchet.domain.expression import Expression
 from ratchet.domain.payoff import PayoffMatrix
-from ratchet.domain.spec import ESTIMATORS, REGRESSORS
+from ratchet.domain.spec import ESTIMATORS, RANKERS, REGRESSORS
 from ratchet.errors import Refused
 from ratchet.ports.learning import Learner
 
@@ -259,7 +259,7 @@ def test_no_feature_is_no_model(learner: Learner):
 
 
 def test_an_estimator_without_a_learner_is_not_yet_supported():
-    assert {learner_for(estimator).estimator for estimator in ESTIMATORS} == {*SMALL, *REGRESSORS}
+    assert {learner_for(estimator).estimator for estimator in ESTIMATORS} == {*SMALL, *REGRESSORS, *RANKERS}
     with pytest.raises(Refused, match=r"not yet supported; set it to one of xgboost\.XGBClassifier, .*, sklearn\."):
         learner_for("sklearn.svm.SVC")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from sklearn.metrics import get_scorer
 from ratchet.domain.gate import Evidence, GatePolicy, decide_promotion
 from ratchet.domain.guardrails import Guardrail, Scene, ScoredRows, find
 from ratchet.domain.inference import group, jackknife_totals
-from ratchet.domain.metrics import METRICS, REGRESSION_SCORERS, unfit
+from ratchet.domain.metrics import METRICS, REGRESSION_SCORERS, Kind, unfit
 from ratchet.domain.portrait import by_slice, metrics, residuals
 from ratchet.domain.regression import ErrorCosts
 from ratchet.domain.regression_scorers import leave_one_out
@@ -164,13 +165,13 @@ def test_a_prediction_for_other_rows_is_refused() -> None:
 
 
 @pytest.mark.parametrize("metric", METRICS)
-def test_every_metric_fits_one_kind_of_model_or_both(metric: str) -> None:
-    misses = [unfit(metric, regression=regression) for regression in (True, False)]
+def test_every_metric_fits_one_kind_of_model_or_more(metric: str) -> None:
+    misses = [unfit(metric, kind) for kind in get_args(Kind)]
     assert not all(misses)
-    assert (misses == [None, None]) == (METRICS[metric].of is None)
+    assert (misses == [None, None, None]) == (METRICS[metric].of is None)
 
 
-@pytest.mark.parametrize("metric", [name for name, takes in METRICS.items() if takes.of == "decisions"])
+@pytest.mark.parametrize("metric", [n for n, takes in METRICS.items() if takes.of not in {"predictions", None}])
 def test_a_metric_of_decisions_finds_none_in_a_regression(metric: str) -> None:
     limits = {"by": "carrier"} if METRICS[metric].split == "by" else {}
     limits |= {"max": 0.5} if "max" in METRICS[metric].limits else {"min": 0.5}
