@@ -86,6 +86,7 @@ def show(
 @app.command()
 def verify(
     head: Annotated[list[str] | None, typer.Option(help="An end you wrote down: <number>:<sha256>.")] = None,
+    as_json: AsJson = False,
 ) -> None:
     """Walk the whole log: exit code 1, and one line each, when an entry was edited, removed, moved or inserted.
 
@@ -96,6 +97,10 @@ def verify(
     except ValueError as error:
         raise Refused(f"--head: {error}") from error
     state = wire().audit_log.verify(heads)
+    if as_json:
+        ends = {"head": state.head and str(state.head), "kept": state.kept and str(state.kept)}
+        typer.echo(json.dumps({"whole": not state.problems, **ends, "problems": list(state.problems)}, indent=1))
+        raise typer.Exit(1 if state.problems else 0)
     for problem in state.problems:
         typer.secho(problem, fg=typer.colors.RED, err=True)
     if state.problems:

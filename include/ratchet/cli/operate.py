@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import getpass
+import json
 import time
 from typing import Annotated
 
@@ -100,7 +101,9 @@ def retire(
     typer.echo("its folder may go now; it stays retired until: ratchet deploy --revive " + model)
 
 
-def validate(model: Annotated[str | None, typer.Argument(help="One model; all when left out.")] = None) -> None:
+def validate(
+    model: Annotated[str | None, typer.Argument(help="One model; all when left out.")] = None, as_json: AsJson = False
+) -> None:
     """Check the specs without Airflow: every problem with file, line, rule, value and remedy."""
     from ratchet.adapters.specs import load_all, validate_all  # noqa: PLC0415 - only here
 
@@ -109,25 +112,33 @@ def validate(model: Annotated[str | None, typer.Argument(help="One model; all wh
     repo_dir = ratchet.settings.feature_repo_dir
     found = validate_all(models_dir, features.feature_names, features.tagged, repo_dir=repo_dir)
     problems = [p for p in found if model is None or f"/{model}/" in p]
-    for problem in problems:
-        typer.secho(problem, fg=typer.colors.RED, err=True)
+    specs = {} if problems else load_all(models_dir)
+    names = [model] if model else sorted(specs)
+    notes = [] if problems else ratchet.sensitive_lines(names)
+    for spec in (specs[name] for name in names if name in specs):
+        notes += [*validate_lines(ratchet, spec), *monitor_lines(spec)]
+    if as_json:
+        valid = [] if problems else names
+        typer.echo(json.dumps({"valid": valid, "problems": problems, "notes": notes}, ensure_ascii=False, indent=1))
+    else:
+        for problem in problems:
+            typer.secho(problem, fg=typer.colors.RED, err=True)
     if problems:
         raise typer.Exit(1)
-    specs = load_all(models_dir)
-    names = [model] if model else sorted(specs)
-    typer.echo(f"valid: {', '.join(names)}")
-    for line in ratchet.sensitive_lines(names):
-        typer.echo(line)
-    for spec in (specs[name] for name in names if name in specs):
-        for line in (*validate_lines(ratchet, spec), *monitor_lines(spec)):
+    if not as_json:
+        typer.echo(f"valid: {', '.join(names)}")
+        for line in notes:
             typer.echo(line)
 
 
 @clock_app.command("show")
-def clock_show() -> None:
+def clock_show(as_json: AsJson = False) -> None:
     """Print the mode and the business time."""
     with wire().ledger.transaction() as tx:
         mode, now = tx.clock()
+    if as_json:
+        typer.echo(json.dumps({"mode": mode, "now": now.isoformat()}))
+        return
     typer.echo(f"{mode} {now.isoformat()}")
 
 

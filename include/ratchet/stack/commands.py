@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Mapping
 from typing import Annotated, Any
@@ -52,9 +53,12 @@ def down() -> None:
     typer.echo("The stack is down." if stopped else "Nothing was running.")
 
 
-def status() -> None:
+def status(as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False) -> None:
     """Tell what runs."""
     rows = api.status()
+    if as_json:
+        typer.echo(json.dumps([{"unit": name, **row} for name, row in rows.items()], default=str, indent=1))
+        return
     if not rows:
         typer.echo("Nothing was started here: `ratchet up`")
         return

@@ -22,7 +22,7 @@ from typing import Any, Literal
 
 from msgspec import Struct
 
-from ratchet.domain.events import DriftCleared, DriftDetected, PerformanceDegraded
+from ratchet.domain.events import PerformanceDegraded
 from ratchet.domain.translations import severity
 from ratchet.domain.translations.payload import (
     GUIDE,
@@ -32,6 +32,7 @@ from ratchet.domain.translations.payload import (
     instant,
     name,
     number,
+    observed,
     pointer,
     read,
     uri,
@@ -70,6 +71,7 @@ class _Test(Struct):
     metric_config: _Identity
     description: str = ""
     test_config: dict[str, Any] = {}
+    bound_test: dict[str, Any] = {}
 
 
 class _Metric(Struct):
@@ -92,6 +94,7 @@ class _Result(Struct):
     count: _Number | None = None
     share: _Number | None = None
     mean: _Number | None = None
+    std: _Number | None = None
     tests: list[_Test] | None = None
 
 
@@ -131,7 +134,7 @@ def translate(payload: bytes, given: Given) -> list[Told]:
     named = report.metadata.get("model")
     model = given.model_of(named if isinstance(named, str) else None, pointer("metadata", "model"))
     made = instant(report.timestamp, pointer("timestamp")) if report.timestamp else None
-    start, end = given.window(made, pointer("timestamp"))
+    window = given.window(made, pointer("timestamp"))
     evidence = uri(given.evidence_uri)
 
     found: list[Told] = []
@@ -143,25 +146,15 @@ def translate(payload: bytes, given: Given) -> list[Told]:
         if verdict is None:
             continue
         judged += 1
-        if verdict.severity is None:
-            data: DriftDetected | DriftCleared = DriftCleared(check=check, window_end=end, evidence_uri=evidence)
-        else:
-            data = DriftDetected(
-                check=check,
-                severity=verdict.severity,
-                window_start=start,
-                window_end=end,
-                feature=verdict.feature,
-                evidence_uri=evidence,
-            )
-        found.append(Told(check, model, data, end, verdict.where))
+        data = observed(check, verdict.severity, window, feature=verdict.feature, evidence=evidence)
+        found.append(Told(check, model, data, window[1], verdict.where))
     quality = [metric for metric in measured if metric.kind in _QUALITY]
     judged += sum(metric.verdict is not None for metric in quality)
     if not judged:
         raise Untranslatable(
             "", "no_verdict", "neither drift nor a test that was run", "add DataDriftPreset, or include_tests=True"
         )
-    return found + [told for metric in quality for told in _degraded(metric, model, end, evidence)]
+    return found + [told for metric in quality for told in _degraded(metric, model, window[1], evidence)]
 
 
 @dataclass(frozen=True)
@@ -191,7 +184,9 @@ def _measured(report: _File) -> list[_Measured]:
     for key, result in (report.metric_results or {}).items():
         params = result.metric_value_location.metric.params
         parts = {"": result.value} | {
-            part: single.value for part in ("count", "share", "mean") if (single := getattr(result, part)) is not None
+            part: single.value
+            for part in ("count", "share", "mean", "std")
+            if (single := getattr(result, part)) is not None
         }
         where = pointer("metric_results", key)
         measured = _Measured(_kind(params), params, {k: number(v) for k, v in parts.items()}, where)
@@ -290,10 +285,13 @@ def _others(measured: list[_Measured]) -> _Verdict | None:
 
 def _degraded(metric: _Measured, model: str, end: datetime, evidence: str | None) -> list[Told]:
     found = []
-    value = metric.numbers.get("", metric.numbers.get("mean"))
     for test, where in metric.tests:
         if test.status != "FAIL":
             continue
+        is_mean = test.bound_test.get("is_mean")
+        part = "mean" if is_mean is True else "std" if is_mean is False else ""
+        value = metric.numbers.get(part)
+        called = f"{metric.kind}.std" if part == "std" else metric.kind
         bound = _bound(test, value)
         if value is None or bound is None:
             raise Untranslatable(
@@ -305,10 +303,8 @@ def _degraded(metric: _Measured, model: str, end: datetime, evidence: str | None
         better = value > bound if metric.kind in _HIGHER_IS_BETTER else value < bound
         if better and metric.kind != "MeanError":
             continue
-        data = PerformanceDegraded(
-            metric=metric.kind, value=value, threshold=bound, window_end=end, evidence_uri=evidence
-        )
-        found.append(Told(metric.kind, model, data, end, where))
+        data = PerformanceDegraded(metric=called, value=value, threshold=bound, window_end=end, evidence_uri=evidence)
+        found.append(Told(called, model, data, end, where))
     return found
 
 

@@ -16,9 +16,8 @@ from typing import Any, Literal
 
 from msgspec import Struct
 
-from ratchet.domain.events import DriftCleared, DriftDetected
 from ratchet.domain.translations import severity
-from ratchet.domain.translations.payload import Given, Told, Untranslatable, instant, name, pointer, read, uri
+from ratchet.domain.translations.payload import Given, Told, Untranslatable, instant, name, observed, pointer, read, uri
 
 _GRAVEST_FIRST = ("critical", "warning", "info")
 
@@ -82,22 +81,15 @@ def _told(validation: _Validation, given: Given, where: str) -> list[Told]:
         return []
     check = name(given.check or validation.suite_name, f"{where}/suite_name")
     made, at = _made(validation.meta, f"{where}/meta")
-    start, end = given.window(made, at)
-    evidence = uri(given.evidence_uri)
-    model = given.model_of(None, where)
-    if not failed:
-        return [Told(check, model, DriftCleared(check=check, window_end=end, evidence_uri=evidence), end, where)]
-    column = failed[0].expectation_config.kwargs.get("column")
-    grave = sum(result.expectation_config.severity != "info" for result in failed)
-    data = DriftDetected(
-        check=check,
-        severity=severity.of_share(grave / len(judged)) if grave else severity.MILD,
-        window_start=start,
-        window_end=end,
-        feature=name(column, f"{where}/results") if isinstance(column, str) and column else None,
-        evidence_uri=evidence,
-    )
-    return [Told(check, model, data, end, where)]
+    window = given.window(made, at)
+    how_bad, feature = None, None
+    if failed:
+        grave = sum(result.expectation_config.severity != "info" for result in failed)
+        how_bad = severity.of_share(grave / len(judged)) if grave else severity.MILD
+        column = failed[0].expectation_config.kwargs.get("column")
+        feature = name(column, f"{where}/results") if isinstance(column, str) and column else None
+    data = observed(check, how_bad, window, feature=feature, evidence=uri(given.evidence_uri))
+    return [Told(check, given.model_of(None, where), data, window[1], where)]
 
 
 def _made(meta: _Meta, where: str) -> tuple[datetime | None, str]:

@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from ratchet.domain.events import DriftCleared, DriftDetected, InboundData, PerformanceDegraded
+from ratchet.domain.events import PerformanceDegraded
 from ratchet.domain.translations import severity
 from ratchet.domain.translations.payload import (
     Given,
@@ -32,6 +32,7 @@ from ratchet.domain.translations.payload import (
     instant,
     name,
     number,
+    observed,
     pointer,
     read,
     uri,
@@ -119,18 +120,9 @@ def _of_chunk(columns: list[_Column], given: Given, window: tuple[datetime, date
         if not looked:
             continue
         moved = [column for column in looked if column.alert]
-        if not moved:
-            data: InboundData = DriftCleared(check=family, window_end=window[1], evidence_uri=evidence)
-        else:
-            worst = min(moved, key=lambda column: (-column.severity, column.series))
-            data = DriftDetected(
-                check=family,
-                severity=worst.severity,
-                window_start=window[0],
-                window_end=window[1],
-                feature=name(worst.feature, where) if worst.feature else None,
-                evidence_uri=evidence,
-            )
+        worst = min(moved, key=lambda column: (-column.severity, column.series), default=None)
+        feature = name(worst.feature, where) if worst and worst.feature else None
+        data = observed(family, worst.severity if worst else None, window, feature=feature, evidence=evidence)
         yield Told(family, model, data, window[1], where)
     for column in columns:
         if column.family != "performance" or not column.alert or column.value is None:
@@ -152,7 +144,7 @@ def _columns(row: Row, index: int) -> Iterator[_Column]:
             continue
         alert = _truth(value)
         if alert is None:
-            if value in {None, ""}:
+            if value is None or value == "":
                 continue
             raise Untranslatable(pointer(index, key), "wrong_shape", repr(value)[:40], "an alert is true or false")
         series = key.removesuffix("_alert")

@@ -13,7 +13,7 @@ from typing import Any, Literal, TypeVar
 
 import msgspec
 
-from ratchet.domain.events import MAX_TEXT, InboundData
+from ratchet.domain.events import MAX_TEXT, DriftCleared, DriftDetected, InboundData
 from ratchet.errors import Refused
 
 MAX_BYTES = 8_000_000
@@ -77,13 +77,14 @@ class Given:
     def model_of(self, named: str | None, where: str) -> str:
         """The model: the payload's own word for it (found at ``where``), or the caller's. They may not differ."""
         own = name(named, where) if named else None
-        if own is not None and self.model not in {None, own}:
-            raise Untranslatable(
-                where, "other_model", f"{own!r}, not {self.model!r}", "leave the model out, or correct it"
-            )
-        if (model := own or self.model) is None:
+        given = name(self.model, "") if self.model is not None else None
+        if (model := own or given) is None:
             raise Untranslatable(where, "no_model", "no model", "say which: --model, or as " + GUIDE + " has it")
-        return name(model, where if own else "")
+        if given not in {None, model}:
+            raise Untranslatable(
+                where, "other_model", f"{model!r}, not {given!r}", "leave the model out, or correct it"
+            )
+        return model
 
     def window(self, ran_at: datetime | None, where: str) -> tuple[datetime, datetime]:
         """Start and end of the window of a report: the caller's, else a day until ``ran_at``, when it was made."""
@@ -107,6 +108,23 @@ class Told:
     data: InboundData
     time: datetime
     where: str
+
+
+def observed(
+    check: str,
+    how_bad: float | None,
+    window: tuple[datetime, datetime],
+    *,
+    feature: str | None = None,
+    evidence: str | None = None,
+) -> DriftDetected | DriftCleared:
+    """One look of a check at a window: drift of severity ``how_bad``, or an all-clear where that is None."""
+    start, end = window
+    if how_bad is None:
+        return DriftCleared(check=check, window_end=end, evidence_uri=evidence)
+    return DriftDetected(
+        check=check, severity=how_bad, window_start=start, window_end=end, feature=feature, evidence_uri=evidence
+    )
 
 
 def read(payload: bytes, shape: type[_Shape]) -> _Shape:

@@ -15,9 +15,9 @@ import re
 
 from msgspec import Struct
 
-from ratchet.domain.events import DriftCleared, DriftDetected, InboundData, PerformanceDegraded
+from ratchet.domain.events import PerformanceDegraded
 from ratchet.domain.translations import severity
-from ratchet.domain.translations.payload import Given, Told, name, number, pointer, read, uri
+from ratchet.domain.translations.payload import Given, Told, name, number, observed, pointer, read, uri
 
 CHECK = "constraint_violations"
 _FIGURE = r"'?(-?\d+(?:\.\d+)?(?:[eE][-+]?\d+)?)'?"
@@ -53,27 +53,19 @@ def translate(payload: bytes, given: Given) -> list[Told]:
         if violation.metric_name and violation.constraint_check_type.endswith("Threshold") and figures:
             metric = name(violation.metric_name, f"{where}/metric_name")
             value, threshold = figures
-            data: InboundData = PerformanceDegraded(
+            fell = PerformanceDegraded(
                 metric=metric, value=value, threshold=threshold, window_end=end, evidence_uri=evidence
             )
-            degraded.append(Told(metric, model, data, end, where))
+            degraded.append(Told(metric, model, fell, end, where))
             continue
         about = violation.feature_name or violation.facet or violation.label
         drifted.append((_severity(violation), name(about, f"{where}/feature_name") if about else None, where))
     if not drifted and degraded:
         return degraded
-    if not drifted:
-        cleared = DriftCleared(check=check, window_end=end, evidence_uri=evidence)
-        return [Told(check, model, cleared, end, pointer("violations"))]
-    how_bad, feature, where = min(drifted, key=lambda each: -each[0])
-    data = DriftDetected(
-        check=check,
-        severity=how_bad,
-        window_start=window[0],
-        window_end=end,
-        feature=feature,
-        evidence_uri=evidence,
+    how_bad, feature, where = min(
+        drifted, key=lambda each: -(each[0] or 0), default=(None, None, pointer("violations"))
     )
+    data = observed(check, how_bad, window, feature=feature, evidence=evidence)
     return [Told(check, model, data, end, where), *degraded]
 
 

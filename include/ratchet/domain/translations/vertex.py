@@ -23,9 +23,18 @@ from typing import Annotated, Any
 
 from msgspec import UNSET, Meta, Struct, UnsetType, field
 
-from ratchet.domain.events import DriftCleared, DriftDetected, InboundData
 from ratchet.domain.translations import severity
-from ratchet.domain.translations.payload import GUIDE, Given, Told, Untranslatable, in_utc, name, pointer, read
+from ratchet.domain.translations.payload import (
+    GUIDE,
+    Given,
+    Told,
+    Untranslatable,
+    in_utc,
+    name,
+    observed,
+    pointer,
+    read,
+)
 
 Moment = Annotated[datetime, Meta(tz=True)]
 
@@ -119,25 +128,12 @@ class _Beyond:
     severity: float
 
 
-def _worst(found: list[_Beyond]) -> _Beyond:
-    return min(found, key=lambda each: (-each.severity, each.feature))
-
-
 def _told(
     objective: str, deployed: str, window: tuple[datetime, datetime], found: list[_Beyond], given: Given, where: str
 ) -> Told:
     check = name(objective.lower(), where)
-    if not found:
-        data: InboundData = DriftCleared(check=check, window_end=window[1])
-    else:
-        worst = _worst(found)
-        data = DriftDetected(
-            check=check,
-            severity=worst.severity,
-            window_start=window[0],
-            window_end=window[1],
-            feature=worst.feature,
-        )
+    worst = min(found, key=lambda each: (-each.severity, each.feature), default=None)
+    data = observed(check, worst.severity, window, feature=worst.feature) if worst else observed(check, None, window)
     key = name(deployed, where, most=64) if deployed else check
     return Told(key, given.model_of(None, ""), data, window[1], where)
 

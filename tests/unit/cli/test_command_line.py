@@ -1,0 +1,163 @@
+"""What holds for the whole command line: JSON where there is an answer, completion, exit codes without stack traces."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import typer
+from typer.testing import CliRunner
+
+import ratchet.cli as command_line
+from ratchet.cli import app, audit, operate
+from ratchet.domain.audit import Head
+from ratchet.errors import Refused
+from ratchet.stack import api
+from ratchet.workflow.auditing import AuditState
+
+OPERATIONS = (Path(__file__).parents[3] / "docs" / "operations.md").read_text()
+RATCHET = Path(sys.executable).parent / "ratchet"
+DOERS = {
+    "approve", "audit accept", "card", "champion init", "clock set", "data build", "demo", "deploy", "down",
+    "events replay", "ledger migrate", "new", "publish cleared", "publish data", "publish drift", "publish performance",
+    "publish report", "publish retrain", "reject", "retire", "rollback", "topics ensure", "up",
+}  # fmt: skip
+"""Commands that do something and say that it is done. All others answer a question."""
+
+
+def commands(group: Any, above: tuple[str, ...] = ()) -> Iterator[tuple[str, Any]]:
+    """Every command by its words; a group that answers by itself is one too."""
+    for name, command in group.commands.items():
+        words = (*above, name)
+        if not hasattr(command, "commands"):
+            yield " ".join(words), command
+            continue
+        if getattr(command, "invoke_without_command", False):
+            yield " ".join(words), command
+        yield from commands(command, words)
+
+
+def test_every_command_that_answers_a_question_answers_a_program_too() -> None:
+    without = {
+        words
+        for words, command in commands(typer.main.get_command(app))
+        if not any("--json" in parameter.opts for parameter in command.params)
+    }
+    assert without == DOERS
+
+
+def said(*arguments: str) -> Any:
+    return json.loads(CliRunner().invoke(app, [*arguments, "--json"]).stdout)
+
+
+def test_status_in_json_is_a_row_for_each_unit_and_none_where_nothing_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(api, "status", dict)
+    assert said("status") == []
+    monkeypatch.setattr(api, "status", lambda: {"kafka": {"phase": "ready", "pid": 7, "ready_after": 1.5}})
+    assert said("status") == [{"unit": "kafka", "phase": "ready", "pid": 7, "ready_after": 1.5}]
+
+
+def test_the_audit_log_in_json_is_whole_with_its_ends_or_ends_with_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    state = AuditState(Head(3, "a" * 64), None, ())
+    log = SimpleNamespace(verify=lambda _: state)
+    monkeypatch.setattr(audit, "wire", lambda: SimpleNamespace(audit_log=log))
+    assert said("audit", "verify") == {"whole": True, "head": f"3:{'a' * 64}", "kept": None, "problems": []}
+    state = AuditState(None, Head(2, "b" * 64), ("entry 2 is gone",))
+    result = CliRunner().invoke(app, ["audit", "verify", "--json"])
+    assert result.exit_code == 1
+    assert json.loads(result.stdout)["problems"] == ["entry 2 is gone"]
+
+
+def test_specs_in_json_are_valid_or_problems_with_exit_code_one(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    features = SimpleNamespace(feature_names=lambda *_: {}, tagged=lambda *_: {})
+    parts = SimpleNamespace(settings=SimpleNamespace(models_dir=tmp_path), features=features, sensitive_lines=list)
+    monkeypatch.setattr(operate, "wire", lambda: parts)
+    assert said("validate") == {"valid": [], "problems": [], "notes": []}
+    (tmp_path / "m").mkdir()
+    (tmp_path / "m" / "model.yaml").write_text("model: m\n")
+    result = CliRunner().invoke(app, ["validate", "--json"])
+    assert result.exit_code == 1
+    answer = json.loads(result.stdout)
+    assert answer["valid"] == []
+    assert all("/m/model.yaml" in problem for problem in answer["problems"])
+    assert answer["problems"]
+
+
+# -- completion --------------------------------------------------------------------------------------------------------
+
+
+def completed(line: str) -> list[str]:
+    words = line.split(" ")
+    asked = {
+        "COMP_WORDS": line,
+        "COMP_CWORD": str(len(words) - 1),
+        "_RATCHET_COMPLETE": "complete_bash",
+    }
+    return CliRunner().invoke(app, [], prog_name="ratchet", env=asked).stdout.split()
+
+
+def test_commands_options_and_systems_are_completed() -> None:
+    assert completed("ratchet ver") == ["verify"]
+    assert completed("ratchet publish re") == ["retrain", "report"]
+    assert "--json" in completed("ratchet attempts --")
+    assert completed("ratchet publish report g") == ["grafana", "great-expectations"]
+
+
+def test_completion_is_installed_for_a_shell_by_one_command(tmp_path: Path) -> None:
+    home = {**os.environ, "HOME": str(tmp_path)}
+    subprocess.run([RATCHET, "--install-completion", "bash"], env=home, check=True, capture_output=True)
+    bash = subprocess.run(
+        ["bash", "-c", "source ~/.bashrc; complete -p ratchet"], env=home, check=True, capture_output=True, text=True
+    )
+    assert bash.stdout.strip().endswith("ratchet")
+
+
+# -- exit codes --------------------------------------------------------------------------------------------------------
+
+
+def code_of(monkeypatch: pytest.MonkeyPatch, act: Any) -> int:
+    monkeypatch.setattr(command_line, "app", act)
+    with pytest.raises(SystemExit) as ended:
+        command_line.main()
+    assert isinstance(ended.value.code, int)
+    return ended.value.code
+
+
+def test_a_refusal_is_one_line_and_one_and_an_interrupt_is_130(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def refuse() -> None:
+        raise Refused("a rule is broken. Mend it")
+
+    def interrupt() -> None:
+        raise KeyboardInterrupt
+
+    assert code_of(monkeypatch, refuse) == 1
+    assert capsys.readouterr().err == "ratchet: a rule is broken. Mend it\n"
+    assert code_of(monkeypatch, interrupt) == 130
+
+
+def test_a_command_that_does_not_exist_is_two() -> None:
+    assert CliRunner().invoke(app, ["nonsense"]).exit_code == 2
+    assert CliRunner().invoke(app, ["attempts", "--nonsense"]).exit_code == 2
+
+
+def test_every_command_that_ends_with_one_for_its_answer_is_in_the_table_of_exit_codes() -> None:
+    table = OPERATIONS.partition("### Exit codes")[2].partition("\n## ")[0]
+    assert [code for code in ("0", "1", "2", "130") if f"| {code} |" not in table] == []
+    told = {
+        words
+        for words, command in commands(typer.main.get_command(app))
+        if "exit code 1" in (command.help or "") or "nds with 1" in (command.help or "")
+    }
+    assert told
+    assert [words for words in sorted(told) if f"`ratchet {words}`" not in table] == []
