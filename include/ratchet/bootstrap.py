@@ -180,7 +180,7 @@ class Ratchet:
     @cached_property
     def inspection(self) -> Inspection:
         """What an audit asks of every model."""
-        return Inspection(self.ledger, self.audit_log, lambda: self.features)
+        return Inspection(self.ledger, self.audit_log, lambda: self.features, self._folders)
 
     @cached_property
     def verifier(self) -> Verifier:
@@ -392,12 +392,15 @@ class Ratchet:
     def sweep(self, runs: RunStates) -> dict[str, Any]:
         """Put right what was left undone."""
         self._deploy_if_changed()
-        folders = {file.parent.name for file in spec_files(self.settings.models_dir)}
         reconciler = Reconciler(self.ledger, lambda: self.registry)
         sweeper = Sweeper(
             self.ledger, self._intake, self.relay, self.settings, reconciler, self.audit_log, self._promotions
         )
-        return sweeper.sweep(runs, folders)
+        return sweeper.sweep(runs, self._folders())
+
+    def _folders(self) -> set[str]:
+        """The models that have a spec below ``models_dir``."""
+        return {file.parent.name for file in spec_files(self.settings.models_dir)}
 
     def _deploy_if_changed(self) -> None:
         try:
