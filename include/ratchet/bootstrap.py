@@ -32,6 +32,7 @@ from ratchet.workflow.guarding import GuardedFeatures, allowed_columns, recorded
 from ratchet.workflow.inspecting import Inspection
 from ratchet.workflow.intake import Intake
 from ratchet.workflow.monitoring import Monitors
+from ratchet.workflow.monthly import months_of
 from ratchet.workflow.promotion import Promotions
 from ratchet.workflow.purging import Purges
 from ratchet.workflow.reconciling import Reconciler
@@ -48,6 +49,8 @@ from ratchet.workflow.watching import Watch
 if TYPE_CHECKING:
     from datetime import date
 
+    from ratchet.domain.costs import Prices
+    from ratchet.domain.monthly import OwnerMonth
     from ratchet.domain.spec import ModelSpec
     from ratchet.ports.bus import Bus
     from ratchet.ports.features import Features
@@ -383,6 +386,13 @@ class Ratchet:
     def forecasts(self, model: str | None = None) -> list[ModelForecast]:
         """What the next run of one model, or of each, is expected to take."""
         return forecasts_of(self.ledger, model)
+
+    def months(self, month: str | None, owner: str | None, prices: Prices | None) -> list[OwnerMonth]:
+        """The month of one owner, or of each; the present one of business time where none is named."""
+        if month is None:
+            with self.ledger.transaction() as tx:
+                month = f"{tx.clock()[1]:%Y-%m}"
+        return months_of(self.ledger, self.costs(), self.inspection.inspect().findings, month, owner, prices)
 
     def selftest(self, model: str | None = None, actor: str = "ratchet") -> dict[str, str]:
         """Test the gate on one model or on all; each model's outcome: ``passed``, ``failed`` or ``not_judged``."""
