@@ -55,6 +55,7 @@ PARTS = (
     Part("dag_parsing", 2),
     Part("judging", 2),
     Part("registering", 1),
+    Part("fleet_of_models", 2),
     Part("warm_worker", 3),
     Part("whole_cycle", 12),
     Part("snapshots", 15),

@@ -34,6 +34,7 @@ from ratchet.workflow.guarding import GuardedFeatures, allowed_columns, recorded
 from ratchet.workflow.inspecting import Inspection
 from ratchet.workflow.intake import Intake
 from ratchet.workflow.monitoring import MONITOR_AGAIN_SECONDS, Monitors, due_end
+from ratchet.workflow.monthly import months_of
 from ratchet.workflow.promotion import Promotions
 from ratchet.workflow.purging import Purges
 from ratchet.workflow.reconciling import Reconciler
@@ -50,6 +51,9 @@ from ratchet.workflow.watching import Watch
 if TYPE_CHECKING:
     from datetime import date
 
+    from ratchet.domain.costs import Prices
+    from ratchet.domain.monthly import OwnerMonth
+    from ratchet.domain.spec import ModelSpec
     from ratchet.ports.bus import Bus
     from ratchet.ports.features import Features
     from ratchet.ports.registry import Registry
@@ -182,7 +186,7 @@ class Ratchet:
     @cached_property
     def inspection(self) -> Inspection:
         """What an audit asks of every model."""
-        return Inspection(self.ledger, self.audit_log, lambda: self.features)
+        return Inspection(self.ledger, self.audit_log, lambda: self.features, self._folders)
 
     @cached_property
     def verifier(self) -> Verifier:
@@ -412,6 +416,13 @@ class Ratchet:
         """What the next run of one model, or of each, is expected to take."""
         return forecasts_of(self.ledger, model)
 
+    def months(self, month: str | None, owner: str | None, prices: Prices | None) -> list[OwnerMonth]:
+        """The month of one owner, or of each; the present one of business time where none is named."""
+        if month is None:
+            with self.ledger.transaction() as tx:
+                month = f"{tx.clock()[1]:%Y-%m}"
+        return months_of(self.ledger, self.costs(), self.inspection.inspect().findings, month, owner, prices)
+
     def selftest(self, model: str | None = None, actor: str = "ratchet") -> dict[str, str]:
         """Test the gate on one model or on all; each model's outcome: ``passed``, ``failed`` or ``not_judged``."""
         tested = SelfTests(self.ledger, lambda: self.store).run(model, actor=actor)
@@ -420,12 +431,15 @@ class Ratchet:
     def sweep(self, runs: RunStates) -> dict[str, Any]:
         """Put right what was left undone."""
         self._deploy_if_changed()
-        folders = {file.parent.name for file in spec_files(self.settings.models_dir)}
         reconciler = Reconciler(self.ledger, lambda: self.registry)
         sweeper = Sweeper(
             self.ledger, self._intake, self.relay, self.settings, reconciler, self.audit_log, self._promotions
         )
-        return sweeper.sweep(runs, folders)
+        return sweeper.sweep(runs, self._folders())
+
+    def _folders(self) -> set[str]:
+        """The models that have a spec below ``models_dir``."""
+        return {file.parent.name for file in spec_files(self.settings.models_dir)}
 
     def _deploy_if_changed(self) -> None:
         try:

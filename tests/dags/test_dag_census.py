@@ -61,6 +61,22 @@ def test_a_task_builds_its_own_dag_and_reads_its_own_spec_only(
     assert set(DagBag(str(root / "dags" / "retrain.py")).dags) == {dag_id}
 
 
+def test_of_thirty_specs_every_dag_is_there_and_a_broken_one_spoils_no_other(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shipped = (root / "include" / "models" / "flight_delay" / "model.yaml").read_text()
+    for number in range(30):
+        name = f"model_{number:02}"
+        (tmp_path / name).mkdir()
+        text = shipped.replace("model: flight_delay", f"model: {name}")
+        (tmp_path / name / "model.yaml").write_text(text if number != 7 else "model: model_07")
+    monkeypatch.setenv("RATCHET_MODELS_DIR", str(tmp_path))
+    bag = DagBag(str(root / "dags" / "retrain.py"))
+    whole = {f"{verb}__model_{n:02}" for verb in ("retrain", "promote", "rollback") for n in range(30) if n != 7}
+    assert bag.import_errors == {}
+    assert set(bag.dags) == whole | {"retrain__model_07"}
+
+
 @pytest.mark.parametrize("dag_id", sorted(CENSUS))
 class TestEveryDag:
     def test_runs_without_anyone_unpausing_it_and_never_catches_up(self, bag: DagBag, dag_id: str) -> None:

@@ -6,7 +6,20 @@ import sys
 
 import typer
 
-from ratchet.cli import approvals, audit, costs, demo, dossiers, events, intake, operate, publish, purge, verify
+from ratchet.cli import (
+    approvals,
+    audit,
+    costs,
+    demo,
+    dossiers,
+    events,
+    intake,
+    monthly,
+    operate,
+    publish,
+    purge,
+    verify,
+)
 from ratchet.errors import RatchetError
 from ratchet.stack import commands as stack_commands
 
@@ -24,6 +37,7 @@ app.command("intake")(intake.intake)
 app.add_typer(events.app, name="events")
 app.add_typer(audit.app, name="audit")
 app.command("costs")(costs.costs)
+app.command("report")(monthly.report)
 app.command("purge")(purge.purge)
 app.command("verify")(verify.verify)
 app.add_typer(publish.app, name="publish")

@@ -12,12 +12,17 @@ import typer
 from ratchet.bootstrap import wire
 from ratchet.cli.tables import AsJson, print_rows
 from ratchet.domain.costs import GIGABYTE
+from ratchet.domain.orphans import Orphan
+from ratchet.errors import Refused
 from ratchet.workflow.purging import Purged
 
 
 def purge(
     model: Annotated[str | None, typer.Argument(help="Only this model.")] = None,
     apply: Annotated[bool, typer.Option("--apply", help="Remove it, for good; else it is only told.")] = False,
+    orphans: Annotated[
+        bool, typer.Option("--orphans", help="Instead, what no row of the ledger names, of all models.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Remove snapshots, versions, studies, predictions and monitor reports that no spec's ``retention`` keeps.
@@ -25,6 +30,11 @@ def purge(
     Whatever the champion, its predecessor, an open attempt or a retained version needs stays, and is told with who
     needs it. A purge that was killed is completed by the next one.
     """
+    if orphans:
+        if model is not None:
+            raise Refused("--orphans looks for what is of no model that is known: leave the model out")
+        _print_orphans(*wire().purges.orphans(apply=apply, actor=getpass.getuser()), as_json=as_json)
+        return
     found = wire().purges.purge(model, apply=apply, actor=getpass.getuser())
     if as_json:
         typer.echo(json.dumps([asdict(one) for one in found], default=str, indent=1))
@@ -45,6 +55,19 @@ def purge(
         typer.echo("no deployed spec has a retention: all is kept. See docs/model-spec.md")
     elif not apply and any(one.remove for one in found):
         typer.echo("nothing was removed yet: add --apply")
+
+
+def _print_orphans(found: list[Orphan], freed: int | None, *, as_json: bool) -> None:
+    if as_json:
+        typer.echo(json.dumps([asdict(one) for one in found], indent=1))
+        return
+    if found:
+        print_rows([vars(one) for one in found], ["kind", "name", "bytes", "why"], as_json=False)
+    if freed is None:
+        known = sum(one.bytes or 0 for one in found)
+        typer.echo(f"{len(found)} orphans, {known / GIGABYTE:.4f} GB{': add --apply to remove them' if found else ''}")
+    else:
+        typer.echo(f"{len(found)} orphans removed, {freed / GIGABYTE:.4f} GB freed")
 
 
 def _summary(one: Purged) -> str:

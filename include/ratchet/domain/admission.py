@@ -13,9 +13,9 @@ An event is first judged by itself: *expired*, *suppressed* (not listened to, to
 (unconfirmed, accumulating), or it *counts*. The follow-up that an undecided attempt left behind counts from its date,
 once the data reach so far; until then data and mild drift wait for it, unless something else counts (a request,
 degraded performance, urgent drift), which takes all of them along. Where at least one counts, the rules of the model
-decide: champion, fresh days, quiet hours, cooldown, runs per day, core hours and money, then debounce. Events wait as
-``deferred`` with the moment the rule lifts, and at the latest until they are too old; while debounce runs they are
-``pending``. A person's request passes debounce and cooldown, nothing else.
+decide: champion, fresh days, quiet hours, cooldown, whether it pays, runs per day, core hours and money, then debounce.
+Events wait as ``deferred`` with the moment the rule lifts, and at the latest until they are too old; while debounce
+runs they are ``pending``. A person's request passes debounce, cooldown and the question whether it pays, nothing else.
 
 Business time rules everything but debounce, which runs on the wall clock. Whose turn it is among several models that
 are admitted is another decision: :mod:`ratchet.domain.fleet`.
@@ -41,6 +41,7 @@ from ratchet.domain.fleet import SHRINKS_TO
 from ratchet.domain.forecasting import RunCost, forecast, trials_within
 from ratchet.domain.quiet import QuietWindow, quiet_until
 from ratchet.domain.spec import ModelSpec, Money, format_duration
+from ratchet.domain.waiting import Waiting, pays_at
 
 MAX_DEBOUNCES = 10
 
@@ -156,7 +157,8 @@ class History:
     """What admission needs to know of the past. Times are business times.
 
     ``core_hours`` are the month's and ``core_hours_today`` the day's, where there is a budget of any; ``as_of`` is how
-    far the data are complete, None when that is not known.
+    far the data are complete, None when that is not known; ``waiting``, where the spec asks whether a run pays and the
+    past tells.
     """
 
     has_champion: bool
@@ -168,6 +170,7 @@ class History:
     core_hours: CoreHours | None = None
     as_of: datetime | None = None
     core_hours_today: CoreHours | None = None
+    waiting: Waiting | None = None
 
 
 @dataclass(frozen=True)
@@ -517,7 +520,8 @@ def _decide_for_model(
 ) -> tuple[datetime | None, _Verdict]:
     """When debounce ends (wall), None where a rule holds the model back, and the word on every event that counts."""
     requested = any(_is_request(event) for event in counting)
-    block = _blocking_rule(policy, history, room, now, requested=requested)
+    pays = _not_paying(policy, counting, history, now)
+    block = _blocking_rule(policy, history, room, now, pays, requested=requested)
     if block is not None:
         return None, block
     due_at = now.wall if requested else _debounced_until(policy.debounce, [event.received_at for event in counting])
@@ -530,8 +534,27 @@ def _decide_for_model(
     return due_at, _Verdict("pending", "admitted", None, admitted)
 
 
+def _not_paying(
+    policy: AdmissionPolicy, counting: Sequence[OpenEvent], history: History, now: Now
+) -> tuple[datetime, str] | None:
+    """Until when a run would cost more than waiting has lost, and why; it holds data and mild drift only."""
+    asked = history.waiting
+    if asked is None or any(event.origin == "attempt" or _opens(policy, event) for event in counting):
+        return None
+    at = pays_at(asked, counting[0].time)
+    if at is None:
+        return max(_expires_at(policy, event) for event in counting), f"when_it_pays: {asked.said}; never pays as it is"
+    return (at, f"when_it_pays: {asked.said}; pays {_said(at)}") if now.business < at else None
+
+
 def _blocking_rule(
-    policy: AdmissionPolicy, history: History, room: _Room, now: Now, *, requested: bool
+    policy: AdmissionPolicy,
+    history: History,
+    room: _Room,
+    now: Now,
+    pays: tuple[datetime, str] | None,
+    *,
+    requested: bool,
 ) -> _Verdict | None:
     """The rule that holds the model back longest, or None. A person's request passes the cooldown only."""
     if not history.has_champion:
@@ -553,6 +576,7 @@ def _blocking_rule(
             blocks.append((lift, f"{text}; lifts {_said(lift)}"))
     if room.lift is not None:
         blocks.append((room.lift, room.reason))
+    blocks += [pays] if pays else []
     quiet = quiet_until(policy.quiet_hours, now.business, policy.timezone)
     if quiet is not None:
         windows = " and ".join(str(window) for window in policy.quiet_hours)

@@ -23,6 +23,7 @@ REVIEW_SOON = timedelta(days=30)
 REVIEW_LONG_OVERDUE = timedelta(days=90)
 SILENT_AFTER = timedelta(days=35)
 """Of what is watched or loaded: a month and some days: what publishes monthly is not called silent."""
+IDLE_AFTER = timedelta(days=90)
 PROOF_AFTER = timedelta(days=180)
 SELF_TEST_AFTER = timedelta(days=2)
 """The self-test runs every night."""
@@ -118,7 +119,8 @@ class Facts:
 
     ``heard`` has the business time of the newest event by kind (``drift``, ``data``, ``performance``), ``complete`` how
     far each of the spec's datasets is known to be, None where nothing was told. ``sensitive`` are the columns that rows
-    hold by the spec's word, ``sensitive_problems`` what it would be refused for now.
+    hold by the spec's word, ``sensitive_problems`` what it would be refused for now. ``used`` is the business time of
+    the newest attempt or scored day; ``has_folder``: whether the spec's folder is still there.
     """
 
     spec: ModelSpec
@@ -136,6 +138,8 @@ class Facts:
     sensitive_problems: Sequence[Problem] = field(default=())
     sensitive_unknown: str | None = None
     watched: Watched | None = None
+    used: datetime | None = None
+    has_folder: bool = True
 
 
 Answers = Iterator[tuple[Severity, str, str]]
@@ -306,6 +310,20 @@ def _champion(facts: Facts) -> Answers:
         yield "ok", said, ""
 
 
+def _used(facts: Facts) -> Answers:
+    """Whether anybody still needs the model: a folder, an attempt, a scored day."""
+    retire = f"Use it, or: ratchet retire {facts.spec.model} --reason …"
+    if not facts.has_folder:
+        yield "warning", "the folder of its spec is gone, and the model is not retired: no DAG works for it", retire
+    if facts.used is None:
+        yield "info", "no attempt was ever made and no day scored", retire
+    elif facts.business - facts.used > IDLE_AFTER:
+        said = f"idle: its last attempt or scored day was {_ago(facts.business, facts.used)}"
+        yield "warning", f"{said} (limit {_days(IDLE_AFTER)})", retire
+    elif facts.has_folder:
+        yield "ok", f"its last attempt or scored day was {_ago(facts.business, facts.used)}", ""
+
+
 def _reproducible(facts: Facts) -> Answers:
     champion = facts.champion
     if champion is None:
@@ -408,6 +426,7 @@ CHECKS: Mapping[str, Callable[[Facts], Answers]] = {
     "data": _data,
     "labels": _labels,
     "champion": _champion,
+    "use": _used,
     "reproducible": _reproducible,
     "gate": _gate,
     "budget": _budget,

@@ -698,13 +698,22 @@ class Budget(_Closed):
         return (self.core_hours_per_day, self.core_hours_per_month, self.money_per_month) != (None, None, None)
 
 
+class WhenItPays(_Closed):
+    """A run for data or mild drift waits until it pays (:mod:`ratchet.domain.waiting`).
+
+    ``core_hour`` is what one costs, in the unit of the payoff.
+    """
+
+    core_hour: Annotated[float, Field(strict=True, gt=0, allow_inf_nan=False)]
+
+
 class Retrain(_Closed):
     """When to retrain. ``debounce`` runs on the wall clock, everything else on the business clock.
 
     ``quiet_hours`` are windows of local time (:mod:`ratchet.domain.quiet`). ``priority`` (higher first) and ``group``
     order the fleet (:mod:`ratchet.domain.fleet`). ``on_overload`` says what a run does that the core hours left, or
     the crowd that waits for the fleet's places, have no room for: wait its turn and run whole, or run fewer trials.
-    ``urgent`` is the severity of drift that does not wait for a follow-up; None is never.
+    ``urgent`` is the severity of drift that does not wait for a follow-up, or until it pays; None is never.
     """
 
     on: On
@@ -718,6 +727,7 @@ class Retrain(_Closed):
     priority: Annotated[int, Field(strict=True, ge=0, le=9)] = 5
     group: Name | None = None
     urgent: Annotated[float, Field(strict=True, ge=0, le=1)] | None = None
+    when_it_pays: WhenItPays | None = None
 
     @field_validator("quiet_hours")
     @classmethod

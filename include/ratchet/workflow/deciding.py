@@ -22,9 +22,10 @@ from ratchet.domain.admission import (
 )
 from ratchet.domain.events import read_data
 from ratchet.domain.fleet import SILENT_RINGS, AtWork, Due, FleetLimits, Turn, decide_fleet
-from ratchet.domain.forecasting import MOST_RUNS, RunCost
+from ratchet.domain.forecasting import MOST_RUNS, RunCost, forecast
 from ratchet.domain.holdout import HoldoutPlan, NotEnoughFreshDays, plan_holdout
 from ratchet.domain.spec import ModelSpec
+from ratchet.domain.waiting import Tried, Waiting, waiting
 from ratchet.ports.ledger import LIVE_STATES, AttemptRow, DueRow, EventRow, FateChange, Ledger, Tx
 from ratchet.settings import Settings
 
@@ -151,6 +152,7 @@ def history(tx: Tx, spec: ModelSpec, business: datetime, until: datetime | None)
         core_hours=month,
         as_of=until,
         core_hours_today=today,
+        waiting=loss_of_waiting(tx, spec, runs),
     )
 
 
@@ -191,6 +193,25 @@ def past_runs(tx: Tx, spec: ModelSpec, runs: Sequence[AttemptRow]) -> tuple[RunC
         trials = int(run.options.get("trials") or spec.train.trials)
         costs.append(RunCost(sum(hours.values()) - tuning, tuning / trials))
     return tuple(costs)
+
+
+def loss_of_waiting(tx: Tx, spec: ModelSpec, runs: Sequence[AttemptRow]) -> Waiting | None:
+    """What a run costs and what waiting loses, by past ``runs``, the newest first; None: not asked, or not known."""
+    asked = spec.retrain.when_it_pays
+    if asked is None:
+        return None
+    tried = [
+        Tried(
+            promoted=run.verdict == "promote",
+            estimate=run.verdict_record.get("estimate"),
+            rows=int(run.verdict_record.get("n_rows") or 0),
+            days=int(run.verdict_record.get("n_clusters") or 0),
+        )
+        for run in runs
+        if run.verdict_record is not None and run.champion_seq > 0
+    ]
+    told = forecast(past_runs(tx, spec, runs), spec.train.trials)
+    return waiting(tried, told, asked.core_hour, spec.business.payoff.unit)
 
 
 def _tuning(document: Mapping[str, Any]) -> tuple[Any, Any]:

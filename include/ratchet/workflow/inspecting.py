@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, time, timedelta
 from typing import Any
 
 from ratchet.domain.admission import History
@@ -24,7 +24,7 @@ from ratchet.domain.sensitive import Ruling, rule_columns
 from ratchet.domain.spec import Budget, ModelSpec
 from ratchet.errors import RatchetError, Refused
 from ratchet.ports.features import Features
-from ratchet.ports.ledger import Ledger, SpecRow, Tx
+from ratchet.ports.ledger import AttemptRow, Ledger, SpecRow, Tx
 from ratchet.workflow.auditing import AuditLog
 from ratchet.workflow.deciding import as_of, history
 
@@ -51,7 +51,14 @@ class Report:
 class Inspection:
     """The verb of the audit; it changes nothing."""
 
-    def __init__(self, ledger: Ledger, audit_log: AuditLog, features: Callable[[], Features]) -> None:
+    def __init__(
+        self,
+        ledger: Ledger,
+        audit_log: AuditLog,
+        features: Callable[[], Features],
+        folders: Callable[[], Collection[str]],
+    ) -> None:
+        self._folders = folders
         self._ledger = ledger
         self._audit_log = audit_log
         self._features = features
@@ -85,7 +92,7 @@ class Inspection:
             return [Finding(row.model, "spec", "critical", said, f"ratchet validate {row.model}; ratchet deploy")]
         ruling, unknown = self._ruling(spec)
         with self._ledger.transaction() as tx:
-            return findings(facts_of(tx, spec, ruling, unknown))
+            return findings(facts_of(tx, spec, ruling, unknown, has_folder=row.model in self._folders()))
 
     def _ruling(self, spec: ModelSpec) -> tuple[Ruling, str | None]:
         try:
@@ -102,7 +109,7 @@ class Inspection:
         return [Finding(None, "log", "critical", problem, remedy) for problem in state.problems]
 
 
-def facts_of(tx: Tx, spec: ModelSpec, ruling: Ruling, unknown: str | None = None) -> Facts:
+def facts_of(tx: Tx, spec: ModelSpec, ruling: Ruling, unknown: str | None = None, *, has_folder: bool = True) -> Facts:
     """All that the rules ask of a model that is deployed."""
     _, business = tx.clock()
     past = history(tx, spec, business, as_of(tx, spec))
@@ -138,6 +145,18 @@ def facts_of(tx: Tx, spec: ModelSpec, ruling: Ruling, unknown: str | None = None
         sensitive_problems=ruling.problems,
         sensitive_unknown=unknown,
         watched=_watched(tx, spec.model),
+        used=_last_used(tx, spec, attempts),
+        has_folder=has_folder,
+    )
+
+
+def _last_used(tx: Tx, spec: ModelSpec, attempts: Sequence[AttemptRow]) -> datetime | None:
+    """The business time of the newest attempt, or the end of the newest scored day."""
+    zone = spec.data.spine.zone
+    days = [row.day + timedelta(days=1) for row in tx.scored_days(spec.model)[-1:]]
+    return max(
+        [*(datetime.combine(day, time(), zone) for day in days), *(attempt.business_at for attempt in attempts)],
+        default=None,
     )
 
 

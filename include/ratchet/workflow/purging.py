@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from datetime import datetime, time, timedelta
 from typing import Any
 
+from ratchet.domain.orphans import BY_ATTEMPT, Known, Orphan, find_orphans, window_in
 from ratchet.domain.retention import InPlace, Item, Needed, PastAttempt, Purge, RetentionRule, decide_purge
 from ratchet.domain.spec import ModelSpec
 from ratchet.errors import Refused
@@ -89,6 +90,37 @@ class Purges:
         studies = self._studies().names()
         return [self._purge(spec, sizes, studies, actor if apply else None) for _, spec in sorted(asked.items())]
 
+    def orphans(self, *, apply: bool, actor: str) -> tuple[list[Orphan], int | None]:
+        """What no row of the ledger names, and with ``apply`` the bytes freed by its removal.
+
+        Raises:
+            Unavailable: something did not answer; what is left is found again.
+        """
+        store, registry = self._store(), self._registry()
+        objects = {
+            key: size for kind in (*BY_ATTEMPT, "predictions", "monitor") for key, size in store.sizes(kind).items()
+        }
+        studies = self._studies().names()
+        versions = {model: registry.versions(model) for model in registry.models()}
+        # The ledger is read last: whatever was stored before is named by then, if it is to be named.
+        with self._ledger.transaction() as tx:
+            found = list(find_orphans(_known(tx), objects, studies, versions))
+        if not apply or not found:
+            return found, 0 if apply else None
+        freed = sum(self._remove_orphan(orphan) or 0 for orphan in found)
+        with self._ledger.transaction() as tx:
+            tx.audit(actor, "orphans.removed", None, {"names": [each.name for each in found], "bytes": freed})
+        return found, freed
+
+    def _remove_orphan(self, orphan: Orphan) -> int | None:
+        if orphan.kind == "version":
+            model, _, version = orphan.name.rpartition("@")
+            return self._registry().remove(model, int(version))
+        if orphan.kind == "study":
+            self._studies().remove(orphan.name)
+            return orphan.bytes
+        return self._store().delete(orphan.name)
+
     def _purge(
         self, spec: ModelSpec, sizes: Mapping[str, int], studies: Mapping[str, int | None], actor: str | None
     ) -> Purged:
@@ -131,6 +163,24 @@ class Purges:
         if row.kind == "report":
             return store.delete(row.name)
         return store.delete(row.name) + store.delete(_beside(row.name))
+
+
+def _known(tx: Tx) -> Known:
+    """What the ledger names."""
+    attempts = tx.attempts()
+    models = [row.model for row in tx.registered()]
+    versions: dict[str, set[int]] = {model: {row.version for row in tx.champions(model)} for model in models}
+    for attempt in attempts:
+        made = {attempt.challenger_version, attempt.deployed_version} - {None}
+        versions.setdefault(attempt.model, set()).update(v for v in made if v is not None)
+    reports = [_key(row) for row in tx.monitored() if row.report_sha256 is not None]
+    return Known(
+        models=frozenset(models),
+        attempts=frozenset(attempt.id for attempt in attempts),
+        open_attempts=frozenset(attempt.id for attempt in attempts if attempt.state in OPEN_STATES),
+        versions={model: frozenset(numbers) for model, numbers in versions.items()},
+        reports={window_in(key): key for key in reports},
+    )
 
 
 def plan_purge(tx: Tx, spec: ModelSpec, sizes: Mapping[str, int], studies: Mapping[str, int | None]) -> Purge:

@@ -37,6 +37,7 @@ from ratchet.domain.events import (
 from ratchet.domain.forecasting import RunCost
 from ratchet.domain.quiet import QuietWindow
 from ratchet.domain.spec import Money
+from ratchet.domain.waiting import Waiting
 from ratchet.settings import load_settings
 
 SEEDED = settings(deadline=None, derandomize=True)
@@ -500,6 +501,31 @@ def test_one_run_that_went_wrong_among_five_does_not_hold_the_next_one() -> None
     assert not decide(heard(1, DEGRADED), history=history, policy=FIVE_HOURS).go
 
 
+def test_data_and_mild_drift_wait_until_a_run_pays_and_nothing_else_does() -> None:
+    asked = replace(QUIET, waiting=Waiting(cost=6.0, loss_per_day=2.0, unit="USD", gained=1, tried=4))
+    data = heard(1, rows(30_000), age=DAY)
+    outcome = only(decide(data, history=asked))
+    assert (outcome.fate, outcome.until) == ("deferred", TODAY + 2 * DAY)
+    assert outcome.reason == (
+        "when_it_pays: a run costs 6 USD, a day of waiting loses 2 USD (1 of the last 4 runs promoted); "
+        "pays 2013-06-18T04:00Z"
+    )
+    assert decide(data, history=asked, now=Now(TODAY + 2 * DAY, WALL)).go
+    assert decide(data, history=QUIET).go
+    for passing in (heard(2, REQUEST), heard(2, DEGRADED)):
+        assert decide(data, passing, history=asked).go
+    urgent = replace(POLICY, urgent=0.9, confirmations_at_least=1, confirmations_of_last=1)
+    assert not decide(data, heard(2, drift(severity=0.8)), history=asked, policy=urgent).go
+    assert decide(data, heard(2, drift(severity=0.95)), history=asked, policy=urgent).go
+
+
+def test_where_no_run_ever_gained_data_wait_until_they_expire() -> None:
+    never = replace(QUIET, waiting=Waiting(cost=6.0, loss_per_day=0.0, unit="USD", gained=0, tried=4))
+    outcome = only(decide(heard(1, rows(30_000), age=DAY), history=never))
+    assert outcome.until == TODAY + 29 * DAY
+    assert outcome.reason.endswith("(0 of the last 4 runs promoted); never pays as it is")
+
+
 def test_the_oldest_event_that_counts_and_the_first_incident_named_order_the_fleet() -> None:
     named = replace(heard(2, DEGRADED, age=HOUR), incident="feed down")
     admission = decide(heard(1, DEGRADED, age=2 * DAY), named, heard(3, drift(), age=9 * DAY))
@@ -592,6 +618,8 @@ histories = st.builds(
         st.lists(st.builds(RunCost, st.just(0.5), st.sampled_from([0.1, 1.0])), max_size=3).map(tuple),
     ),
     as_of=st.none() | moments,
+    waiting=st.none()
+    | st.builds(Waiting, st.just(2.0), st.sampled_from([0.0, 1.0, 4.0]), st.just("USD"), st.just(1), st.just(4)),
 )
 policies = st.builds(
     replace,
@@ -638,7 +666,7 @@ def test_every_event_has_exactly_one_fate_with_a_rule_and_a_moment_ahead(
         assert outcome.reason.partition(":")[0] in {
             "accumulating", "admitted", "cleared", "cooldown", "core_hours_per_day", "core_hours_per_month", "debounce",
             "follow_up", "fresh_days", "max_event_age", "min_severity", "money_per_month", "no_champion",
-            "not_subscribed", "quiet_hours", "recovered", "runs_per_day", "unconfirmed",
+            "not_subscribed", "quiet_hours", "recovered", "runs_per_day", "unconfirmed", "when_it_pays",
         }  # fmt: skip
         assert (outcome.until is not None) == (outcome.fate == "deferred")
         assert outcome.until is None or outcome.until > now.business

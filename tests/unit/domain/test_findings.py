@@ -20,6 +20,7 @@ from ratchet.domain.findings import (
     SelfTested,
     Severity,
     Spent,
+    Used,
     Watched,
     exit_code,
     findings,
@@ -59,6 +60,7 @@ GOOD = Facts(
     label_completeness=0.999,
     self_test=SelfTested(WALL - days(0.5), passed=True, said="all is well", held_by=None),
     spent=Spent(1, 4, 10.0, 50.0),
+    used=NOW - days(3),
 )
 
 
@@ -271,3 +273,24 @@ def test_sensitive_columns_are_told_with_their_reason_and_what_is_not_allowed_is
 def test_exit_codes_are_clean_strict_warnings_and_critical(severities, gravest, plain, strict) -> None:
     found = [Finding("m", "owner", severity, "said") for severity in severities]
     assert (worst(found), exit_code(found, strict=False), exit_code(found, strict=True)) == (gravest, plain, strict)
+
+
+def test_a_model_that_nobody_uses_or_whose_folder_is_gone_is_told() -> None:
+    assert of("use", GOOD) == [("ok", "its last attempt or scored day was 3 days ago")]
+    idle = replace(GOOD, used=NOW - days(91))
+    assert of("use", idle) == [("warning", "idle: its last attempt or scored day was 91 days ago (limit 90 days)")]
+    assert of("use", replace(GOOD, used=None)) == [("info", "no attempt was ever made and no day scored")]
+    (found,) = of("use", replace(GOOD, has_folder=False))
+    assert found[0] == "warning"
+    assert "folder of its spec is gone" in found[1]
+
+
+def test_every_limit_of_the_budget_is_told_and_the_fullest_one_counts() -> None:
+    more = (Used(1.0, 2.0, "core hours today"), Used(9.0, 10.0, "EUR this month"))
+    (found,) = of("budget", replace(GOOD, spent=Spent(1, 4, 10.0, 50.0, more)))
+    assert found == (
+        "info",
+        "1 of 4 runs today; 10.00 of 50 core hours this month; 1.00 of 2 core hours today; 9.00 of 10 EUR this month",
+    )
+    (spent,) = of("budget", replace(GOOD, spent=Spent(1, 4, None, None, (Used(2.5, 2.0, "core hours today"),))))
+    assert spent == ("warning", "1 of 4 runs today; 2.50 of 2 core hours today: events wait for the next day")

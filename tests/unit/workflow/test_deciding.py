@@ -15,7 +15,7 @@ from ratchet.records import RunContext
 from ratchet.settings import load_settings
 from ratchet.workflow.costing import forecasts_of
 from ratchet.workflow.deciding import MANY_EVENTS, Admissions
-from ratchet.workflow.promotion import release
+from ratchet.workflow.promotion import conclude, release
 
 MAY = datetime(2013, 5, 1, 4, tzinfo=UTC)
 DEGRADED = PerformanceDegraded(metric="payoff", value=3.1, threshold=4, window_end=MAY)
@@ -166,8 +166,18 @@ def spent(world: World, model: str, run_id: str, hours: float) -> str:
     with world.ledger.transaction() as tx:
         for step in ("snapshot", "tune.0"):
             tx.save_step(attempt, step, {}, tx.wall() - timedelta(hours=hours / 2))
-        tx.update_attempt(attempt, verdict="keep_champion", judged_at=tx.wall())
-        release(tx, tx.attempt(attempt), "superseded", "over", 3)
+        record = {
+            "estimate": 0.6,
+            "lower": 0.1,
+            "upper": 1,
+            "n_rows": 1400,
+            "n_clusters": 14,
+            "unit": "USD",
+            "reasons": [],
+        }
+        tx.update_attempt(attempt, state="judged", verdict="keep_champion", verdict_record=record, judged_at=tx.wall())
+        tx.update_attempt(attempt, evidence_digest="e" * 64, challenger_version=2)
+        conclude(tx, tx.attempt(attempt), champion_after=1)
     return attempt
 
 
@@ -213,6 +223,29 @@ def test_runs_that_were_tuned_otherwise_tell_nothing_of_the_next_one(tmp_path, m
     assert degrade(world, "fares") == ["fares"]
     (told,) = forecasts_of(world.ledger, "fares")
     assert (told.told, told.limits) == (None, (("core_hours_per_day", told.limits[0][1], 2.5, "core hours"),))
+
+
+def test_data_wait_until_a_run_pays_by_what_past_verdicts_gained_and_a_person_does_not(tmp_path, migrated):
+    world = fleet(tmp_path, migrated)
+    on = {"data": {"datasets": ["flights"], "min_new_rows": 1}, "drift": {"min_severity": 0.3}}
+    budget = {"runs_per_day": 99}
+    deploy(world, "fares", budget=budget, on=on, when_it_pays={"core_hour": 50.0})
+    deploy(world, "gates", budget=budget, on=on)
+    for number in range(3):
+        attempt = spent(world, "fares", f"run{number}", 2.0)
+        if number == 0:
+            with world.ledger.transaction() as tx:
+                tx.update_attempt(attempt, verdict="promote")
+    world.arrive(MAY + timedelta(hours=1), rows=5)
+    arrived = world.events(types=["ratchet.data.arrived.v1"], since=MAY + timedelta(minutes=1))
+    said = {row.model: row for row in arrived if row.data["dataset"] == "flights"}
+    waits = said["fares"]
+    assert waits.fate == "deferred"
+    assert waits.reason.startswith(
+        "when_it_pays: a run costs 100 USD, a day of waiting loses 20 USD (1 of the last 3 runs promoted); pays 2013-05"
+    )
+    assert said["gates"].reason.startswith("admitted"), "off unless the spec asks for it"
+    assert claim(world, "fares", "run9", "manual", reason="now")["attempt"]
 
 
 def test_in_quiet_hours_nobody_is_rung_and_the_clock_lets_them_go(tmp_path, migrated):
