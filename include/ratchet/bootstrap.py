@@ -8,16 +8,20 @@ import platform
 import subprocess
 import threading
 from collections.abc import Callable, Collection
+from dataclasses import replace
 from functools import cache, cached_property
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ratchet.adapters import hooks
+from ratchet.adapters.catalogue import own_datasets
 from ratchet.adapters.connections import EnvResolver, Resolver, http_url, ledger_url, storage_url, study_url
 from ratchet.adapters.ledger import SqlLedger
 from ratchet.adapters.specs import load_all, spec_files
-from ratchet.domain.spec import ModelSpec
+from ratchet.adapters.specs_at_ref import models_at
+from ratchet.domain.plan import ModelPlan, Side, Standing, plan
+from ratchet.domain.spec import ModelSpec, did_you_mean
 from ratchet.errors import RatchetError, Refused
 from ratchet.ports.intake import IntakeSink
 from ratchet.ports.ledger import AttemptRow
@@ -34,6 +38,7 @@ from ratchet.workflow.guarding import GuardedFeatures, allowed_columns, recorded
 from ratchet.workflow.inspecting import Inspection
 from ratchet.workflow.intake import Intake
 from ratchet.workflow.monitoring import Monitors
+from ratchet.workflow.planning import deployed
 from ratchet.workflow.promotion import Promotions
 from ratchet.workflow.reconciling import Reconciler
 from ratchet.workflow.repeating import Repeats
@@ -260,6 +265,35 @@ class Ratchet:
                 detail = {"digest": specs[name].digest, "before": old.digest if old else None, "changed": keys}
                 tx.audit(actor, action, name, detail | recorded(held.get(name, ())))
         return changed
+
+    def plan(self, models: Collection[str] = (), against: str | None = None) -> list[ModelPlan]:
+        """What the specs below ``models_dir`` change, against what is deployed or, without a ledger, against a git ref.
+
+        Args:
+            models: only these; all where there are none.
+            against: the ref; None is what is deployed.
+
+        Raises:
+            Refused: a spec breaks a rule, on either side; a model is on neither; or there is no such ref.
+            Unavailable: the ledger did not answer.
+        """
+        after = self._sides(self.settings.models_dir)
+        standing: dict[str, Standing] = {}
+        if against is None:
+            before, standing = deployed(self.ledger)
+            after = {name: replace(side, datasets=None) for name, side in after.items()}
+        else:
+            with models_at(self.settings.models_dir, against) as folder:
+                before = self._sides(folder)
+        if unknown := sorted(set(models) - before.keys() - after.keys()):
+            raise Refused(f"there is no model {unknown[0]!r}.{did_you_mean(unknown[0], tuple({*before, *after}))}")
+        made = plan(before, after, standing)
+        return [one for one in made if not models or one.model in models]
+
+    @staticmethod
+    def _sides(models_dir: Path) -> dict[str, Side]:
+        own = own_datasets(models_dir)
+        return {name: Side(spec, spec.digest, own.get(name, {})) for name, spec in load_all(models_dir).items()}
 
     def sensitive_lines(self, models: Collection[str]) -> list[str]:
         """The sensitive columns that these models' specs below ``models_dir`` allow, and why, a sentence each."""

@@ -14,6 +14,7 @@ from ratchet.cli.events import instant
 from ratchet.cli.monitor import monitor
 from ratchet.cli.monitor import validate_lines as monitor_lines
 from ratchet.cli.new import new
+from ratchet.cli.plan import plan
 from ratchet.cli.probation import probation, validate_lines
 from ratchet.cli.scoring import predictions, score
 from ratchet.cli.tables import AsJson, print_rows
@@ -40,7 +41,7 @@ def register(app: typer.Typer) -> None:
         ("gate", gate_app),
     ):
         app.add_typer(group, name=name)
-    named = (new, deploy, validate, retire, attempts, rollback, probation, monitor, score, predictions)
+    named = (new, plan, deploy, validate, retire, attempts, rollback, probation, monitor, score, predictions)
     for command in named:
         app.command(command.__name__)(command)
 
