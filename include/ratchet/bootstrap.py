@@ -18,9 +18,10 @@ from ratchet.adapters import hooks
 from ratchet.adapters.catalogue import own_datasets
 from ratchet.adapters.connections import EnvResolver, Resolver, http_url, ledger_url, storage_url, study_url
 from ratchet.adapters.ledger import SqlLedger
-from ratchet.adapters.specs import load_all, spec_files
+from ratchet.adapters.specs import load_all, load_spec, spec_files, told
 from ratchet.adapters.specs_at_ref import models_at
 from ratchet.domain.plan import ModelPlan, Side, Standing, plan
+from ratchet.domain.rehearsal import Rehearsal
 from ratchet.domain.spec import ModelSpec, did_you_mean
 from ratchet.errors import RatchetError, Refused
 from ratchet.ports.intake import IntakeSink
@@ -41,6 +42,7 @@ from ratchet.workflow.monitoring import Monitors
 from ratchet.workflow.planning import deployed
 from ratchet.workflow.promotion import Promotions
 from ratchet.workflow.reconciling import Reconciler
+from ratchet.workflow.rehearsing import rehearse
 from ratchet.workflow.repeating import Repeats
 from ratchet.workflow.replaying import Replays
 from ratchet.workflow.retiring import retire
@@ -294,6 +296,12 @@ class Ratchet:
     def _sides(models_dir: Path) -> dict[str, Side]:
         own = own_datasets(models_dir)
         return {name: Side(spec, spec.digest, own.get(name, {})) for name, spec in load_all(models_dir).items()}
+
+    def rehearse(self, model: str) -> tuple[Rehearsal, list[str]]:
+        """Try a small snapshot of the spec below ``models_dir``; also a line for each problem, with file and line."""
+        spec = load_spec(self.settings.models_dir / model)
+        tried = rehearse(self.features, spec, self.payoff_hook)
+        return tried, told(self.settings.models_dir, spec, tried.problems)
 
     def sensitive_lines(self, models: Collection[str]) -> list[str]:
         """The sensitive columns that these models' specs below ``models_dir`` allow, and why, a sentence each."""

@@ -16,6 +16,7 @@ from ratchet.cli.monitor import validate_lines as monitor_lines
 from ratchet.cli.new import new
 from ratchet.cli.plan import plan
 from ratchet.cli.probation import probation, validate_lines
+from ratchet.cli.rehearsal import try_snapshots
 from ratchet.cli.scoring import predictions, score
 from ratchet.cli.tables import AsJson, print_rows
 from ratchet.errors import Refused
@@ -101,8 +102,19 @@ def retire(
     typer.echo("its folder may go now; it stays retired until: ratchet deploy --revive " + model)
 
 
-def validate(model: Annotated[str | None, typer.Argument(help="One model; all when left out.")] = None) -> None:
-    """Check the specs without Airflow: every problem with file, line, rule, value and remedy."""
+def validate(
+    model: Annotated[str | None, typer.Argument(help="One model; all when left out.")] = None,
+    snapshot: Annotated[
+        bool | None,
+        typer.Option(help="Also try one small snapshot of each model. Left out: where its data are there."),
+    ] = None,
+) -> None:
+    """Check the specs without Airflow: every problem with file, line, rule, value and remedy.
+
+    Where the data are there, the newest days, a week or some thousand rows, also go through the feature store as a
+    snapshot would: whether each feature resolves, of which type it is and how much of it is missing, whether labels
+    are complete and days enough; with one model named, column by column. Nothing is written.
+    """
     from ratchet.adapters.specs import load_all, validate_all  # noqa: PLC0415 - only here
 
     ratchet = wire()
@@ -122,6 +134,9 @@ def validate(model: Annotated[str | None, typer.Argument(help="One model; all wh
     for spec in (specs[name] for name in names if name in specs):
         for line in (*validate_lines(ratchet, spec), *monitor_lines(spec)):
             typer.echo(line)
+    trying = snapshot is not False
+    if trying and not try_snapshots(ratchet, names, asked=snapshot is True, whole=model is not None):
+        raise typer.Exit(1)
 
 
 @clock_app.command("show")
