@@ -8,16 +8,21 @@ import platform
 import subprocess
 import threading
 from collections.abc import Callable, Collection
+from dataclasses import replace
 from functools import cache, cached_property
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ratchet.adapters import hooks
+from ratchet.adapters.catalogue import own_datasets
 from ratchet.adapters.connections import EnvResolver, Resolver, http_url, ledger_url, storage_url, study_url
 from ratchet.adapters.ledger import SqlLedger
-from ratchet.adapters.specs import load_all, spec_files
-from ratchet.domain.spec import ModelSpec
+from ratchet.adapters.specs import load_all, load_spec, spec_files, told
+from ratchet.adapters.specs_at_ref import models_at
+from ratchet.domain.plan import ModelPlan, Side, Standing, plan
+from ratchet.domain.rehearsal import Rehearsal
+from ratchet.domain.spec import ModelSpec, did_you_mean
 from ratchet.errors import RatchetError, Refused
 from ratchet.ports.intake import IntakeSink
 from ratchet.ports.ledger import AttemptRow, MonitorMark
@@ -35,9 +40,11 @@ from ratchet.workflow.inspecting import Inspection
 from ratchet.workflow.intake import Intake
 from ratchet.workflow.monitoring import MONITOR_AGAIN_SECONDS, Monitors, due_end
 from ratchet.workflow.monthly import months_of
+from ratchet.workflow.planning import deployed
 from ratchet.workflow.promotion import Promotions
 from ratchet.workflow.purging import Purges
 from ratchet.workflow.reconciling import Reconciler
+from ratchet.workflow.rehearsing import rehearse
 from ratchet.workflow.repeating import Repeats
 from ratchet.workflow.replaying import Replays
 from ratchet.workflow.retiring import retire
@@ -53,7 +60,6 @@ if TYPE_CHECKING:
 
     from ratchet.domain.costs import Prices
     from ratchet.domain.monthly import OwnerMonth
-    from ratchet.domain.spec import ModelSpec
     from ratchet.ports.bus import Bus
     from ratchet.ports.features import Features
     from ratchet.ports.registry import Registry
@@ -284,6 +290,41 @@ class Ratchet:
                 detail = {"digest": specs[name].digest, "before": old.digest if old else None, "changed": keys}
                 tx.audit(actor, action, name, detail | recorded(held.get(name, ())))
         return changed
+
+    def plan(self, models: Collection[str] = (), against: str | None = None) -> list[ModelPlan]:
+        """What the specs below ``models_dir`` change, against what is deployed or, without a ledger, against a git ref.
+
+        Args:
+            models: only these; all where there are none.
+            against: the ref; None is what is deployed.
+
+        Raises:
+            Refused: a spec breaks a rule, on either side; a model is on neither; or there is no such ref.
+            Unavailable: the ledger did not answer.
+        """
+        after = self._sides(self.settings.models_dir)
+        standing: dict[str, Standing] = {}
+        if against is None:
+            before, standing = deployed(self.ledger)
+            after = {name: replace(side, datasets=None) for name, side in after.items()}
+        else:
+            with models_at(self.settings.models_dir, against) as folder:
+                before = self._sides(folder)
+        if unknown := sorted(set(models) - before.keys() - after.keys()):
+            raise Refused(f"there is no model {unknown[0]!r}.{did_you_mean(unknown[0], tuple({*before, *after}))}")
+        made = plan(before, after, standing)
+        return [one for one in made if not models or one.model in models]
+
+    @staticmethod
+    def _sides(models_dir: Path) -> dict[str, Side]:
+        own = own_datasets(models_dir)
+        return {name: Side(spec, spec.digest, own.get(name, {})) for name, spec in load_all(models_dir).items()}
+
+    def rehearse(self, model: str) -> tuple[Rehearsal, list[str]]:
+        """Try a small snapshot of the spec below ``models_dir``; also a line for each problem, with file and line."""
+        spec = load_spec(self.settings.models_dir / model)
+        tried = rehearse(self.features, spec, self.payoff_hook)
+        return tried, told(self.settings.models_dir, spec, tried.problems)
 
     def sensitive_lines(self, models: Collection[str]) -> list[str]:
         """The sensitive columns that these models' specs below ``models_dir`` allow, and why, a sentence each."""

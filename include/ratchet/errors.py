@@ -23,6 +23,10 @@ class Refused(RatchetError):
     """The request breaks a rule: the message says which one, what was got, and what to do."""
 
 
+class NoData(Refused):
+    """A dataset is listed, and its file is not there."""
+
+
 class StaleAttempt(Refused):
     """The attempt no longer owns its model: its lease was taken over, or it was concluded."""
 

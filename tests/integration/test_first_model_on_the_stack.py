@@ -63,6 +63,7 @@ def test_the_guide_ends_with_a_champion_and_one_folder_more(
     running.until("the alias of the guide's champion", lambda: serves(running, "departures"))
     assert sum(block.seconds for block in blocks) < GUIDE_SECONDS
     assert folders(running) - models == {"departures"}
+    assert "nothing changes" in running.command("plan", "departures", "--detailed-exitcode")
     assert checkout() == before
     tell(capsys, "the guide from a file to a champion", blocks)
 

@@ -80,6 +80,7 @@ def newcomer(tmp_path_factory: pytest.TempPathFactory) -> Newcomer:
 
 def test_the_guide_ends_with_a_valid_spec_beside_the_one_that_was_there(newcomer: Newcomer) -> None:
     assert "valid: departures" in newcomer.said[-1]
+    assert "departures: a snapshot of " in newcomer.said[-1]
     assert validate_all(newcomer.models) == []
     shipped = ROOT / "include" / "models" / "flight_delay"
     assert load_spec(newcomer.models / "flight_delay").digest == load_spec(shipped).digest

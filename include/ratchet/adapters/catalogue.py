@@ -125,6 +125,20 @@ def dataset_files(repo_dir: Path, models_dir: Path | None) -> list[Path]:
     return [repo_dir / DATASETS_FILE, *own]
 
 
+def own_datasets(models_dir: Path) -> dict[str, dict[str, Any]]:
+    """What each model's own file holds, by model: its entries, and the time zone of its days where it says one.
+
+    Raises:
+        Refused: a file cannot be read.
+    """
+    _, *own = dataset_files(models_dir, models_dir)
+    read = ((file.parent.name, _read(file)) for file in own)
+    return {
+        model: dict(tree["datasets"]) | ({"timezone": tree["timezone"]} if "timezone" in tree else {})
+        for model, tree in read
+    }
+
+
 def wrong_with(entry: Any) -> Iterator[tuple[tuple[str, ...], str]]:
     """What breaks a rule in an entry: where in it, and what follows the name of that place."""
     if not isinstance(entry, Mapping):

@@ -38,8 +38,9 @@ from ratchet.adapters import file_lock
 from ratchet.adapters.catalogue import Catalogue, Dataset, dataset_files
 from ratchet.adapters.feature_engine import AS_OF, CONFIG_FILE, engine_of, engine_refused
 from ratchet.domain.artifact import targets
+from ratchet.domain.rehearsal import SourceDay
 from ratchet.domain.sensitive import Role, TaggedColumn, tags_of
-from ratchet.errors import Refused
+from ratchet.errors import NoData, Refused
 
 if TYPE_CHECKING:
     from ratchet.domain.spec import ModelSpec
@@ -69,8 +70,30 @@ class FeastFeatures:
                 f"{found.where}: dataset {name!r} must exist at {found.path}, but does not. "
                 "Put it there; the flights' datasets are built by: ratchet data build"
             )
-            raise Refused(msg)
+            raise NoData(msg)
         return found
+
+    def days(self, spec: ModelSpec) -> list[SourceDay]:
+        """The local days of the spine's source that have rows, in order; raises :class:`Refused` as :meth:`spine` does.
+
+        The day of a row is that of its event; one without an event is on no day, and is refused.
+        """
+        spine = spec.data.spine
+        source = self.dataset(spine.source)
+        rows = self._read(source, [spine.label, source.event, source.created])
+        _known(rows.select([source.event]), source)
+        labelled = pc.and_(pc.is_valid(rows[spine.label]), pc.is_valid(rows[source.created]))
+        by_day = pa.table(
+            {
+                "day": _local_days(rows[source.event], ZoneInfo(spine.timezone)),
+                "labelled": labelled.cast(pa.int64()),
+                "known_at": rows[source.created].cast(pa.timestamp("us", "UTC")),
+            }
+        )
+        found = by_day.group_by("day").aggregate([("labelled", "count"), ("labelled", "sum"), ("known_at", "max")])
+        names = ("day", "labelled_count", "labelled_sum", "known_at_max")
+        columns = (found.sort_by("day")[name].to_pylist() for name in names)
+        return [SourceDay(*each) for each in zip(*columns, strict=True)]
 
     def spine(self, spec: ModelSpec, *, as_of: datetime, start: date, end: date) -> pa.Table:
         """Labelled decisions of the local days ``[start, end)`` whose labels are mature at ``as_of``.
@@ -147,8 +170,8 @@ class FeastFeatures:
 
         Returns the spine's columns and rows, in total order (entity keys, decided_at), then the service's features in
         its order. A feature is null where no value was known, or the newest known one is older than its TTL.
-        Raises :class:`Refused` when the service is unknown, a join key is absent from the spine, or Feast answers
-        with other rows than it was asked for.
+        Raises :class:`Refused` when the service is unknown, a join key is absent from the spine, a view's file is not
+        there, or Feast answers with other rows than it was asked for.
         """
         store = self._store()
         service = self._service(store, spec.data.features)
@@ -166,6 +189,7 @@ class FeastFeatures:
             if projection.name_alias or projection.join_key_map:
                 msg = f"{projection.name}: a renamed view or join key in a feature service is not yet supported."
                 raise Refused(msg)
+        self._refuse_missing_files(store, service)
         if engine_of(self._config) == AS_OF:
             answers = [self._as_of(store, service, spine, join_keys)]
         else:
@@ -373,6 +397,13 @@ class FeastFeatures:
         wrong = "".join(f" {said}" for said in (*self._catalogue.problems, *self._applied()["wrong"]))
         at = self.repo_dir / _DEFINITIONS
         return Refused(f"{at}: {name!r} is not a feature service; there are: {', '.join(there)}.{wrong}")
+
+    @staticmethod
+    def _refuse_missing_files(store: Any, service: Any) -> None:
+        for projection in service.feature_view_projections:
+            path = str(store.get_feature_view(projection.name).batch_source.path)
+            if "://" not in path and not Path(path).exists():
+                raise NoData(f"{projection.name}: its file must exist at {path}, but does not. Put it there.")
 
     def _service(self, store: Any, name: str) -> Any:
         services = {service.name: service for service in store.list_feature_services()}

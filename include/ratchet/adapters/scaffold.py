@@ -110,6 +110,16 @@ def scaffold(asked: Asked, *, models_dir: Path, repo_dir: Path, data_dir: Path) 
     return Made(spec_file, tuple(files), table.num_rows, (last - first).days + 1, kinds, until)
 
 
+def columns_of(source: Path) -> list[str]:
+    """The file's columns, in order; raises :class:`Refused` as :func:`scaffold` does where it cannot be read."""
+    if source.suffix == ".parquet" and source.is_file():
+        try:
+            return list(pq.read_schema(source).names)
+        except pa.ArrowInvalid as error:
+            raise Refused(f"{source} cannot be read as parquet: {error}") from error
+    return list(_read(source).column_names)
+
+
 def _read(source: Path) -> pa.Table:
     """The file's rows."""
     if not source.is_file():

@@ -154,6 +154,11 @@ def validate_all(
     return problems
 
 
+def told(models_dir: Path | str, spec: ModelSpec, problems: Sequence[Problem]) -> list[str]:
+    """Problems that were found with a spec's data, each as a line that says at which key of its file."""
+    return _told_in_order(Path(models_dir) / spec.model / SPEC_FILE, problems, spec.model)
+
+
 def _told_in_order(file: Path, problems: Sequence[Problem], model: str) -> list[str]:
     """The problems of a spec that could be read, each at its line."""
     if not problems:

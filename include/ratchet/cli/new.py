@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import shlex
 import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, TypeVar
+from zoneinfo import ZoneInfo
 
 import typer
 
 from ratchet.bootstrap import wire
+from ratchet.domain.spec import did_you_mean, parse_duration
 from ratchet.errors import Refused
+
+T = TypeVar("T")
 
 ASKED = {
     "--from": "CSV or Parquet file with one row per decision",
@@ -30,6 +36,19 @@ COSTS = {
     "--under": "worth of each unit that a prediction was too low (negative)",
     "--over": "worth of each unit that it was too high (negative)",
 }
+UTC_ZONE = "UTC"
+NONE = "none"
+
+
+@dataclass
+class Said:
+    """What was said, by flags and answers; None and empty where nothing was."""
+
+    words: dict[str, str | None]
+    keys: list[str]
+    leave_out: list[str]
+    timezone: str | None
+    regression: bool
 
 
 def new(
@@ -48,7 +67,9 @@ def new(
     goal: Annotated[str | None, typer.Option(help="What the model is for.")] = None,
     team: Annotated[str | None, typer.Option(help="The team that owns it.")] = None,
     email: Annotated[str | None, typer.Option(help="Its owner's address.")] = None,
-    timezone: Annotated[str, typer.Option(help="Whose days count, and of moments that name no zone.")] = "UTC",
+    timezone: Annotated[
+        str | None, typer.Option(help="Whose days count, and of moments that name no zone; UTC when left out.")
+    ] = None,
     leave_out: Annotated[
         list[str] | None, typer.Option(help="A column not known at the decision, or no feature; repeatable.")
     ] = None,
@@ -61,44 +82,49 @@ def new(
 
     if label is not None and target is not None:
         raise Refused("--label and --target are two kinds of model: name one of them")
-    given: dict[str, str | None] = {
-        "--from": str(source) if source else None,
-        "--key": key[0] if key else None,
-        "--decided-at": decided_at,
-        "--label": target or label,
-        "--label-delay": label_delay,
-        "--goal": goal,
-        "--team": team,
-        "--email": email,
-        "--unit": unit,
-    }
-    costs = {"--under": under, "--over": over} if target else {"--tp": tp, "--fp": fp}
-    given |= {option: None if value is None else str(value) for option, value in costs.items()}
-    said = _completed(given)
-    settings = wire().settings
+    said = Said(
+        words={
+            "--from": str(source) if source else None,
+            "--decided-at": decided_at,
+            "--label": target or label,
+            "--label-delay": label_delay,
+            "--goal": goal,
+            "--team": team,
+            "--email": email,
+            "--unit": unit,
+            **{option: _told(value) for option, value in {"--tp": tp, "--fp": fp}.items()},
+            **{option: _told(value) for option, value in {"--under": under, "--over": over}.items()},
+        },
+        keys=list(key or ()),
+        leave_out=list(leave_out or ()),
+        timezone=timezone,
+        regression=target is not None,
+    )
+    _complete(said, label_known=label is not None or target is not None)
+    words, settings = {option: value or "" for option, value in said.words.items()}, wire().settings
     made = scaffold(
         Asked(
             model=model,
-            source=Path(said["--from"]),
-            keys=tuple(key or [said["--key"]]),
-            decided_at=said["--decided-at"],
-            label=said["--label"],
-            label_delay=said["--label-delay"],
-            payoff={option[2:]: _number(option, said[option]) for option in costs},
-            unit=said["--unit"],
-            goal=said["--goal"],
-            team=said["--team"],
-            email=said["--email"],
+            source=Path(words["--from"]),
+            keys=tuple(said.keys),
+            decided_at=words["--decided-at"],
+            label=words["--label"],
+            label_delay=words["--label-delay"],
+            payoff={option[2:]: float(words[option]) for option in _costs(said)},
+            unit=words["--unit"],
+            goal=words["--goal"],
+            team=words["--team"],
+            email=words["--email"],
             review_by=(datetime.now(UTC) + timedelta(days=365)).date(),
-            timezone=timezone,
-            leave_out=tuple(leave_out or ()),
+            timezone=said.timezone or UTC_ZONE,
+            leave_out=tuple(said.leave_out),
         ),
         models_dir=settings.models_dir,
         repo_dir=settings.feature_repo_dir,
         data_dir=settings.data_dir,
     )
     typer.echo(f"made {_shown(made.spec_file.parent)} from {made.rows:,} rows over {made.days} days")
-    typer.echo(f"features, each taken as known at {said['--decided-at']}: {', '.join(made.features)}")
+    typer.echo(f"features, each taken as known at {words['--decided-at']}: {', '.join(made.features)}")
     made_of = " ".join(shlex.quote(_shown(path)) for path in (made.spec_file.parent, *made.data_files))
     typer.echo("is one of them known only later? Then remove what was made, and name it with --leave-out:")
     typer.echo(f"rm -r {made_of}")
@@ -113,26 +139,135 @@ def _shown(path: Path) -> str:
     return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)
 
 
-def _completed(given: dict[str, str | None]) -> dict[str, str]:
-    """What was said, with answers to questions for the rest.
+def _told(value: float | None) -> str | None:
+    return None if value is None else str(value)
+
+
+def _costs(said: Said) -> tuple[str, str]:
+    """The options that value the kind of model."""
+    return ("--under", "--over") if said.regression else ("--tp", "--fp")
+
+
+def _missing(said: Said) -> list[str]:
+    """The options without which there is no model, in the order of the questions."""
+    needed = [option for option in ASKED if option != "--key"]
+    without = {option for option in (*needed, *_costs(said)) if said.words[option] is None}
+    without |= set() if said.keys else {"--key"}
+    return [option for option in (*ASKED, *COSTS) if option in without]
+
+
+def _complete(said: Said, *, label_known: bool) -> None:
+    """Ask for what is missing, and with it for what is easily forgotten; each answer is checked when it is given.
 
     Raises:
         Refused: something is missing and nobody can be asked; all of it is named at once.
     """
-    questions = ASKED | COSTS
-    missing = [option for option, value in given.items() if value is None]
-    if missing and not _somebody_answers():
-        told = "; ".join(f"{option} ({questions[option]})" for option in missing)
+    missing = _missing(said)
+    if not missing:
+        return
+    if not _somebody_answers():
+        told = "; ".join(f"{option} ({(ASKED | COSTS)[option]})" for option in missing)
         raise Refused(f"a new model needs more words, or a terminal to ask in: {told}")
-    return {option: typer.prompt(questions[option]) if value is None else value for option, value in given.items()}
+    columns = _columns(said)
+    _interview(said, columns, label_known=label_known)
+    for option in (*_costs(said), "--unit", "--goal", "--team", "--email"):
+        _take(said, option, _number if option in COSTS else str)
+
+
+def _columns(said: Said) -> list[str]:
+    """The file's columns, told to whoever is asked about them."""
+    from ratchet.adapters.scaffold import columns_of  # noqa: PLC0415 - pyarrow
+
+    def readable(text: str) -> str:
+        columns_of(Path(text))
+        return text
+
+    _take(said, "--from", readable)
+    columns = columns_of(Path(said.words["--from"] or ""))
+    typer.echo(f"its columns are: {', '.join(columns)}")
+    return columns
+
+
+def _interview(said: Said, columns: Sequence[str], *, label_known: bool) -> None:
+    """Ask what the columns are."""
+    known = _one_of(columns)
+    if not said.keys:
+        several = f"{ASKED['--key']} (or several, with commas)"
+        said.keys = _prompt(several, lambda text: [known(name) for name in _names(text)])
+    _take(said, "--decided-at", known)
+    if said.timezone is None:
+        said.timezone = _prompt("whose days count, and of moments that name no zone", _zone, default=UTC_ZONE)
+    if not label_known:
+        kinds = _one_of(("label", "number"))
+        kind = _prompt("is what is learned a label of 0 and 1, or a number? (label, number)", kinds, default="label")
+        said.regression = kind == "number"
+        question = "column with the number to predict" if said.regression else "column that is 1 where acting was right"
+        said.words["--label"] = _prompt(question, known)
+    _take(said, "--label-delay", _duration)
+    if not said.leave_out:
+        used = {*said.keys, said.words["--decided-at"], said.words["--label"]}
+        typer.echo(f"it would learn from: {', '.join(name for name in columns if name not in used)}")
+        said.leave_out = _prompt(
+            "which of them were not known at the decision? (names with commas, or none)",
+            lambda text: [known(name) for name in _names(text) if name != NONE],
+            default=NONE,
+        )
+
+
+def _take(said: Said, option: str, check: Callable[[str], str]) -> None:
+    """Ask for an option that was not given."""
+    if said.words[option] is None:
+        said.words[option] = _prompt((ASKED | COSTS)[option], check)
+
+
+def _prompt(question: str, check: Callable[[str], T], default: str | None = None) -> T:
+    """The answer, as ``check`` reads it; what it refuses is said, and asked for again."""
+
+    def read(text: str) -> T:
+        try:
+            return check(text.strip())
+        except (Refused, ValueError) as error:
+            raise typer.BadParameter(str(error)) from None
+
+    answer: T = typer.prompt(question, default=default, value_proc=read)
+    return answer
+
+
+def _names(text: str) -> list[str]:
+    return [name.strip() for name in text.split(",") if name.strip()]
+
+
+def _one_of(names: Sequence[str]) -> Callable[[str], str]:
+    """A check that an answer is one of these."""
+
+    def check(text: str) -> str:
+        if text not in names:
+            raise Refused(f"{text!r} is none of them.{did_you_mean(text, tuple(names))}")
+        return text
+
+    return check
+
+
+def _duration(text: str) -> str:
+    parse_duration(text)
+    return text
+
+
+def _zone(text: str) -> str:
+    try:
+        ZoneInfo(text)
+    except (KeyError, ValueError, OSError):
+        raise Refused(f"must be a time zone of the IANA database like America/New_York, but got {text!r}") from None
+    return text
+
+
+def _number(text: str) -> str:
+    try:
+        float(text)
+    except ValueError:
+        raise Refused(f"must be a number, but got {text!r}") from None
+    return text
 
 
 def _somebody_answers() -> bool:
     return sys.stdin.isatty()
-
-
-def _number(option: str, text: str) -> float:
-    try:
-        return float(text)
-    except ValueError:
-        raise Refused(f"{option} must be a number, but got {text!r}") from None

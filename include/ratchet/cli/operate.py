@@ -5,6 +5,7 @@ from __future__ import annotations
 import getpass
 import json
 import time
+from dataclasses import asdict
 from typing import Annotated
 
 import typer
@@ -15,7 +16,9 @@ from ratchet.cli.events import instant
 from ratchet.cli.monitor import monitor
 from ratchet.cli.monitor import validate_lines as monitor_lines
 from ratchet.cli.new import new
+from ratchet.cli.plan import plan
 from ratchet.cli.probation import probation, validate_lines
+from ratchet.cli.rehearsal import show, try_snapshots
 from ratchet.cli.scoring import predictions, score
 from ratchet.cli.tables import AsJson, print_rows
 from ratchet.errors import Refused
@@ -41,7 +44,7 @@ def register(app: typer.Typer) -> None:
         ("gate", gate_app),
     ):
         app.add_typer(group, name=name)
-    named = (new, deploy, validate, retire, attempts, rollback, probation, monitor, score, predictions)
+    named = (new, plan, deploy, validate, retire, attempts, rollback, probation, monitor, score, predictions)
     for command in named:
         app.command(command.__name__)(command)
 
@@ -102,9 +105,19 @@ def retire(
 
 
 def validate(
-    model: Annotated[str | None, typer.Argument(help="One model; all when left out.")] = None, as_json: AsJson = False
+    model: Annotated[str | None, typer.Argument(help="One model; all when left out.")] = None,
+    snapshot: Annotated[
+        bool | None,
+        typer.Option(help="Also try one small snapshot of each model. Left out: where its data are there."),
+    ] = None,
+    as_json: AsJson = False,
 ) -> None:
-    """Check the specs without Airflow: every problem with file, line, rule, value and remedy."""
+    """Check the specs without Airflow: every problem with file, line, rule, value and remedy.
+
+    Where the data are there, the newest days, a week or some thousand rows, also go through the feature store as a
+    snapshot would: whether each feature resolves, of which type it is and how much of it is missing, whether labels
+    are complete and days enough; with one model named, column by column. Nothing is written.
+    """
     from ratchet.adapters.specs import load_all, validate_all  # noqa: PLC0415 - only here
 
     ratchet = wire()
@@ -113,22 +126,28 @@ def validate(
     found = validate_all(models_dir, features.feature_names, features.tagged, repo_dir=repo_dir)
     problems = [p for p in found if model is None or f"/{model}/" in p]
     specs = {} if problems else load_all(models_dir)
-    names = [model] if model else sorted(specs)
-    notes = [] if problems else ratchet.sensitive_lines(names)
+    names = [] if problems else [model] if model else sorted(specs)
+    notes = ratchet.sensitive_lines(names) if names else []
     for spec in (specs[name] for name in names if name in specs):
         notes += [*validate_lines(ratchet, spec), *monitor_lines(spec)]
-    if as_json:
-        valid = [] if problems else names
-        typer.echo(json.dumps({"valid": valid, "problems": problems, "notes": notes}, ensure_ascii=False, indent=1))
-    else:
+    if not as_json:
         for problem in problems:
             typer.secho(problem, fg=typer.colors.RED, err=True)
-    if problems:
+        if not problems:
+            typer.echo(f"valid: {', '.join(names) or f'there is no model below {models_dir}'}")
+        for note in notes:
+            typer.echo(note)
+    asked, tried = snapshot is True, []
+    for trial in try_snapshots(ratchet, names) if snapshot is not False else ():
+        tried.append(trial)
+        if not as_json:
+            show(trial, asked=asked, whole=model is not None)
+    if as_json:
+        snapshots = [asdict(trial) for trial in tried]
+        answer = {"valid": names, "problems": problems, "notes": notes, "snapshots": snapshots}
+        typer.echo(json.dumps(answer, ensure_ascii=False, indent=1))
+    if problems or not all(trial.is_right(asked=asked) for trial in tried):
         raise typer.Exit(1)
-    if not as_json:
-        typer.echo(f"valid: {', '.join(names)}")
-        for line in notes:
-            typer.echo(line)
 
 
 @clock_app.command("show")

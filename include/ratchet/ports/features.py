@@ -5,12 +5,17 @@ from __future__ import annotations
 from datetime import date, datetime
 from typing import Any, Protocol
 
+from ratchet.domain.rehearsal import SourceDay
 from ratchet.domain.sensitive import TaggedColumn
 from ratchet.domain.spec import ModelSpec
 
 
 class Features(Protocol):
     """Spines and point-in-time features; tables are ``pyarrow.Table``."""
+
+    def days(self, spec: ModelSpec) -> list[SourceDay]:
+        """The local days of the spine's source that have rows, in order, each with how many of them have labels."""
+        ...
 
     def spine(self, spec: ModelSpec, *, as_of: datetime, start: date, end: date) -> Any:
         """Labelled decisions of the local days ``[start, end)`` whose labels are mature at ``as_of``."""

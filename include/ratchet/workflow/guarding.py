@@ -7,6 +7,7 @@ from dataclasses import asdict
 from datetime import date, datetime
 from typing import Any
 
+from ratchet.domain.rehearsal import SourceDay
 from ratchet.domain.sensitive import AllowedColumn, TaggedColumn, rule_columns
 from ratchet.domain.spec import ModelSpec
 from ratchet.errors import Refused
@@ -42,6 +43,11 @@ class GuardedFeatures:
 
     def __init__(self, features: Features) -> None:
         self._features = features
+
+    def days(self, spec: ModelSpec) -> list[SourceDay]:
+        """See the port."""
+        allowed_columns(self._features, spec)
+        return self._features.days(spec)
 
     def spine(self, spec: ModelSpec, *, as_of: datetime, start: date, end: date) -> Any:
         """See the port."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import subprocess
 from datetime import datetime, timedelta
 from pathlib import Path
 
@@ -80,17 +81,110 @@ def test_flags_alone_make_the_folder_and_say_what_comes_next(folder: Path) -> No
     assert load_spec(folder / "models" / "visits").business.payoff.tp == 5.0
 
 
-def test_what_no_flag_says_is_asked_for(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+ANSWERS = (
+    "visit",
+    "at",
+    "UTC",
+    "label",
+    "paid",
+    "1d",
+    "none",
+    "5",
+    "-1",
+    "EUR",
+    "greet who pays",
+    "shop",
+    "shop@example.com",
+)
+"""What a person says after the file, in the order of the questions."""
+
+
+def answered(folder: Path, monkeypatch: pytest.MonkeyPatch, *answers: str, words: tuple[str, ...] = ()) -> str:
     monkeypatch.setattr(new, "_somebody_answers", lambda: True)
-    answers = "\n".join([str(folder / "visits.csv"), *FLAGS.values()])
-    said = run(answers=f"{answers}\n")
-    assert "column with the moment of the decision" in said
+    return run(*words, answers="".join(f"{answer}\n" for answer in answers))
+
+
+def test_what_no_flag_says_is_asked_for_and_makes_the_same_model(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    said = answered(folder, monkeypatch, str(folder / "visits.csv"), *ANSWERS)
+    assert "its columns are: visit, at, paid, minutes" in said
+    assert "it would learn from: minutes" in said
     asked = load_spec(folder / "models" / "visits")
-    shutil.rmtree(folder / "models" / "visits")
-    for name in ("visits", "visits_features"):
-        (folder / "data" / f"{name}.parquet").unlink()
+    (remove,) = [line for line in said.splitlines() if line.startswith("rm -r ")]
+    subprocess.run(remove, shell=True, check=True)
     run("--from", str(folder / "visits.csv"), *flags())
     assert load_spec(folder / "models" / "visits").digest == asked.digest
+
+
+def test_an_answer_that_will_not_do_is_asked_for_again(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    _, decided_at, zone, kind, label, delay, out, tp, *rest = ANSWERS
+    answers = (
+        "visits",
+        "visit",
+        "ate",
+        decided_at,
+        "Berlin",
+        zone,
+        "labels",
+        kind,
+        label,
+        "soon",
+        delay,
+        out,
+        "much",
+        tp,
+    )
+    said = answered(folder, monkeypatch, "nowhere.csv", str(folder / "visits.csv"), *answers, *rest)
+    for refused in (
+        "nowhere.csv is no file",
+        "'visits' is none of them. Did you mean 'visit'?",
+        "'ate' is none of them. Did you mean 'at'?",
+        "must be a time zone of the IANA database like America/New_York, but got 'Berlin'",
+        "'labels' is none of them. Did you mean 'label'?",
+        "a duration is written like 30s, 6h, 2d or 1d12h, but got 'soon'",
+        "must be a number, but got 'much'",
+    ):
+        assert refused in said
+    assert load_spec(folder / "models" / "visits").business.payoff.tp == 5.0
+
+
+def test_a_number_several_keys_and_what_is_left_out_can_be_answered_too(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    table = pa_csv.read_csv(folder / "visits.csv").append_column("shop", pa.array(["a"] * 80))
+    pa_csv.write_csv(table.append_column("guests", pa.array(range(80))), folder / "visits.csv")
+    answers = (
+        "visit, shop",
+        "at",
+        "Europe/Berlin",
+        "number",
+        "minutes",
+        "1d",
+        "paid",
+        "-3",
+        "-1",
+        "EUR",
+        "x",
+        "y",
+        "z@a",
+    )
+    said = answered(folder, monkeypatch, str(folder / "visits.csv"), *answers)
+    assert "it would learn from: paid, guests" in said
+    spec = load_spec(folder / "models" / "visits")
+    assert (spec.business.regression, spec.business.payoff.under, spec.business.payoff.over) == (True, -3.0, -1.0)
+    assert (spec.data.spine.entity, spec.data.spine.timezone) == (("visit", "shop"), "Europe/Berlin")
+    assert "features, each taken as known at at: guests" in said
+
+
+def test_only_what_flags_leave_open_is_asked(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    words = [word for word in flags() if word not in {"--goal", "greet who pays"}]
+    words += ["--from", str(folder / "visits.csv"), "--timezone", "UTC", "--leave-out", "minutes"]
+    pa_csv.write_csv(
+        pa_csv.read_csv(folder / "visits.csv").append_column("guests", pa.array(range(80))), folder / "visits.csv"
+    )
+    said = answered(folder, monkeypatch, "greet who pays", words=tuple(words))
+    assert "whose days count" not in said
+    assert "it would learn from" not in said
+    assert load_spec(folder / "models" / "visits").business.goal == "greet who pays"
 
 
 def test_where_nobody_answers_everything_missing_is_named_at_once(folder: Path) -> None:
@@ -118,10 +212,3 @@ def test_a_number_to_predict_is_asked_for_its_own_costs(folder: Path) -> None:
 def test_words_that_will_not_do_are_refused(folder: Path, words: tuple[str, ...], said: str) -> None:
     with pytest.raises(Refused, match=said):
         run(*words)
-
-
-def test_an_answer_that_is_no_number_is_refused(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(new, "_somebody_answers", lambda: True)
-    words = [word for word in flags() if word not in {"--fp", "-1"}]
-    with pytest.raises(Refused, match="--fp must be a number, but got 'much'"):
-        run("--from", str(folder / "visits.csv"), *words, answers="much\n")
