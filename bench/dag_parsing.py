@@ -53,7 +53,7 @@ def once(models: Path, file: str, dag_id: str | None) -> tuple[float, int, float
 
 
 def write_models(folder: Path) -> None:
-    """The shipped spec under so many names."""
+    """The shipped spec without its monitor, under so many names."""
     above, _, below = SHIPPED.read_text().partition("monitor:")
     text = f"{above}runtime:{below.partition('runtime:')[2]}"
     for number in range(MODELS):

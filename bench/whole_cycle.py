@@ -1,10 +1,10 @@
 """One whole cycle on a running stack, from the event to the alias, beside a bare script of the same mathematics.
 
-The shipped model with its own trials, window and workers; its gate lets every challenger through, so that each cycle
-ends in a promotion, and its debounce, cooldown and schedule, which wait on purpose, are not measured: each cycle
-starts with a request to retrain, after four weeks of flights have arrived. The first champion and a first cycle are for
-warming up. After each cycle the script (`bench.bare_script`) does the same in a process of its own, and must come to
-the same model.
+The shipped model with its own trials, window and workers, and without its monitor; its gate lets every challenger
+through, so that each cycle ends in a promotion, and its debounce, cooldown and schedule, which wait on purpose, are not
+measured: each cycle starts with a request to retrain, after four weeks of flights have arrived. The first champion and
+a first cycle are for warming up. After each cycle the script (`bench.bare_script`) does the same in a process of its
+own, and must come to the same model.
 
     python -m bench.whole_cycle               # its own stack, ports from 28480; always stopped at the end
     python -m bench.whole_cycle --cycles 1    # the rows go to bench/results, the trace to docs/performance.md
@@ -74,7 +74,7 @@ def until(what: str, look: Callable[[], Found | None]) -> Found:
 
 
 def write_spec(models: Path) -> None:
-    """The shipped spec, whose gate lets every challenger through and which waits for nothing on purpose."""
+    """The shipped spec without its monitor, whose gate lets all through and which waits for nothing on purpose."""
     yaml = YAML()
     spec = yaml.load(SHIPPED.read_text())
     del spec["retrain"]["schedule"], spec["monitor"]

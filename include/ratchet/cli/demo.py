@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from ratchet.workflow.backtesting import Backtest
 
 MODEL = "flight_delay"
-DAGS = ("ratchet__intake", "ratchet__sweep", f"retrain__{MODEL}", f"promote__{MODEL}", f"monitor__{MODEL}")
+DAGS = ("ratchet__intake", "ratchet__sweep", f"retrain__{MODEL}", f"promote__{MODEL}")
 AIRFLOW_SECONDS = 300.0
 ALIAS_SECONDS = 120.0
 PLAIN_WIDTH = 140
@@ -210,7 +210,9 @@ def _set_up(place: settings.Settings, watch: Watch, teller: Teller) -> StackConf
     with watch.phase("features"), teller.during("feature repository"):
         ratchet.features.apply()
     with watch.phase("DAGs"), teller.during("Airflow reads the DAGs") as tell:
-        _await_dags(airflow_api.connect(ratchet.settings), tell)
+        with ratchet.ledger.transaction() as tx:
+            monitors = (f"monitor__{MODEL}",) if _spec(tx).monitor is not None else ()
+        _await_dags(airflow_api.connect(ratchet.settings), (*DAGS, *monitors), tell)
     return config
 
 
@@ -246,10 +248,10 @@ def _forget(place: settings.Settings) -> None:
     (place.home / MARKER).unlink(missing_ok=True)
 
 
-def _await_dags(airflow: airflow_api.Airflow, tell: Any) -> None:
-    """Wait until every DAG of the path is known and unpaused."""
+def _await_dags(airflow: airflow_api.Airflow, dags: Sequence[str], tell: Any) -> None:
+    """Wait until each of these DAGs is known and unpaused."""
     end = time.monotonic() + AIRFLOW_SECONDS
-    while missing := [dag for dag in DAGS if not _is_live(airflow, dag)]:
+    while missing := [dag for dag in dags if not _is_live(airflow, dag)]:
         tell(f"waiting for {', '.join(missing)}")
         if time.monotonic() > end:
             raise Unavailable(f"Airflow does not know, or paused: {', '.join(missing)}. See its DAG list")

@@ -170,7 +170,7 @@ def year_table(lived: Sequence[Lived], unit: str) -> Table:
             )
             found = ""
         if not told.attempts:
-            named = [told.act.month, f"data: {told.act.what}", found, waits(told)]
+            named = [told.act.month, f"data: {told.act.what}", found, waits(told, aside=False)]
             table.add_row(*map(escape, named), "", "", f"{told.seconds:.0f}")
     return table
 
@@ -227,9 +227,10 @@ def uplift_of(attempt: AttemptRow) -> str:
     return f"{estimate} [{lower}, {upper}]"
 
 
-def waits(told: Lived) -> str:
-    """Each fate of the act's events with the rule that gave it, once; all-clears left out."""
+def waits(told: Lived, *, aside: bool = True) -> str:
+    """Each fate of the act's events with its rule, once; no all-clears, and what was put aside only if asked for."""
     rows = [row for row in reversed(told.events) if not row.type.startswith(CLEARED)]
+    rows = [row for row in rows if aside or row.fate != "suppressed"]
     said = dict.fromkeys(f"{row.fate}, {row.reason.partition(';')[0]}" for row in rows)
     return "\n".join(said)
 

@@ -246,7 +246,7 @@ class Sight:
                 if table is not None:
                     stored[day] = _numbers(table, "prediction" if self._spec.business.regression else "score")
         left = ~np.isin(days, list(stored))
-        now = np.asarray(champion.probability(rows.filter(left)), dtype=np.float64) if left.any() else np.empty(0)
+        now = np.asarray(champion.decide(rows.filter(left))[0], dtype=np.float64) if left.any() else np.empty(0)
         named = [np.full(scores.size, day) for day, scores in stored.items()]
         return np.concatenate([*named, days[left]]), np.concatenate([*stored.values(), now]), len(stored)
 

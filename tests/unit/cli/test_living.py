@@ -279,6 +279,7 @@ def test_drift_too_mild_to_count_is_put_aside_and_told(tmp_path: Path) -> None:
         if told.act.month == "2013-05"
     )
     assert "suppressed, min_severity: 0.1 of 0.3 needed" in report.waits(first)
+    assert report.waits(first, aside=False) == "deferred, accumulating: 13,500 of 20,000 new rows of flights"
     assert report.told_of(first.looks[0], "USD") == (
         "feature_drift 0.10 (a, b, c and 2 more); prediction_drift unjudged; payoff held, +2.50 USD per decision"
     )

@@ -39,8 +39,8 @@ def days(n: float) -> timedelta:
 
 
 def spec(**sections: Any) -> ModelSpec:
-    """The shipped spec with an owner who is reached, and these sections changed."""
-    plain = SHIPPED.model_dump(mode="json")
+    """The shipped spec with an owner who is reached, without its monitor, and these sections changed."""
+    plain = SHIPPED.model_dump(mode="json") | {"monitor": None}
     plain["owner"] = {"team": "ops", "email": "ops@airline.aero", "escalation": "head@airline.aero"}
     plain["retrain"]["budget"]["core_hours_per_month"] = 50.0
     plain["gate"]["approval"] = "always"
