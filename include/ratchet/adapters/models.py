@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from ratchet.adapters.storage import MissingObjectError, sha256, sha256_file, write_atomically
 from ratchet.domain.artifact import Floats, ModelArtifact, Platt, Scorer, Shift, batches
-from ratchet.domain.estimators import SKLEARN_PARAMETERS
+from ratchet.domain.estimators import HIST_GRADIENT_BOOSTING_REGRESSOR, SKLEARN_PARAMETERS
 from ratchet.domain.expression import Expression
 from ratchet.domain.payoff import CELLS, PayoffMatrix
 from ratchet.errors import CorruptObjectError, Refused
@@ -446,8 +446,13 @@ def _card(folder: Path, content: bytes) -> dict[str, Any]:
 
 KNOWN_CARDS = (
     *((form, XGBOOST_CLASSIFIER, "platt") for form in (CARD_FORMAT, CARD_FORMAT_OF_RULES)),
-    *((form, name, "platt") for form in (CARD_FORMAT, CARD_FORMAT_OF_RULES) for name in SKLEARN_PARAMETERS),
-    (CARD_FORMAT_OF_REGRESSIONS, XGBOOST_REGRESSOR, "shift"),
+    *(
+        (form, name, "platt")
+        for form in (CARD_FORMAT, CARD_FORMAT_OF_RULES)
+        for name in SKLEARN_PARAMETERS
+        if name != HIST_GRADIENT_BOOSTING_REGRESSOR
+    ),
+    *((CARD_FORMAT_OF_REGRESSIONS, name, "shift") for name in (XGBOOST_REGRESSOR, HIST_GRADIENT_BOOSTING_REGRESSOR)),
     (CARD_FORMAT_OF_RANKINGS, XGBOOST_RANKER, "none"),
 )
 """Format, estimator and kind of calibration that go together."""

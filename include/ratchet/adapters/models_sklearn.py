@@ -1,4 +1,4 @@
-"""scikit-learn's classifiers behind the ``Learner`` port, stored with skops: no pickle, and a closed list of types.
+"""scikit-learn's estimators behind the ``Learner`` port, stored with skops: no pickle, and a closed list of types.
 
 All of them take the matrix of ``models.encode``: a category is its index in the frozen list, missing and unseen values
 are NaN. Boosted trees take both as they are, a forest takes the index as a number, and logistic regression stands
@@ -27,7 +27,13 @@ from numpy.typing import NDArray
 from ratchet.adapters.models import WATCHED, categories_of, encode
 from ratchet.adapters.storage import sha256
 from ratchet.domain.artifact import Floats, sigmoid
-from ratchet.domain.estimators import HIST_GRADIENT_BOOSTING, LOGISTIC_REGRESSION, RANDOM_FOREST, SKLEARN_PARAMETERS
+from ratchet.domain.estimators import (
+    HIST_GRADIENT_BOOSTING,
+    HIST_GRADIENT_BOOSTING_REGRESSOR,
+    LOGISTIC_REGRESSION,
+    RANDOM_FOREST,
+    SKLEARN_PARAMETERS,
+)
 from ratchet.errors import CorruptObjectError, Refused
 from ratchet.ports.learning import Watch
 
@@ -51,7 +57,7 @@ UNREADABLE = (
 @dataclass(frozen=True)
 class _PreparedRows:
     matrix: Matrix
-    label: NDArray[np.int64]
+    label: NDArray[Any]
     features: tuple[str, ...]
     categories: Mapping[str, tuple[str, ...]]
 
@@ -95,6 +101,8 @@ class Family:
     """The types its skops file may name."""
     dtype: type[np.floating[Any]] = np.float64
     """Of the matrix it works in."""
+    label: type[np.number[Any]] = np.int64
+    """Of the labels it is fitted to."""
     rounds: str | None = None
     """The parameter that says how far it grows; None for one that does not."""
 
@@ -106,7 +114,7 @@ class Family:
         """Make a fitted model forget how it was fitted: stages and threads must not be in its bytes."""
 
     def score(self, model: Any, matrix: Matrix) -> Floats:
-        """The probability of label 1, (n,) float64; the same to the bit for a row alone as among others."""
+        """The probability of label 1, or the prediction, (n,) float64; of a row alone to the bit that among others."""
         raise NotImplementedError
 
     def sound(self, model: Any, features: int) -> bool:
@@ -114,32 +122,43 @@ class Family:
         raise NotImplementedError
 
 
+BOOSTED = (
+    PLAIN
+    | COLUMNS
+    | {
+        "functools.partial",  # of check_array, the one function listed
+        "numpy.random._generator.Generator",
+        "numpy.uint64",
+        "sklearn._loss.link.Interval",
+        "sklearn.ensemble._hist_gradient_boosting.binning._BinMapper",
+        "sklearn.ensemble._hist_gradient_boosting.predictor.TreePredictor",
+        "sklearn.preprocessing._encoders.OrdinalEncoder",
+        "sklearn.preprocessing._function_transformer.FunctionTransformer",
+        "sklearn.utils.validation.check_array",
+    }
+)
+
+
 class _HistGradientBoosting(Family):
-    trusted = (
-        PLAIN
-        | COLUMNS
-        | {
-            "functools.partial",  # of check_array, the one function listed
-            "numpy.random._generator.Generator",
-            "numpy.uint64",
-            "sklearn._loss._loss.CyHalfBinomialLoss",
-            "sklearn._loss.link.Interval",
-            "sklearn._loss.link.LogitLink",
-            "sklearn._loss.loss.HalfBinomialLoss",
-            "sklearn.ensemble._hist_gradient_boosting.binning._BinMapper",
-            "sklearn.ensemble._hist_gradient_boosting.gradient_boosting.HistGradientBoostingClassifier",
-            "sklearn.ensemble._hist_gradient_boosting.predictor.TreePredictor",
-            "sklearn.preprocessing._encoders.OrdinalEncoder",
-            "sklearn.preprocessing._function_transformer.FunctionTransformer",
-            "sklearn.preprocessing._label.LabelEncoder",
-            "sklearn.utils.validation.check_array",
-        }
-    )
+    trusted = BOOSTED | {
+        "sklearn._loss._loss.CyHalfBinomialLoss",
+        "sklearn._loss.link.LogitLink",
+        "sklearn._loss.loss.HalfBinomialLoss",
+        "sklearn.ensemble._hist_gradient_boosting.gradient_boosting.HistGradientBoostingClassifier",
+        "sklearn.preprocessing._label.LabelEncoder",
+    }
     rounds = "max_iter"
 
-    def make(self, params: Mapping[str, Any], prepared: _PreparedRows, *, seed: int, threads: int) -> Any:  # noqa: ARG002
+    def _estimator(self) -> Any:
+        """The class of its models."""
         from sklearn.ensemble import HistGradientBoostingClassifier  # noqa: PLC0415 - a reader of files need not wait
 
+        return HistGradientBoostingClassifier
+
+    def _scores(self, model: Any, matrix: Matrix) -> Any:
+        return model.predict_proba(matrix)[:, 1]
+
+    def make(self, params: Mapping[str, Any], prepared: _PreparedRows, *, seed: int, threads: int) -> Any:  # noqa: ARG002
         most = params.get("max_bins", MOST_BINS)
         for name, values in prepared.categories.items():
             if len(values) > most:
@@ -147,9 +166,7 @@ class _HistGradientBoosting(Family):
                     f"a categorical feature must have at most max_bins = {most} values, but {name!r} has {len(values)}"
                 )
         places = [place for place, name in enumerate(prepared.features) if name in prepared.categories]
-        return HistGradientBoostingClassifier(
-            **params, categorical_features=places or None, early_stopping=False, random_state=seed
-        )
+        return self._estimator()(**params, categorical_features=places or None, early_stopping=False, random_state=seed)
 
     def settle(self, model: Any) -> None:
         model.set_params(warm_start=False)
@@ -159,19 +176,20 @@ class _HistGradientBoosting(Family):
         from threadpoolctl import get_cached_controller  # noqa: PLC0415 - comes with scikit-learn
 
         with get_cached_controller().limit(limits=1, user_api="openmp"):
-            probability: Floats = model.predict_proba(matrix)[:, 1]
-        return probability
+            scores: Floats = self._scores(model, matrix)
+        return scores
 
     def sound(self, model: Any, features: int) -> bool:
-        from sklearn.ensemble import HistGradientBoostingClassifier  # noqa: PLC0415 - a reader of files need not wait
-
-        if type(model) is not HistGradientBoostingClassifier or not _binary(model, features):
+        if type(model) is not self._estimator() or not self._of_its_kind(model, features):
             return False
         # Only private attributes tell what its trees, which are walked unchecked, may ask for.
         columns = model._preprocess_X(np.zeros((1, features)), reset=False).shape[1]  # noqa: SLF001
         is_categorical = model._bin_mapper.is_categorical_  # noqa: SLF001
         trees = [tree for trees in model._predictors for tree in trees]  # noqa: SLF001
         return columns == len(is_categorical) == features and all(self._inside(tree, is_categorical) for tree in trees)
+
+    def _of_its_kind(self, model: Any, features: int) -> bool:
+        return _binary(model, features)
 
     @staticmethod
     def _inside(tree: Any, is_categorical: NDArray[np.uint8]) -> bool:
@@ -184,6 +202,33 @@ class _HistGradientBoosting(Family):
             and bool((by_category["bitset_idx"] < len(bitsets)).all())
             and bool(is_categorical[by_category["feature_idx"]].all())
         )
+
+
+class _HistGradientBoostingRegressor(_HistGradientBoosting):
+    """The same trees, fitted to a quantile, the mean or the median of a number; there is one tree per round."""
+
+    trusted = BOOSTED | {
+        "sklearn._loss._loss.CyAbsoluteError",
+        "sklearn._loss._loss.CyHalfSquaredError",
+        "sklearn._loss._loss.CyPinballLoss",
+        "sklearn._loss.link.IdentityLink",
+        "sklearn._loss.loss.AbsoluteError",
+        "sklearn._loss.loss.HalfSquaredError",
+        "sklearn._loss.loss.PinballLoss",
+        "sklearn.ensemble._hist_gradient_boosting.gradient_boosting.HistGradientBoostingRegressor",
+    }
+    label = np.float64
+
+    def _estimator(self) -> Any:
+        from sklearn.ensemble import HistGradientBoostingRegressor  # noqa: PLC0415 - a reader of files need not wait
+
+        return HistGradientBoostingRegressor
+
+    def _scores(self, model: Any, matrix: Matrix) -> Any:
+        return model.predict(matrix)
+
+    def _of_its_kind(self, model: Any, features: int) -> bool:
+        return bool(model.n_features_in_ == features and model.n_trees_per_iteration_ == 1)
 
 
 class _RandomForest(Family):
@@ -301,7 +346,7 @@ def _inside(
 
 @dataclass(frozen=True)
 class SklearnScorer:
-    """A fitted classifier with the columns it expects. Scores with one thread, each row as if it were alone."""
+    """A fitted model with the columns it expects. Scores with one thread, each row as if it were alone."""
 
     model: Any
     estimator: str
@@ -309,7 +354,7 @@ class SklearnScorer:
     categories: Mapping[str, tuple[str, ...]]
 
     def raw(self, rows: Any) -> Floats:
-        """Uncalibrated probabilities (n_rows,) float64; values unseen at the fit count as missing."""
+        """Uncalibrated probabilities or predictions (n_rows,) float64; values unseen at the fit count as missing."""
         matrix = encode(rows, self.features, self.categories)
         if not len(matrix):
             return np.empty(0, dtype=np.float64)
@@ -361,7 +406,7 @@ class SklearnLearner:
         matrix[:, np.isnan(matrix).all(axis=0)] = 0.0
         return _PreparedRows(
             matrix=matrix.astype(self._family.dtype, copy=False),
-            label=np.asarray(label, dtype=np.int64),
+            label=np.asarray(label, dtype=self._family.label),
             features=tuple(features),
             categories={name: tuple(values) for name, values in categories.items()},
         )
@@ -418,7 +463,7 @@ class SklearnLearner:
 
 
 def read(content: bytes, estimator: str, features: int, name: str) -> Any:
-    """The classifier in a skops file; nothing in it is imported or called before all of its types were found listed.
+    """The model in a skops file; nothing in it is imported or called before all of its types were found listed.
 
     Args:
         content: the file.
@@ -509,6 +554,7 @@ def _without_gaps(stored: bytes) -> bytes:
 
 FAMILIES: Mapping[str, Family] = {
     HIST_GRADIENT_BOOSTING: _HistGradientBoosting(),
+    HIST_GRADIENT_BOOSTING_REGRESSOR: _HistGradientBoostingRegressor(),
     RANDOM_FOREST: _RandomForest(),
     LOGISTIC_REGRESSION: _LogisticRegression(),
 }

@@ -1,9 +1,9 @@
-"""The scikit-learn classifiers a spec may name, each with the parameters it may set.
+"""The scikit-learn estimators a spec may name, each with the parameters it may set.
 
-A short closed list: each gives probabilities, takes missing values (by itself or behind an imputer), and is fitted to
-the same bits by any number of threads. Left out on purpose: what an estimator decides from an own random split of the
-rows (early stopping, out-of-bag scores), class weights (probabilities are calibrated, and the payoff says what a class
-is worth), and constraints (no scalar says them).
+A short closed list: each gives probabilities, or predicts what costs least; each takes missing values (by itself or
+behind an imputer), and is fitted to the same bits by any number of threads. Left out on purpose: what an estimator
+decides from an own random split of the rows (early stopping, out-of-bag scores), class weights (probabilities are
+calibrated, and the payoff says what a class is worth), and constraints (no scalar says them).
 """
 
 from __future__ import annotations
@@ -11,22 +11,25 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 HIST_GRADIENT_BOOSTING = "sklearn.ensemble.HistGradientBoostingClassifier"
+HIST_GRADIENT_BOOSTING_REGRESSOR = "sklearn.ensemble.HistGradientBoostingRegressor"
 RANDOM_FOREST = "sklearn.ensemble.RandomForestClassifier"
 LOGISTIC_REGRESSION = "sklearn.linear_model.LogisticRegression"
 
+_HIST_GRADIENT_BOOSTING = frozenset(
+    {
+        "l2_regularization",
+        "learning_rate",
+        "max_bins",
+        "max_depth",
+        "max_features",
+        "max_iter",
+        "max_leaf_nodes",
+        "min_samples_leaf",
+    }
+)
 SKLEARN_PARAMETERS: Mapping[str, frozenset[str]] = {
-    HIST_GRADIENT_BOOSTING: frozenset(
-        {
-            "l2_regularization",
-            "learning_rate",
-            "max_bins",
-            "max_depth",
-            "max_features",
-            "max_iter",
-            "max_leaf_nodes",
-            "min_samples_leaf",
-        }
-    ),
+    HIST_GRADIENT_BOOSTING: _HIST_GRADIENT_BOOSTING,
+    HIST_GRADIENT_BOOSTING_REGRESSOR: _HIST_GRADIENT_BOOSTING | {"loss", "quantile"},
     RANDOM_FOREST: frozenset(
         {
             "bootstrap",

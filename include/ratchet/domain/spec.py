@@ -42,14 +42,34 @@ from pydantic import (
 )
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
-from ratchet.domain.estimators import SKLEARN_PARAMETERS
+from ratchet.domain.estimators import HIST_GRADIENT_BOOSTING_REGRESSOR, SKLEARN_PARAMETERS
 from ratchet.domain.expression import Expression
 from ratchet.domain.looks import TOLERANCE
 from ratchet.domain.metrics import METRICS, Kind, misfit, unfit
 from ratchet.domain.quiet import QuietWindow, leaves_time_awake
 
-REGRESSORS = frozenset({"xgboost.XGBRegressor"})
-RANKERS = frozenset({"xgboost.XGBRanker"})
+
+@dataclass(frozen=True)
+class FittedTo:
+    """What an estimator may be fitted to: the parameter that says so, and its values, the one unless the spec says.
+
+    ``quantile`` is the parameter that says which quantile, where the first of the values is to fit one.
+    """
+
+    parameter: str
+    values: tuple[str, ...]
+    quantile: str | None = None
+
+
+REGRESSORS: Mapping[str, FittedTo] = {
+    "xgboost.XGBRegressor": FittedTo(
+        "objective", ("reg:quantileerror", "reg:squarederror", "reg:absoluteerror"), "quantile_alpha"
+    ),
+    HIST_GRADIENT_BOOSTING_REGRESSOR: FittedTo("loss", ("quantile", "squared_error", "absolute_error"), "quantile"),
+}
+RANKERS: Mapping[str, FittedTo] = {
+    "xgboost.XGBRanker": FittedTo("objective", ("rank:ndcg", "rank:map", "rank:pairwise"))
+}
 
 # What both of XGBoost's take and a spec may set. Their constructors swallow any other keyword with a warning in a log,
 # so a typo would tune nothing. Threads and seeds are Ratchet's own: see OWNED_PARAMETERS.
@@ -93,11 +113,6 @@ PARAMETERS: Mapping[str, frozenset[str]] = {
     **SKLEARN_PARAMETERS,
 }
 ESTIMATORS = tuple(PARAMETERS)
-QUANTILE = "reg:quantileerror"
-OBJECTIVES = (QUANTILE, "reg:squarederror", "reg:absoluteerror")
-"""What a regression may be fitted with; the first, unless the spec fixes another."""
-RANK_OBJECTIVES = ("rank:ndcg", "rank:map", "rank:pairwise")
-"""What a ranking may be fitted with; the first, unless the spec fixes another."""
 OWNED_PARAMETERS: Mapping[str, str] = {
     "n_jobs": "runtime.threads sets it",
     "nthread": "runtime.threads sets it",
@@ -862,36 +877,49 @@ class Train(_Closed):
     @model_validator(mode="after")
     def _can_be_fitted_to(self) -> Self:
         """What a regression or a ranking is fitted to."""
-        known = RANK_OBJECTIVES if self.estimator in RANKERS else OBJECTIVES
-        if "objective" in self.search_space:
-            raise _at(("search_space", "objective"), f"fix it under train.fixed, as one of {', '.join(known)}")
-        objective = self.fixed.get("objective", known[0])
-        if objective not in known:
-            raise _at(("fixed", "objective"), f"must be one of {', '.join(known)}, but got {objective!r}")
-        if self._quantiles is None:
+        fitted = self._fitted_to
+        if fitted is None:
+            return self
+        name, known = fitted.parameter, ", ".join(fitted.values)
+        if name in self.search_space:
+            raise _at(("search_space", name), f"fix it under train.fixed, as one of {known}")
+        value = self.fixed.get(name, fitted.values[0])
+        if value not in fitted.values:
+            raise _at(("fixed", name), f"must be one of {known}, but got {value!r}")
+        if fitted.quantile is None or self._quantiles is None:
             return self
         section, values = self._quantiles
         if not all(isinstance(value, float) and 0 < value < 1 for value in values):
-            raise _at((section, "quantile_alpha"), f"must lie between 0 and 1, without the ends, but got {values}")
-        if objective != QUANTILE:
+            raise _at((section, fitted.quantile), f"must lie between 0 and 1, without the ends, but got {values}")
+        if value != fitted.values[0]:
             raise _at(
-                (section, "quantile_alpha"),
-                f"a quantile is what {QUANTILE} is fitted to, but train.fixed.objective is {objective!r}",
+                (section, fitted.quantile),
+                f"a quantile is what {fitted.values[0]} is fitted to, but train.fixed.{name} is {value!r}",
             )
         return self
 
     @property
+    def _fitted_to(self) -> FittedTo | None:
+        return REGRESSORS.get(self.estimator) or RANKERS.get(self.estimator)
+
+    @property
     def _quantiles(self) -> tuple[str, tuple[Any, ...]] | None:
         """The section that names the quantile to fit, if one does, and its value, its choices or its range's ends."""
-        if "quantile_alpha" in self.fixed:
-            return "fixed", (self.fixed["quantile_alpha"],)
-        searched = self.search_space.get("quantile_alpha")
+        name = self._fitted_to.quantile if self._fitted_to is not None else None
+        if name is None:
+            return None
+        if name in self.fixed:
+            return "fixed", (self.fixed[name],)
+        searched = self.search_space.get(name)
         return None if searched is None else ("search_space", searched.choices or (searched.low, searched.high))
 
     @property
     def names_its_objective(self) -> bool:
         """Whether the spec says what a regression is fitted to, rather than leave it to its costs."""
-        return self.fixed.get("objective", QUANTILE) != QUANTILE or self._quantiles is not None
+        fitted = self._fitted_to
+        if fitted is None:
+            return False
+        return self.fixed.get(fitted.parameter, fitted.values[0]) != fitted.values[0] or self._quantiles is not None
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -1238,12 +1266,13 @@ class ModelSpec(_Closed):
         for index, guardrail in enumerate(self.gate.guardrails):
             if problem := unfit(guardrail.metric, kind):
                 raise _at(("gate", "guardrails", index, "metric"), problem)
-        payoff = self.business.payoff
-        if kind == "regression" and (payoff.hook or payoff.expressions) and not self.train.names_its_objective:
+        payoff, fitted = self.business.payoff, REGRESSORS.get(estimator)
+        by_row = payoff.hook is not None or bool(payoff.expressions)
+        if fitted is not None and by_row and not self.train.names_its_objective:
             raise _at(
                 ("train", "fixed"),
                 "where the costs are not the same on every row, they name no quantile to fit: fix or search "
-                f"quantile_alpha, or fix objective as one of {', '.join(OBJECTIVES[1:])}",
+                f"{fitted.quantile}, or fix {fitted.parameter} as one of {', '.join(fitted.values[1:])}",
             )
         return self
 

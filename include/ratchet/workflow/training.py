@@ -56,7 +56,7 @@ from ratchet.domain.metrics import RANKING, Kind
 from ratchet.domain.payoff import PayoffMatrix, Worth, break_even
 from ratchet.domain.ranking import by_day
 from ratchet.domain.regression import ErrorCosts, Errors
-from ratchet.domain.spec import QUANTILE, ModelSpec, Tuning
+from ratchet.domain.spec import REGRESSORS, ModelSpec, Tuning
 from ratchet.domain.threshold import TunedThreshold, tune
 from ratchet.domain.tuning import (
     Curve,
@@ -517,11 +517,11 @@ def fixed_of(spec: ModelSpec) -> dict[str, Any]:
 
     A regression is fitted to the quantile that its costs name, where they name one and the spec fixes nothing else.
     """
-    fixed = dict(spec.train.fixed)
-    if spec.business.regression:
-        fixed.setdefault("objective", QUANTILE)
-        if not spec.train.names_its_objective:
-            fixed["quantile_alpha"] = ErrorCosts.from_spec(spec.business.payoff).quantile
+    fixed, fitted = dict(spec.train.fixed), REGRESSORS.get(spec.train.estimator)
+    if fitted is not None:
+        fixed.setdefault(fitted.parameter, fitted.values[0])
+        if fitted.quantile is not None and not spec.train.names_its_objective:
+            fixed[fitted.quantile] = ErrorCosts.from_spec(spec.business.payoff).quantile
     return fixed
 
 

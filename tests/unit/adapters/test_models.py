@@ -18,8 +18,13 @@ from ratchet.adapters.models import (
     save,
 )
 from ratchet.adapters.storage import CorruptObjectError, MissingObjectError
-from ratchet.domain.artifact import ModelArtifact, Platt
-from ratchet.domain.estimators import HIST_GRADIENT_BOOSTING, LOGISTIC_REGRESSION, RANDOM_FOREST
+from ratchet.domain.artifact import ModelArtifact, Platt, Shift
+from ratchet.domain.estimators import (
+    HIST_GRADIENT_BOOSTING,
+    HIST_GRADIENT_BOOSTING_REGRESSOR,
+    LOGISTIC_REGRESSION,
+    RANDOM_FOREST,
+)
 from ratchet.domain.expression import Expression
 from ratchet.domain.payoff import PayoffMatrix
 from ratchet.domain.spec import ESTIMATORS, RANKERS, REGRESSORS
@@ -35,6 +40,9 @@ SMALL = {
     LOGISTIC_REGRESSION: {"C": 0.5},
 }
 """Few and small trees of each classifier that a spec may name."""
+SMALL_REGRESSION = {
+    HIST_GRADIENT_BOOSTING_REGRESSOR: {"max_iter": 8, "max_depth": 3, "loss": "quantile", "quantile": 0.8}
+}
 
 ROUNDS = {name: next((p for p in ("n_estimators", "max_iter") if p in params), None) for name, params in SMALL.items()}
 
@@ -55,15 +63,16 @@ def artifact(learner: Learner = XGBOOST, table: pa.Table | None = None, *, threa
     label = (np.nan_to_num(rows()["wind"].to_numpy()) + (rows()["carrier"].to_numpy() == "UA") > 0.3).astype(np.int8)
     categories = learner.categories(table, ["carrier"])
     prepared = learner.prepare(table, label, features=FEATURES, categories=categories, threads=threads)
-    chosen = SMALL[learner.estimator] | params
+    chosen = (SMALL | SMALL_REGRESSION)[learner.estimator] | params
+    predicts = learner.estimator in SMALL_REGRESSION
     scorer = learner.fit(prepared, chosen, seed=1, threads=threads)
     return ModelArtifact(
         scorer=scorer,
         estimator=learner.estimator,
         features=FEATURES,
         categories=categories,
-        calibrator=Platt(slope=0.9, intercept=-0.1),
-        threshold=0.25,
+        calibrator=Shift(0.1) if predicts else Platt(slope=0.9, intercept=-0.1),
+        threshold=None if predicts else 0.25,
         params=chosen,
         provenance={"seed": 1},
     )

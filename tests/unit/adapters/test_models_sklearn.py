@@ -21,7 +21,13 @@ from test_models import artifact, rows
 from ratchet.adapters.models import SKLEARN_MODEL_FILE, learner_for, load, save
 from ratchet.adapters.models_sklearn import FAMILIES, read
 from ratchet.adapters.storage import sha256
-from ratchet.domain.estimators import HIST_GRADIENT_BOOSTING, LOGISTIC_REGRESSION, RANDOM_FOREST, SKLEARN_PARAMETERS
+from ratchet.domain.estimators import (
+    HIST_GRADIENT_BOOSTING,
+    HIST_GRADIENT_BOOSTING_REGRESSOR,
+    LOGISTIC_REGRESSION,
+    RANDOM_FOREST,
+    SKLEARN_PARAMETERS,
+)
 from ratchet.errors import CorruptObjectError, Refused
 
 HERE = Path(__file__)
@@ -83,7 +89,25 @@ def test_what_is_scored_is_what_scikit_learn_itself_says(estimator: str):
     model = skops.io.loads(scorer.native_bytes(), trusted=sorted(FAMILIES[estimator].trusted))
     codes = np.array([{"AA": 0, "UA": 1, "WN": 2}.get(c, np.nan) for c in rows()["carrier"].to_pylist()])
     matrix = np.column_stack([rows()["wind"].to_numpy(), codes]).astype(np.float32).astype(np.float64)
-    np.testing.assert_allclose(scorer.raw(rows()), model.predict_proba(matrix)[:, 1], rtol=0, atol=1e-12)
+    said = model.predict(matrix) if estimator == HIST_GRADIENT_BOOSTING_REGRESSOR else model.predict_proba(matrix)[:, 1]
+    np.testing.assert_allclose(scorer.raw(rows()), said, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("loss", ["quantile", "squared_error", "absolute_error"])
+def test_a_regressor_of_each_loss_is_read_back_to_the_bit(loss: str, tmp_path: Path):
+    before = artifact(
+        learner_for(HIST_GRADIENT_BOOSTING_REGRESSOR), loss=loss, quantile=0.8 if loss == "quantile" else None
+    )
+    after = load(tmp_path, expected=save(before, tmp_path))
+    np.testing.assert_array_equal(after.decide(rows())[0], before.decide(rows())[0])
+    assert after.kind == "regression"
+
+
+def test_a_regressor_of_several_trees_per_round_is_refused():
+    model = made(HIST_GRADIENT_BOOSTING_REGRESSOR).model
+    model.n_trees_per_iteration_ = 2
+    with pytest.raises(CorruptObjectError, match="asks for other columns"):
+        read(skops.io.dumps(model), HIST_GRADIENT_BOOSTING_REGRESSOR, FEATURES, "m.skops")
 
 
 def test_a_model_keeps_none_of_the_rows_it_was_fitted_on(estimator: str):
@@ -155,6 +179,7 @@ def spoilt(content: bytes, change: Callable[[np.ndarray], None], field: str) -> 
 
 NODES = {
     HIST_GRADIENT_BOOSTING: ("left", "right", "feature_idx"),
+    HIST_GRADIENT_BOOSTING_REGRESSOR: ("left", "right", "feature_idx"),
     RANDOM_FOREST: ("left_child", "right_child", "feature"),
 }
 
@@ -179,13 +204,14 @@ def test_nodes_that_lead_out_of_their_tree_are_refused_before_they_are_walked(es
         read(spoilt(content, change, left), estimator, FEATURES, "m.skops")
 
 
-def test_a_category_split_without_its_bitset_is_refused():
+@pytest.mark.parametrize("estimator", [HIST_GRADIENT_BOOSTING, HIST_GRADIENT_BOOSTING_REGRESSOR])
+def test_a_category_split_without_its_bitset_is_refused(estimator: str):
     def change(nodes: np.ndarray) -> None:
         nodes["bitset_idx"][nodes["is_categorical"] != 0] = 1_000
 
-    content = made(HIST_GRADIENT_BOOSTING).native_bytes()
+    content = made(estimator).native_bytes()
     with pytest.raises(CorruptObjectError, match="nodes that lead out of their tree"):
-        read(spoilt(content, change, "bitset_idx"), HIST_GRADIENT_BOOSTING, FEATURES, "m.skops")
+        read(spoilt(content, change, "bitset_idx"), estimator, FEATURES, "m.skops")
 
 
 @pytest.mark.parametrize("content", [b"", b"PK", b"not a zip file at all"], ids=["nothing", "a stub", "text"])

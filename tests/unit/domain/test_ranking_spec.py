@@ -10,7 +10,7 @@ import pytest
 from test_spec import WHOLE, problems_of
 
 from ratchet.domain.metrics import FAIRNESS, OF_PROBABILITIES, RANKING, REGRESSION_SCORERS, SCORERS
-from ratchet.domain.spec import RANK_OBJECTIVES, ModelSpec
+from ratchet.domain.spec import RANKERS, ModelSpec
 
 RANK: dict[str, Any] = {"act_on": "rank", "capacity": {"at_most": 20}}
 RANKED: dict[str, Any] = copy.deepcopy(WHOLE)
@@ -91,7 +91,7 @@ def test_a_classifier_is_not_judged_by_ranks(metric: str) -> None:
     assert "write business.decision as {act_on: rank, capacity: ...}" in problem
 
 
-@pytest.mark.parametrize("objective", RANK_OBJECTIVES)
+@pytest.mark.parametrize("objective", RANKERS["xgboost.XGBRanker"].values)
 def test_an_objective_of_ranks_may_be_fixed(objective: str) -> None:
     spec = ModelSpec.model_validate(with_(("train.fixed", {"objective": objective})))
     assert spec.train.fixed["objective"] == objective

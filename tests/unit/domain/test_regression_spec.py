@@ -127,7 +127,7 @@ def test_a_scorer_without_an_interval_is_not_known(metric: str) -> None:
         (
             "train.estimator",
             "xgboost.XGBClassifier",
-            "train.estimator: business.decision acts on the prediction: use xgboost.XGBRegressor",
+            "train.estimator: business.decision acts on the prediction: use xgboost.XGBRegressor or sklearn.ensemble",
         ),
         ("train.fixed", {"objective": "reg:gamma"}, "train.fixed.objective: must be one of reg:quantileerror"),
         (
@@ -162,6 +162,36 @@ def test_a_scorer_without_an_interval_is_not_known(metric: str) -> None:
 def test_a_broken_rule_names_its_place_and_what_to_write(path: str, value: Any, said: str) -> None:
     problems = problems_of(with_((path, value)))
     assert any(said in problem for problem in problems), problems
+
+
+@pytest.mark.parametrize(
+    ("train", "said"),
+    [
+        ({"fixed": {"loss": "poisson"}}, "train.fixed.loss: must be one of quantile, squared_error, absolute_error"),
+        ({"fixed": {"quantile": 1.0}}, "train.fixed.quantile: must lie between 0 and 1"),
+        (
+            {"fixed": {"quantile": 0.3, "loss": "squared_error"}},
+            "train.fixed.quantile: a quantile is what quantile is fitted to, but train.fixed.loss is 'squared_error'",
+        ),
+        (
+            {"search_space": {"loss": {"categorical": ["quantile"]}}},
+            "train.search_space.loss: fix it under train.fixed, as one of quantile",
+        ),
+        ({"fixed": {"quantile_alpha": 0.3}}, "'quantile_alpha' is not a parameter of sklearn.ensemble.Hist"),
+    ],
+)
+def test_scikit_learns_regressor_has_the_same_rules_by_its_own_names(train: dict[str, Any], said: str) -> None:
+    own = {"estimator": "sklearn.ensemble.HistGradientBoostingRegressor", "fixed": {}}
+    tree = with_(("train", REGRESSION["train"] | own | {"search_space": {"max_depth": {"int": [2, 6]}}} | train))
+    assert any(said in problem for problem in problems_of(tree)), problems_of(tree)
+
+
+def test_costs_by_row_name_what_scikit_learns_regressor_is_to_fit() -> None:
+    own = {"estimator": "sklearn.ensemble.HistGradientBoostingRegressor", "fixed": {}}
+    train = REGRESSION["train"] | own | {"search_space": {"max_depth": {"int": [2, 6]}}}
+    payoff = {"under": "-fare", "over": -1, "unit": "EUR"}
+    (problem,) = problems_of(with_(("train", train), ("business.payoff", payoff)))
+    assert "fix or search quantile, or fix loss as one of squared_error, absolute_error" in problem
 
 
 def test_a_classifier_has_neither_a_regressors_estimator_nor_its_parameters() -> None:

@@ -29,6 +29,7 @@ from ratchet.workflow.valuing import check_columns, errors_of
 
 TABLE = regression_rows()
 SPEC = regression_spec()
+HGBR = "sklearn.ensemble.HistGradientBoostingRegressor"
 NAMED = regression_spec(fixed=FIXED | {"quantile_alpha": 0.75})
 """The same quantile as its costs', named by the spec."""
 HOLDOUT = TABLE.filter(pc.greater_equal(TABLE["day"], HOLDOUT_START))
@@ -45,7 +46,7 @@ BOTH = pa.concat_tables([between(RANGES.fit_start, RANGES.fit_end), LATER])
 
 def fit(given: ModelSpec = SPEC, table: pa.Table = TABLE, **changes: Any) -> ModelArtifact:
     chosen = {"params": PARAMS, "columns": COLUMNS, "ranges": RANGES, "seed": 7}
-    return fit_final(spec=given, train=table, learner=XGBoostRegressionLearner(), **(chosen | changes))
+    return fit_final(**({"spec": given, "train": table, "learner": XGBoostRegressionLearner()} | chosen | changes))
 
 
 def tune(studies: InMemoryStudies, given: ModelSpec = SPEC, table: pa.Table = TABLE, **changes: Any) -> Any:
@@ -108,6 +109,31 @@ def test_trees_that_are_fitted_to_the_costs_quantile_are_not_shifted():
     studies = InMemoryStudies()
     tune(studies)
     assert fit().calibrator == calibration_of(best_trial(studies, "m.1")) == Shift()
+
+
+def test_scikit_learns_trees_are_fitted_to_the_quantile_that_the_costs_name(tmp_path: Path):
+    space, params = {"max_depth": {"int": [2, 4]}}, {"max_depth": 3}
+    given = regression_spec(estimator=HGBR, fixed={"max_iter": 25}, search_space=space)
+    shuffled = TABLE.take(np.random.default_rng(1).permutation(TABLE.num_rows))
+    fits = [
+        fit(given, params=params, learner=learner_for(HGBR), **changes)
+        for changes in ({}, {"threads": 3}, {"table": shuffled})
+    ]
+    model = fits[0]
+    assert (model.params["loss"], model.params["quantile"], model.calibrator) == ("quantile", 0.75, Shift())
+    assert (HOLDOUT["label"].to_numpy() <= model.decide(HOLDOUT)[0]).mean() == pytest.approx(0.75, abs=0.06)
+    assert len({save(each, tmp_path / str(i)) for i, each in enumerate(fits)}) == 1
+    rival = best_constant(given, TABLE, RANGES)
+    verdict = decide_promotion(evaluate(given, HOLDOUT, rival, model), GatePolicy.from_spec(given.gate))
+    assert verdict.decision == "promote", verdict.reasons
+
+
+def test_scikit_learns_trees_of_another_loss_are_shifted():
+    space = {"max_depth": {"int": [2, 4]}}
+    given = regression_spec(estimator=HGBR, fixed={"max_iter": 25, "loss": "squared_error"}, search_space=space)
+    model = fit(given, params={"max_depth": 3}, learner=learner_for(HGBR))
+    assert "quantile" not in model.params
+    assert model.calibrator.offset > 0
 
 
 def test_the_shift_is_the_residuals_quantile_out_of_fold_and_the_trees_see_every_row():
