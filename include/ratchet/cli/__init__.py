@@ -6,7 +6,7 @@ import sys
 
 import typer
 
-from ratchet.cli import approvals, audit, costs, demo, dossiers, events, intake, operate, publish, verify
+from ratchet.cli import approvals, audit, backtest, costs, demo, dossiers, events, intake, operate, publish, verify
 from ratchet.errors import RatchetError
 from ratchet.stack import commands as stack_commands
 
@@ -24,6 +24,7 @@ app.command("intake")(intake.intake)
 app.add_typer(events.app, name="events")
 app.add_typer(audit.app, name="audit")
 app.command("costs")(costs.costs)
+app.command("backtest")(backtest.backtest)
 app.command("verify")(verify.verify)
 app.add_typer(publish.app, name="publish")
 app.command("demo")(demo.demo)
