@@ -105,7 +105,7 @@ def backtest(
         f"scored: days before {stretch.judge_from} may choose, those from it on judge."
     )
     with teller.during("rows"):
-        rows = policy_backtest.read_rows(ratchet.features, spec, stretch)
+        rows = policy_backtest.read_rows(ratchet.features, policies, stretch)
         described = ratchet.features.describe()
     told = _events(spec, rows, stretch, events, lived)
     teller.say(f"Events: {told.said}.")

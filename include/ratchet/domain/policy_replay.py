@@ -271,7 +271,7 @@ class _Desk:
 
     def _conclude(self, run: Run, judged: Judged) -> None:
         last = run.plan.holdout_days[-1]
-        self._used_until = last if self._used_until is None else max(self._used_until, last)
+        self._used_until = max(self._used_until or last, last)
         if judged.decision == "promote":
             self._serving = run.number
             if self._policy.serves == "refit":

@@ -46,7 +46,7 @@ from ratchet.workflow.evaluation import labels_of
 from ratchet.workflow.monitoring import FEATURES, end_of
 from ratchet.workflow.new_rows import Window
 from ratchet.workflow.training import Columns
-from ratchet.workflow.valuing import valued
+from ratchet.workflow.valuing import Hook, valued
 from ratchet.workflow.workshop import Evaluated, Made, Place, Recipe, Sharing, Workshop, corrupted
 
 DEFAULT = "ratchet"
@@ -55,6 +55,8 @@ MONTHLY = "0 4 1 * *"
 
 Say = Callable[[str], None]
 _DAY = timedelta(days=1)
+_BEFORE = timedelta(days=60)
+"""More than a holdout and its gaps, before which a first champion's window begins."""
 _BLIND: Mapping[str, tuple[Trigger, Serves, str]] = {
     "never": ("never", "judged", "the first champion serves all the time"),
     "always": ("arrival", "fresh", "retrain when data arrive, promote blindly"),
@@ -194,10 +196,11 @@ def usual_variants(spec: ModelSpec) -> dict[str, dict[str, Any]]:
     }
 
 
-def read_rows(features: Features, spec: ModelSpec, stretch: Stretch) -> Rows:
-    """Every row that a policy could be trained on or decides."""
+def read_rows(features: Features, policies: Sequence[Policy], stretch: Stretch) -> Rows:
+    """Every row that one of the policies could be trained on, or that they decide."""
     features.apply()
-    first = stretch.start - spec.data.window - timedelta(days=60)
+    spec = policies[0].spec
+    first = stretch.start - max(policy.spec.data.window for policy in policies) - _BEFORE
     until = mature_at(stretch.end - _DAY, spec.data.spine.timezone, spec.data.spine.label_delay)
     spine = features.spine(spec, as_of=until, start=first, end=stretch.end)
     if not spine.num_rows:
@@ -291,7 +294,7 @@ def backtest(
         Refused: there is nothing to learn from or to decide, or a part refuses.
     """
     table = rows.table if corruption is None else corrupted(rows.table, corruption)
-    evaluated = _evaluated(spec, rows, stretch)
+    evaluated = _evaluated(spec, rows, stretch, place.hook)
     shops = _shops(place, policies, replace(rows, table=table), evaluated, corruption, say)
     start = stretch.begins(spec)
     players = [_Player(policy, events.moments, start, shops[policy.name]) for policy in policies]
@@ -416,7 +419,7 @@ def _shops(
     return shops
 
 
-def _evaluated(spec: ModelSpec, rows: Rows, stretch: Stretch) -> Evaluated:
+def _evaluated(spec: ModelSpec, rows: Rows, stretch: Stretch, hook: Hook | None) -> Evaluated:
     """The rows of the stretch in the order of their decisions."""
     start = stretch.begins(spec)
     table = rows.table.append_column("place", pa.array(np.arange(rows.table.num_rows)))
@@ -433,7 +436,7 @@ def _evaluated(spec: ModelSpec, rows: Rows, stretch: Stretch) -> Evaluated:
         rows=ordered.select(["day"]),
         places=ordered.column("place").to_numpy(),
         decided_at=moments,
-        worth=valued(spec, ordered, labels_of(spec, ordered)),
+        worth=valued(spec, ordered, labels_of(spec, ordered), hook),
         days=(stretch.start.isoformat(), stretch.end.isoformat()),
         tag=f"{start.isoformat()} {stretch.end.isoformat()} {spec.business.model_dump_json()}",
     )

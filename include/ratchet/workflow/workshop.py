@@ -20,6 +20,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import date, datetime, timedelta
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -341,6 +342,11 @@ class Workshop:
 
     # -- what they are worth ---------------------------------------------------------------------------------------
 
+    @cached_property
+    def _decided(self) -> pa.Table:
+        """The evaluated rows of this world, in the order of their decisions."""
+        return self._rows.take(pa.array(self._evaluated.places)).combine_chunks()
+
     def earned(self, made: Made) -> Floats:
         """What the model earns on every evaluated row from its own ``as_of`` on: (n_rows,), NaN before."""
         evaluated = self._evaluated
@@ -352,7 +358,7 @@ class Workshop:
         def decided() -> pa.Table:
             self._say(f"{self._spec.model} of {made.recipe.as_of:%Y-%m-%d}: scoring")
             n_rows = evaluated.rows.num_rows
-            rows = self._rows.take(pa.array(evaluated.places[first:]))
+            rows = self._decided.slice(first)
             return pa.table({"payoff": decide(rows, made.load(), evaluated.worth.between(first, n_rows)).payoff})
 
         payoff = self._table(key, decided).column("payoff").to_numpy()
@@ -484,10 +490,10 @@ class Workshop:
 
     def _nearest(self, family: str) -> tuple[str, dict[str, Any]] | None:
         """A study of the same rows and seed that began with another champion's parameters."""
-        for key in sorted(self._place.cache.sizes(f"studies/{family}")):
-            if (known := self._kept(key)) is not None:
-                return key, known
-        return None
+        whole = (key for key in self._place.cache.sizes(f"studies/{family}") if "/." not in key)
+        key = min(whole, default=None)
+        known = None if key is None else self._kept(key)
+        return None if key is None or known is None else (key, known)
 
     def _kept(self, key: str) -> dict[str, Any] | None:
         if not self._place.cache.exists(key):

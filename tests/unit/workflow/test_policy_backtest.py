@@ -31,9 +31,9 @@ from ratchet.workflow.policy_backtest import (
 
 SPEC = small_spec()
 LAX = small_spec({"mode": "non_inferiority", "min_uplift": 20.0})
-ROWS = read_rows(FeatureTable(), SPEC, STRETCH)
-EVENTS = derived(SPEC, ROWS, STRETCH)
 POLICIES = policies_of(SPEC, {"lax": LAX})
+ROWS = read_rows(FeatureTable(), POLICIES, STRETCH)
+EVENTS = derived(SPEC, ROWS, STRETCH)
 APRIL = Corruption(date(2013, 4, 1), (FAHRENHEIT,))
 
 
@@ -197,8 +197,8 @@ def test_the_gates_policy_gives_the_verdicts_that_were_lived(tmp_path, migrated)
     made.ledger.dispose()
 
     stretch = Stretch(date(2013, 3, 25), date(2013, 4, 20), date(2013, 5, 20), first.as_of)
-    rows = read_rows(made.features, made.spec, stretch)
     policies = [p for p in policies_of(made.spec, {}) if p.name in {"never", "ratchet"}]
+    rows = read_rows(made.features, policies, stretch)
     where = place(tmp_path, named={a.as_of: a.id for a in attempts}, code=CODE)
     found = backtest(where, made.spec, policies, rows, heard(made.spec, events, stretch, "lived"), stretch)
     runs = found.standings[1].runs[1:]
