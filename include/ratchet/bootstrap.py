@@ -6,8 +6,9 @@ import hashlib
 import logging
 import platform
 import subprocess
+import tempfile
 import threading
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
 from functools import cache, cached_property
 from importlib.metadata import PackageNotFoundError, version
@@ -56,7 +57,7 @@ from ratchet.workflow.verifying import Verifier
 from ratchet.workflow.watching import Watch
 
 if TYPE_CHECKING:
-    from datetime import date
+    from datetime import date, datetime
 
     from ratchet.domain.costs import Prices
     from ratchet.domain.monthly import OwnerMonth
@@ -66,6 +67,7 @@ if TYPE_CHECKING:
     from ratchet.ports.store import Store
     from ratchet.ports.studies import Studies
     from ratchet.workflow.valuing import Hook
+    from ratchet.workflow.workshop import Place
 
 PINNED = (
     "apache-airflow",
@@ -444,6 +446,34 @@ class Ratchet:
             store=lambda: self.store,
             artifacts=lambda: self.artifacts,
         ).score(model, run, asked)
+
+    def backtest_place(
+        self, spec: ModelSpec, *, source: str, named: Mapping[datetime, str], threads: int, approximate: bool
+    ) -> Place:
+        """Where a backtest makes and keeps what it needs: a folder below the home, and nothing that must run."""
+        from ratchet.adapters.storage import ObjectStore  # noqa: PLC0415
+        from ratchet.adapters.studies_optuna import OptunaStudies  # noqa: PLC0415
+        from ratchet.workflow.workshop import Place  # noqa: PLC0415 - numpy, pyarrow
+
+        def new_studies() -> Studies:
+            return OptunaStudies(f"journal://{tempfile.mkdtemp(dir=self._scratch.name)}")
+
+        return Place(
+            cache=ObjectStore(str(self.settings.home / "backtests")),
+            models=self.models,
+            new_studies=new_studies,
+            source=source,
+            code=self.code_digest,
+            hook=self.payoff_hook(spec),
+            threads=threads,
+            approximate=approximate,
+            named=named,
+        )
+
+    @cached_property
+    def _scratch(self) -> tempfile.TemporaryDirectory[str]:
+        """Gone when this is."""
+        return tempfile.TemporaryDirectory(prefix="ratchet-")
 
     def rollback(self, model: str, version: int | None, actor: str, reason: str) -> dict[str, Any]:
         """Take an earlier champion back."""

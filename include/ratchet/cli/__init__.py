@@ -9,6 +9,7 @@ import typer
 from ratchet.cli import (
     approvals,
     audit,
+    backtest,
     costs,
     demo,
     dossiers,
@@ -39,6 +40,7 @@ app.add_typer(audit.app, name="audit")
 app.command("costs")(costs.costs)
 app.command("report")(monthly.report)
 app.command("purge")(purge.purge)
+app.command("backtest")(backtest.backtest)
 app.command("verify")(verify.verify)
 app.add_typer(publish.app, name="publish")
 app.command("demo")(demo.demo)

@@ -170,7 +170,7 @@ def compare_policies(
         "gate": champions,
     }
     # In the order of time, a model's rows are one slice, and policies that share a model over a slice share its scores.
-    rows, decided_at = _in_order_of_decision(spec, rows)
+    rows, decided_at = in_order_of_decision(spec, rows)
     scored: dict[tuple[int, int, int], Floats] = {}
     worth = valued(spec, rows, labels_of(spec, rows), hook)
     earned = {
@@ -210,17 +210,9 @@ def payoff_of(
     """
     scored = {} if scored is None else scored
     ordered = sorted(reigns, key=lambda reign: reign.since)
-    since = [(reign.since - EPOCH) // timedelta(microseconds=1) for reign in ordered]
-    starts = [int(start) for start in np.searchsorted(decided_at, since)]
-    if not starts or starts[0] > 0:
-        raise ValueError(
-            f"a policy must have a model for every row, but the first of {len(ordered)} comes after "
-            f"{starts[0] if starts else rows.num_rows} of {rows.num_rows} rows."
-        )
     parts = []
-    for reign, start, end in zip(ordered, starts, [*starts[1:], rows.num_rows], strict=True):
-        if start == end:
-            continue
+    for index, start, end in terms([reign.since for reign in ordered], decided_at):
+        reign = ordered[index]
         key = (id(reign.model), start, end)
         if key not in scored:
             scored[key] = decide(rows.slice(start, end - start), reign.model, worth.between(start, end)).payoff
@@ -228,7 +220,25 @@ def payoff_of(
     return np.concatenate(parts) if parts else np.empty(0)
 
 
-def _in_order_of_decision(spec: ModelSpec, rows: pa.Table) -> tuple[pa.Table, NDArray[np.int64]]:
+def terms(since: Sequence[datetime], decided_at: NDArray[np.int64]) -> list[tuple[int, int, int]]:
+    """Which rows each model of a succession decides: (its index, first row, end), ascending; none for none.
+
+    ``since`` ascend, and so does ``decided_at``, (n_rows,) microseconds since 1970. Raises ``ValueError`` when a row
+    comes before the first model.
+    """
+    moments = [(moment - EPOCH) // timedelta(microseconds=1) for moment in since]
+    starts = [int(start) for start in np.searchsorted(decided_at, moments)]
+    n_rows = int(decided_at.size)
+    if not starts or starts[0] > 0:
+        raise ValueError(
+            f"a policy must have a model for every row, but the first of {len(starts)} comes after "
+            f"{starts[0] if starts else n_rows} of {n_rows} rows."
+        )
+    bounds = zip(range(len(starts)), starts, [*starts[1:], n_rows], strict=True)
+    return [(index, start, end) for index, start, end in bounds if start < end]
+
+
+def in_order_of_decision(spec: ModelSpec, rows: pa.Table) -> tuple[pa.Table, NDArray[np.int64]]:
     """The rows in the order in which they are decided, and when that is: (n_rows,) microseconds since 1970.
 
     Under a capacity a day is decided as a whole when its first row is: a model that comes later takes over with the
@@ -236,9 +246,9 @@ def _in_order_of_decision(spec: ModelSpec, rows: pa.Table) -> tuple[pa.Table, ND
     """
     if spec.business.capacity is None:
         rows = rows.sort_by("decided_at").combine_chunks()
-        return rows, _microseconds(rows.column("decided_at"))
+        return rows, microseconds(rows.column("decided_at"))
     codes = group(rows.column("day").to_numpy()).codes
-    moments = _microseconds(rows.column("decided_at"))
+    moments = microseconds(rows.column("decided_at"))
     first = np.full(codes.max() + 1, np.iinfo(np.int64).max)
     np.minimum.at(first, codes, moments)
     order = pa.table({name: rows.column(name) for name in (*spec.data.spine.entity, "decided_at")})
@@ -248,7 +258,8 @@ def _in_order_of_decision(spec: ModelSpec, rows: pa.Table) -> tuple[pa.Table, ND
     return rows.take(taken).combine_chunks(), first[codes][taken.to_numpy()]
 
 
-def _microseconds(moments: pa.ChunkedArray) -> NDArray[np.int64]:
+def microseconds(moments: pa.ChunkedArray) -> NDArray[np.int64]:
+    """Microseconds since 1970 of UTC instants, (n_rows,)."""
     found: NDArray[np.int64] = moments.cast(pa.timestamp("us", tz="UTC")).cast(pa.int64()).to_numpy()
     return found
 

@@ -50,6 +50,40 @@ def days(labels: Sequence[str], values: Sequence[float], overall: Interval | Non
     return _svg("".join(parts), HEIGHT)
 
 
+@dataclass(frozen=True)
+class Line:
+    """A line with a value per day, and the days (ISO dates) that are marked on it; others than its own are left out."""
+
+    label: str
+    values: Sequence[float]
+    marked: tuple[str, ...] = ()
+
+
+def paths(labels: Sequence[str], lines: Sequence[Line]) -> str:
+    """Lines over the same days, each of class ``s0``, ``s1`` and so on, with a legend below; dots where marked."""
+    every = [value for line in lines for value in line.values]
+    y = _scale(every, HEIGHT - BOTTOM, TOP, zero=True)
+    x = _scale([0.0, float(max(len(labels) - 1, 1))], LEFT, WIDTH - RIGHT)
+    parts = [_y_axis(every, y, zero=True), _line(LEFT, y(0), WIDTH - RIGHT, y(0), "axis")]
+    place = {label: i for i, label in enumerate(labels)}
+    columns, top = 4, HEIGHT - BOTTOM + 40
+    for i, line in enumerate(lines):
+        points = " ".join(f"{x(day):.1f},{y(value):.1f}" for day, value in enumerate(line.values))
+        parts.append(f'<polyline class="s{i}" points="{points}">{_title(line.label)}</polyline>')
+        for day in line.marked:
+            if (at := place.get(day)) is not None:
+                note = _title(f"{line.label}: promoted {day}")
+                parts.append(
+                    f'<circle class="s{i}" cx="{x(at):.1f}" cy="{y(line.values[at]):.1f}" r="3">{note}</circle>'
+                )
+        left, down = LEFT + (i % columns) * (WIDTH - LEFT) / columns, top + (i // columns) * ROW
+        parts += [_line(left, down - 4, left + 14, down - 4, f"s{i}"), _text(left + 18, down, line.label, "start")]
+    for i in _spread(len(labels), 7):
+        anchor = "end" if len(labels) > 1 and i == len(labels) - 1 else "middle"
+        parts.append(_text(x(i), HEIGHT - BOTTOM + 18, labels[i], anchor))
+    return _svg("".join(parts), top + -(-len(lines) // columns) * ROW)
+
+
 def curve(points: Sequence[tuple[float, float]], marked: float | None, x_title: str) -> str:
     """A line through (x, y) points, and a marker at ``marked`` on the x axis."""
     xs, ys = [p[0] for p in points], [p[1] for p in points]

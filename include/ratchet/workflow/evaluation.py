@@ -109,10 +109,12 @@ def evaluate_each(
     sizes_mb: Sequence[float | None],
     clock: Callable[[], float] = time.thread_time,
     hook: Hook | None = None,
+    latencies_ms: Sequence[Floats] | None = None,
 ) -> list[Evidence]:
     """:func:`evaluate` for several challengers of one champion, which is scored once; all are timed in turn.
 
-    ``sizes_mb`` are the champion's and each challenger's, in their order.
+    ``sizes_mb`` are the champion's and each challenger's, in their order; so are ``latencies_ms``, where they were
+    timed before (:func:`latencies`), and nothing is timed here.
     """
     columns = [guardrail.column for guardrail in spec.gate.guardrails if guardrail.column is not None]
     slices = list(dict.fromkeys(columns))
@@ -122,7 +124,8 @@ def evaluate_each(
     worth = valued(spec, holdout, label, hook)
     models = (champion, *challengers)
     old, *others = (decide(holdout, model, worth) for model in models)
-    old_ms, *others_ms = _latencies(holdout, models, clock)
+    timed = latencies(holdout, models, clock) if latencies_ms is None else latencies_ms
+    old_ms, *others_ms = timed
     constant = isinstance(champion, ConstantDecision | ConstantPrediction)
     clusters, sliced = _values(holdout, "day"), {name: _values(holdout, name) for name in slices}
     before = ScoredRows(
@@ -237,7 +240,7 @@ def _values(rows: pa.Table, name: str) -> NDArray[Any]:
     return np.asarray(column.cast(pa.string()).fill_null("missing").to_numpy(zero_copy_only=False), dtype=np.str_)
 
 
-def _latencies(rows: pa.Table, models: Sequence[Decider], clock: Callable[[], float]) -> list[Floats]:
+def latencies(rows: pa.Table, models: Sequence[Decider], clock: Callable[[], float] = time.thread_time) -> list[Floats]:
     """Milliseconds per single-row decision of each model: (n_samples,), on rows spread evenly over the table."""
     if not rows.num_rows:
         return [np.empty(0) for _ in models]

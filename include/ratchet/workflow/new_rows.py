@@ -200,31 +200,20 @@ class Sight:
         return {"outcome": outcome, "findings": [asdict(finding) for finding in found], "said": said}
 
     def _feature_drift(self, made: Made, rows: pa.Table, window: Window) -> dict[str, Any]:
-        tables = (made.train, rows)
-        blocks, is_new = self._blocks(_days(made.train), _days(rows), window)
-        kept = blocks >= 0
-        seasonal = set(self._monitor.seasonal)
-
-        def profile(name: str) -> Profile:
-            values = np.concatenate([_values(table, name) for table in tables])[kept]
-            make = of_categories if values.dtype == object else of_numbers
-            return make(name, values, blocks[kept], is_new.size)
-
-        family = [name for name in made.features if name not in seasonal]
-        drift = self._compare([profile(name) for name in family], is_new)
-        told = [self._compare([profile(name)], is_new).features[0] for name in made.features if name in seasonal]
-        return _told(drift) | {"seasonal": [asdict(feature) for feature in told]}
+        return feature_drift(self._monitor, made.features, made.train, rows, window)
 
     def _prediction_drift(self, made: Made, champion: ModelArtifact, rows: pa.Table, window: Window) -> dict[str, Any]:
         judged = self._evidence(made)
         name = f"challenger_{SCORE[self._spec.business.kind]}"
         days, new, read = self._scores(champion, rows, window)
-        blocks, is_new = self._blocks(_days(judged), days, window)
+        blocks, is_new = _blocks(self._monitor, _days(judged), days, window)
         kept = blocks >= 0
         scores = np.concatenate([_numbers(judged, name), new])
         profile = of_numbers("score", scores[kept], blocks[kept], is_new.size)
         scored = len(set(days)) - read
-        return _told(self._compare([profile], is_new)) | {"scores": {"days_read": read, "days_scored": scored}}
+        return _told(_compare(self._monitor, [profile], is_new)) | {
+            "scores": {"days_read": read, "days_scored": scored}
+        }
 
     def _scores(
         self, champion: ModelArtifact, rows: pa.Table, window: Window
@@ -326,34 +315,6 @@ class Sight:
 
     # -- what the checks share -------------------------------------------------------------------------------------
 
-    def _blocks(
-        self, before: NDArray[Any], after: NDArray[Any], window: Window
-    ) -> tuple[NDArray[np.intp], NDArray[np.bool_]]:
-        """Blocks of the reference's rows followed by the window's, -1 for those of none; and which blocks are new.
-
-        Both are counted back from their last days. A block of the window that reaches into the reference is left out,
-        and so is one that begins before it or holds no row.
-        """
-        fewest = self._monitor.min_rows
-        if after.size < fewest:
-            raise Unjudged(f"{after.size} new rows say too little: {fewest} are needed")
-        last, size = max(before), window.block_days
-        old = blocks_of(before, last=last, block_days=size)
-        whole = ((date.fromisoformat(last) - date.fromisoformat(min(before))).days + 1) // size
-        new = blocks_of(after, last=(window.end - timedelta(days=1)).isoformat(), block_days=size)
-        fresh = min((window.end - window.start).days, (window.end - date.fromisoformat(last)).days - 1) // size
-        codes = np.concatenate([np.where(old < whole, old, -1), np.where((new >= 0) & (new < fresh), new + whole, -1)])
-        used = np.unique(codes[codes >= 0])
-        place = np.full(max(whole + max(fresh, 0), 1), -1, dtype=np.intp)
-        place[used] = np.arange(used.size)
-        return np.where(codes >= 0, place[codes], -1), used >= whole
-
-    def _compare(self, profiles: Sequence[Profile], is_new: NDArray[np.bool_]) -> Drift:
-        try:
-            return compare(profiles, is_new, level=self._monitor.level)
-        except ValueError as error:
-            raise Unjudged(str(error)) from None
-
     def _evidence(self, made: Made) -> pa.Table:
         return self._table(made.dossier["evidence"])
 
@@ -385,6 +346,60 @@ class Sight:
             attempt = tx.attempt(self._champion.attempt_id) if self._champion.attempt_id else None
         record = attempt.verdict_record if attempt else None
         return record.get("lower") if record else None
+
+
+def feature_drift(
+    monitor: Monitor, features: Sequence[str], train: pa.Table, rows: pa.Table, window: Window
+) -> dict[str, Any]:
+    """Whether the features of the window's rows have moved from those that a model was trained on.
+
+    Raises:
+        Unjudged: there are too few rows or blocks to say so.
+    """
+    tables = (train, rows)
+    blocks, is_new = _blocks(monitor, _days(train), _days(rows), window)
+    kept = blocks >= 0
+    seasonal = set(monitor.seasonal)
+
+    def profile(name: str) -> Profile:
+        values = np.concatenate([_values(table, name) for table in tables])[kept]
+        make = of_categories if values.dtype == object else of_numbers
+        return make(name, values, blocks[kept], is_new.size)
+
+    family = [name for name in features if name not in seasonal]
+    drift = _compare(monitor, [profile(name) for name in family], is_new)
+    told = [_compare(monitor, [profile(name)], is_new).features[0] for name in features if name in seasonal]
+    return _told(drift) | {"seasonal": [asdict(feature) for feature in told]}
+
+
+def _blocks(
+    monitor: Monitor, before: NDArray[Any], after: NDArray[Any], window: Window
+) -> tuple[NDArray[np.intp], NDArray[np.bool_]]:
+    """Blocks of the reference's rows followed by the window's, -1 for those of none; and which blocks are new.
+
+    Both are counted back from their last days. A block of the window that reaches into the reference is left out,
+    and so is one that begins before it or holds no row.
+    """
+    fewest = monitor.min_rows
+    if after.size < fewest:
+        raise Unjudged(f"{after.size} new rows say too little: {fewest} are needed")
+    last, size = max(before), window.block_days
+    old = blocks_of(before, last=last, block_days=size)
+    whole = ((date.fromisoformat(last) - date.fromisoformat(min(before))).days + 1) // size
+    new = blocks_of(after, last=(window.end - timedelta(days=1)).isoformat(), block_days=size)
+    fresh = min((window.end - window.start).days, (window.end - date.fromisoformat(last)).days - 1) // size
+    codes = np.concatenate([np.where(old < whole, old, -1), np.where((new >= 0) & (new < fresh), new + whole, -1)])
+    used = np.unique(codes[codes >= 0])
+    place = np.full(max(whole + max(fresh, 0), 1), -1, dtype=np.intp)
+    place[used] = np.arange(used.size)
+    return np.where(codes >= 0, place[codes], -1), used >= whole
+
+
+def _compare(monitor: Monitor, profiles: Sequence[Profile], is_new: NDArray[np.bool_]) -> Drift:
+    try:
+        return compare(profiles, is_new, level=monitor.level)
+    except ValueError as error:
+        raise Unjudged(str(error)) from None
 
 
 def cause(report: Mapping[str, Any]) -> str:
