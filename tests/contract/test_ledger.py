@@ -331,8 +331,14 @@ def test_hours_are_those_of_the_steps_of_attempts_since(ledger):
         tx.start_attempt(attempt(2), 45)
         tx.save_step("m.2", "snapshot", {}, tx.wall() - timedelta(hours=2))
         ((attempt_id, hours),) = tx.step_hours("m", NOW)
+        seconds = tx.step_seconds(["m.1", "m.2", "m.3"])
+        assert tx.step_seconds([]) == {}
     assert attempt_id == "m.2"
     assert hours == pytest.approx(2, abs=0.01)
+    assert seconds == {
+        "m.1": {"snapshot": pytest.approx(5 * 3600, abs=36)},
+        "m.2": {"snapshot": pytest.approx(2 * 3600, abs=36)},
+    }
 
 
 def test_a_removal_is_decided_once_and_finished_once(ledger):
