@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 from worlds import World
 
+from ratchet.domain.events import DriftDetected
 from ratchet.domain.spec import ModelSpec
 from ratchet.errors import Refused
-from ratchet.ports.ledger import MonitoredRow, ScoredDay
+from ratchet.ports.ledger import MonitoredRow, ProbationRow, ScoredDay
 from ratchet.ports.studies import InMemoryStudies
 from ratchet.workflow.artifacts import UnusableArtifact
 from ratchet.workflow.monitoring import key_of as report_key
@@ -37,10 +38,10 @@ def purges(world: World) -> Purges:
     return Purges(world.ledger, lambda: world.store, lambda: world.registry, lambda: world.studies)
 
 
-def began(world: World, number: int) -> str:
+def began(world: World, number: int, **conf: Any) -> str:
     """An attempt at work, a day after the one before, with a snapshot and a study."""
     world.arrive(START + number * DAY)
-    attempt = world.claim(f"run{number}", "manual", reason="to see")["attempt"]
+    attempt = world.claim(f"run{number}", "manual", reason="to see", **conf)["attempt"]
     world.store.put_bytes(f"snapshots/{attempt}/train.parquet", b"x" * 1000)
     world.store.put_bytes(f"snapshots/{attempt}/manifest.json", b"{}")
     purges(world)
@@ -48,9 +49,9 @@ def began(world: World, number: int) -> str:
     return attempt
 
 
-def lived(world: World, number: int, decision: str = "keep_champion") -> str:
+def lived(world: World, number: int, decision: str = "keep_champion", **conf: Any) -> str:
     """An attempt that has ended."""
-    attempt = began(world, number)
+    attempt = began(world, number, **conf)
     world.judge(attempt, decision, version=number)
     if decision == "promote":
         world.promotions.promote(world.model)
@@ -214,6 +215,93 @@ def test_a_model_without_retention_loses_nothing(world) -> None:
         purges(world).purge(world.model, apply=True, actor="ann")
     with pytest.raises(Refused, match="there is no model 'other'"):
         purges(world).purge("other", apply=True, actor="ann")
+
+
+def spared(told: Any) -> dict[tuple[str, str], str]:
+    return {(item.kind, item.name): item.why for item in told.spared}
+
+
+def test_a_version_that_days_still_to_be_scored_need_stays_as_long_as_they_are_looked_back_for(world) -> None:
+    world.crown(1)
+    for number in (2, 3, 4):
+        lived(world, number, "promote")
+    document = world.spec.model_dump(mode="json") | {"scoring": {"catch_up": "7d"}, "retention": {"versions": 1}}
+    world.spec = ModelSpec.model_validate(document)
+    with world.ledger.transaction() as tx:
+        tx.publish_spec(world.model, world.spec.digest, world.spec.model_dump(mode="json"))
+    (told,) = purges(world).purge(apply=False, actor="ann")
+    assert spared(told)["version", "2"] == "days that it served may still be scored"
+    world.arrive(START + 40 * DAY)
+    (later,) = purges(world).purge(apply=False, actor="ann")
+    assert {item.name for item, _ in later.remove} == {"1", "2"}
+    assert spared(later) == {("version", "3"): "a rollback takes it back"}
+
+
+def test_what_an_open_follow_up_judges_again_stays_and_the_report_that_an_open_event_names(world) -> None:
+    world.crown(1)
+    undecided = lived(world, 2, "not_enough_evidence")
+    later = [lived(world, number, dry_run=True) for number in (3, 4, 5)]
+    retain(world, snapshots=1, versions=1, reports="1d")
+    keys = [report_key(world.model, START + number * DAY, "d" * 64) for number in (0, 1, 30)]
+    with world.ledger.transaction() as tx:
+        for number, key in zip((0, 1, 30), keys, strict=True):
+            world.store.put_bytes(key, b"report")
+            end = START + number * DAY
+            tx.save_monitored(
+                MonitoredRow(world.model, end, "done", world.spec.digest, 1, {}, world.store.uri(key), "d" * 64)
+            )
+        tx.set_clock("replay", START + 32 * DAY)
+        (follow_up,) = [row for row in tx.events(model=world.model) if row.origin == "attempt"]
+    assert follow_up.fate == "deferred"
+    named = DriftDetected(
+        check="features",
+        severity=0.5,
+        window_start=START - DAY,
+        window_end=START + 32 * DAY,
+        evidence_uri=world.store.uri(keys[0]),
+    )
+    world.publish(named, world.model, START + 32 * DAY, "named")
+    world.intake.tick()
+    (told,) = purges(world).purge(apply=True, actor="ann")
+    assert spared(told)["version", "2"] == f"of {undecided}: it gave the newest verdict"
+    assert spared(told)["snapshot", undecided] == "it gave the newest verdict"
+    assert spared(told)["report", keys[0]] == "event named, which is open, names it"
+    gone = {(item.kind, item.name) for item, _ in told.remove}
+    assert {("snapshot", later[0]), ("version", "3"), ("report", keys[1])} <= gone
+    assert not world.store.exists(keys[1])
+
+
+def test_both_sides_of_an_open_probation_stay(world) -> None:
+    world.crown(1)
+    for number in (2, 3, 4, 5):
+        lived(world, number)
+    retain(world, versions=1)
+    with world.ledger.transaction() as tx:
+        champion = tx.current_champion(world.model)
+        day = START.date()
+        watch = ProbationRow(
+            *(
+                world.model,
+                champion.seq,
+                3,
+                0,
+                2,
+                world.spec.digest,
+                day,
+                day,
+                START,
+                START,
+                "watching",
+                "",
+                {},
+                {},
+                START,
+            )
+        )
+        tx.insert_probation(watch)
+    (told,) = purges(world).purge(apply=False, actor="ann")
+    assert [item.name for item, _ in told.remove] == ["4"]
+    assert spared(told)["version", "2"].startswith("the probation that is open compares with it")
 
 
 @pytest.mark.parametrize("seed", range(6))
