@@ -273,7 +273,10 @@ class Attempts:
         page = cards.card(dossier, str(attempt.dossier_sha256)).encode()
         store.put_bytes(cards.key_of(attempt.id), page)
         for version in {dossier[named]["version"] for named in ("challenger", "deployed") if named in dossier}:
-            self._parts.registry().attach(attempt.model, version, "model_card.html", page)
+            with self._parts.ledger.transaction() as tx:
+                removed = tx.removal(attempt.model, "version", str(version)) is not None
+            if not removed:
+                self._parts.registry().attach(attempt.model, version, "model_card.html", page)
         return store.uri(cards.key_of(attempt.id))
 
     def _evaluate(self, attempt: AttemptRow) -> dict[str, Any]:

@@ -371,5 +371,6 @@ def test_after_a_purge_all_that_is_recorded_verifies_and_what_is_kept_is_made_ag
     assert repeats.reproduce(judging.attempt(serving), "ann").same
     (lost, *_) = [item.name for item, _ in told.remove if item.kind == "snapshot"]
     assert repeats.replay(judging.attempt(lost), "ann").same, "the evidence of a verdict stays"
+    judging.attempts.card(judging.attempt(lost))
     with pytest.raises(Refused, match=rf"the snapshot of {lost} was removed by retention"):
         repeats.reproduce(judging.attempt(lost), "ann")
