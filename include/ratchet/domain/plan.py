@@ -337,6 +337,7 @@ MEANS: Mapping[str, str] = {
     "retrain.on_overload": "what a run does that has no room",
     "retrain.priority": "its turn among the models that wait",
     "retrain.group": "with which models it takes turns",
+    "retrain.when_it_pays": "whether a run for data or mild drift waits until it pays, and at which price",
     "retrain.urgent": "from which drift on nothing is waited for",
     "train": "the next challenger is made by it; the champion is not touched",
     "train.estimator": "the next challenger is another kind of model; the champion is not touched",
