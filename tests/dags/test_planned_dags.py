@@ -30,7 +30,10 @@ def test_what_is_planned_is_what_is_made(
 ) -> None:
     shipped = (root / "include" / "models" / "flight_delay" / "model.yaml").read_text()
     (tmp_path / "flight_delay").mkdir()
-    (tmp_path / "flight_delay" / "model.yaml").write_text(shipped + more)
+    before, monitor, after = shipped.partition("monitor:")
+    assert monitor
+    plain = before + after[after.index("\nruntime:") + 1 :]
+    (tmp_path / "flight_delay" / "model.yaml").write_text(plain + more)
     monkeypatch.setenv("RATCHET_MODELS_DIR", str(tmp_path))
     spec = load_spec(tmp_path / "flight_delay")
     made = DagBag(str(root / "dags" / "retrain.py")).dags

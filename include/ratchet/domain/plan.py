@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from statistics import median
 from typing import Any, Literal
 
 from ratchet.domain.differences import ABSENT, Difference, differences
 from ratchet.domain.events import DATA_TOPIC, DECISIONS_TOPIC, DRIFT_TOPIC, REQUESTS_TOPIC
+from ratchet.domain.forecasting import RunCost, forecast
 from ratchet.domain.spec import ModelSpec
 
 Sign = Literal["+", "~", "-"]
@@ -38,8 +38,9 @@ class Side:
 class Standing:
     """What the ledger knows of a model: nothing, where none was asked.
 
-    ``at_work`` are attempts that hold the lease or wait for people, each with its state. ``core_seconds`` are those of
-    its finished attempts, the newest first. ``waiting`` counts events that are not decided yet.
+    ``at_work`` are attempts that hold the lease or wait for people, each with its state. ``past`` is what its finished
+    runs took that were tuned as the deployed spec tunes, the newest first. ``waiting`` counts events that are not
+    decided yet.
     """
 
     retired: bool = False
@@ -47,7 +48,7 @@ class Standing:
     at_work: tuple[tuple[str, str], ...] = ()
     waiting: int = 0
     on_probation: bool = False
-    core_seconds: tuple[float, ...] = ()
+    past: tuple[RunCost, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -168,18 +169,15 @@ def meaning(key: str) -> str:
     return "obeyed from the next attempt on"
 
 
-def expected_cost(spec: ModelSpec, seen: Sequence[float]) -> str:
-    """What attempts of the model have cost, and what its budget allows by that.
-
-    The median of the newest finished attempts, whatever made them: a forecast for other trials or windows is another
-    function's to make, and would take this one's place.
-    """
-    if not seen:
-        return f"cost: no attempt has finished yet; the budget allows {_budget(spec)}"
-    typical, most = median(seen), spec.retrain.budget.runs_per_day
+def expected_cost(spec: ModelSpec, past: Sequence[RunCost]) -> str:
+    """What a run of the spec is forecast to take by past runs that compare with it, and what the budget allows."""
+    budget = _budget(spec)
+    told = forecast(past, spec.train.trials)
+    if told is None:
+        return f"cost: no run that compares has finished yet, so none can be forecast; the budget allows {budget}"
     return (
-        f"cost: an attempt took {typical:,.0f} core seconds (median of the last {len(seen)}); {most} a day would be "
-        f"{most * typical / 3600:,.2f} core hours"
+        f"cost: a run of {told.trials} trials is forecast to take {told.median:.3g} core hours, {told.upper:.3g} at "
+        f"most ({told.basis}); the budget allows {budget}"
     )
 
 
@@ -255,7 +253,12 @@ def _follows(before: Side | None, after: Side | None, standing: Standing, keys: 
     elif standing.champion is not None:
         yield f"version {standing.champion} goes on serving until a challenger passes"
     if before is None or any(key.key.startswith(_COSTLY) for key in keys):
-        yield expected_cost(after.spec, standing.core_seconds)
+        yield expected_cost(after.spec, standing.past if before and _alike(before.spec, after.spec) else ())
+
+
+def _alike(before: ModelSpec, after: ModelSpec) -> bool:
+    """Whether a trial of one is as dear as a trial of the other."""
+    return (before.train.estimator, before.train.tuning) == (after.train.estimator, after.train.tuning)
 
 
 def _of_another_digest(standing: Standing, keys: Sequence[KeyChange], at_work: str) -> Iterator[str]:
@@ -289,8 +292,14 @@ def _drift_words(spec: ModelSpec) -> str:
 
 def _budget(spec: ModelSpec) -> str:
     budget = spec.retrain.budget
-    hours = "" if budget.core_hours_per_month is None else f", {budget.core_hours_per_month:g} core hours a month"
-    return f"{budget.runs_per_day} runs a day{hours}"
+    limits = [f"{budget.runs_per_day} runs a day"]
+    if budget.core_hours_per_day is not None:
+        limits.append(f"{budget.core_hours_per_day:g} core hours a day")
+    if budget.core_hours_per_month is not None:
+        limits.append(f"{budget.core_hours_per_month:g} core hours a month")
+    if (money := budget.money_per_month) is not None:
+        limits.append(f"{money.amount:g} {money.unit} a month")
+    return ", ".join(limits)
 
 
 _COSTLY = ("train", "data.window", "data.features", "data.holdout", "retrain.budget", "runtime.threads")
@@ -328,6 +337,7 @@ MEANS: Mapping[str, str] = {
     "retrain.on_overload": "what a run does that has no room",
     "retrain.priority": "its turn among the models that wait",
     "retrain.group": "with which models it takes turns",
+    "retrain.when_it_pays": "whether a run for data or mild drift waits until it pays, and at which price",
     "retrain.urgent": "from which drift on nothing is waited for",
     "train": "the next challenger is made by it; the champion is not touched",
     "train.estimator": "the next challenger is another kind of model; the champion is not touched",
@@ -347,6 +357,7 @@ MEANS: Mapping[str, str] = {
     "probation": "the next promotion is watched by it; a probation under way goes on by the old one",
     "monitor": "the next look at new rows goes by it; windows looked at are not looked at again",
     "scoring": "days that have no predictions yet are scored by it; what was written stays",
+    "retention": "what ratchet purge may remove from then on; what a champion or an open attempt needs stays",
     "runtime": "where and how the next tasks run; no verdict depends on it",
     "runtime.pool": "the next tasks take slots of this pool, which must exist",
     DATASETS: "new snapshots read it so, whatever spec made the champion; the digest of the spec does not tell",

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
 from pydantic import ValidationError
 
 from ratchet.domain.plan import Side, Standing
 from ratchet.domain.spec import ModelSpec
 from ratchet.errors import Refused
 from ratchet.ports.ledger import LIVE_STATES, WAITING_STATES, Ledger, SpecRow, Tx
-
-MOST_ATTEMPTS = 20
-"""How many finished attempts say what one costs."""
+from ratchet.workflow.deciding import past_runs
 
 
 def deployed(ledger: Ledger) -> tuple[dict[str, Side], dict[str, Standing]]:
@@ -24,7 +20,8 @@ def deployed(ledger: Ledger) -> tuple[dict[str, Side], dict[str, Standing]]:
     """
     with ledger.transaction() as tx:
         rows = tx.specs()
-        return {row.model: _side(row) for row in rows}, {row.model: _standing(tx, row) for row in rows}
+        sides = {row.model: _side(row) for row in rows}
+        return sides, {row.model: _standing(tx, sides[row.model].spec, retired=row.retired) for row in rows}
 
 
 def _side(row: SpecRow) -> Side:
@@ -37,23 +34,14 @@ def _side(row: SpecRow) -> Side:
         ) from None
 
 
-def _standing(tx: Tx, row: SpecRow) -> Standing:
-    attempts, champion = tx.attempts(model=row.model), tx.current_champion(row.model)
+def _standing(tx: Tx, spec: ModelSpec, *, retired: bool) -> Standing:
+    attempts, champion = tx.attempts(model=spec.model), tx.current_champion(spec.model)
     at_work = [(a.id, a.state) for a in attempts if a.state in {*LIVE_STATES, *WAITING_STATES}]
-    ended = [attempt.id for attempt in attempts if attempt.judged_at is not None][:MOST_ATTEMPTS]
     return Standing(
-        retired=row.retired,
+        retired=retired,
         champion=champion.version if champion else None,
         at_work=tuple(at_work),
-        waiting=len(tx.events(model=row.model, fates=("pending", "deferred"))),
-        on_probation=tx.open_probation(row.model) is not None,
-        core_seconds=tuple(_core_seconds(tx, ended, row)),
+        waiting=len(tx.events(model=spec.model, fates=("pending", "deferred"))),
+        on_probation=tx.open_probation(spec.model) is not None,
+        past=past_runs(tx, spec, [attempt for attempt in attempts if not attempt.dry_run]),
     )
-
-
-def _core_seconds(tx: Tx, attempts: Iterable[str], row: SpecRow) -> Iterable[float]:
-    """Of each attempt: the seconds of its steps times the threads that the spec gives them, as budgets count them."""
-    threads = row.document["runtime"]["threads"]
-    for attempt in attempts:
-        steps = tx.steps(attempt).values()
-        yield threads * sum((step["finished_at"] - step["started_at"]).total_seconds() for step in steps)

@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 
 from ratchet.adapters.connections import EnvResolver
 from ratchet.adapters.ledger import SqlLedger
+from ratchet.adapters.specs import load_spec
 from ratchet.bootstrap import Ratchet
 from ratchet.cli import app
 from ratchet.cli import plan as command
@@ -21,6 +22,7 @@ from ratchet.settings import load_settings
 
 INCLUDE = Path(__file__).resolve().parents[3] / "include"
 CHANGES = 2
+SHIPPED = load_spec(INCLUDE / "models" / "flight_delay").digest[:12]
 OWN = "datasets:\n  visits: {location: visits.parquet, keys: [visit], event: at, created: told_at}\n"
 
 
@@ -81,7 +83,7 @@ def test_a_change_is_told_against_git_without_a_ledger(checkout: Checkout) -> No
     checkout.change("confidence: 0.95", "confidence: 0.9")
     said = run("--against", "main")
     for expected in (
-        "~ flight_delay  (spec 13322449e6cf → ",
+        f"~ flight_delay  (spec {SHIPPED} → ",
         "    ~ gate.confidence: 0.95 → 0.9\n        the next verdict is given at this confidence",
         "the spec's digest changes",
         "against main: 0 new, 1 changed, 0 gone",
@@ -119,7 +121,7 @@ def test_models_that_come_and_go_are_told_and_can_be_asked_for_alone(checkout: C
     file = checkout.models / "late_flights" / "model.yaml"
     file.write_text(file.read_text().replace("model: flight_delay", "model: late_flights"))
     said = run()
-    assert "- flight_delay  (spec 13322449e6cf)" in said
+    assert f"- flight_delay  (spec {SHIPPED})" in said
     assert "    - DAG retrain__flight_delay" in said
     assert "+ late_flights  (spec " in said
     assert "    + asset ratchet://late_flights/due" in said

@@ -12,6 +12,7 @@ from pydantic import BaseModel
 from ruamel.yaml import YAML
 
 from ratchet.domain import plan as plans
+from ratchet.domain.forecasting import RunCost
 from ratchet.domain.plan import DATASETS, MEANS, ModelPlan, Side, Standing, plan
 from ratchet.domain.spec import ModelSpec, _aliases, _model_in
 
@@ -23,6 +24,7 @@ OTHER_DEFAULTS = "0" * 64
 def side(datasets: dict[str, Any] | None = None, digest: str | None = None, **changes: Any) -> Side:
     """The shipped spec, with sections changed by dotted keys (``gate__confidence=0.9``); None takes one out."""
     document = json.loads(json.dumps(YAML(typ="safe").load(SHIPPED.read_text()), default=str))
+    del document["monitor"]
     for key, value in changes.items():
         *parents, last = key.split("__")
         where = document
@@ -165,14 +167,31 @@ def test_a_digest_that_changes_without_a_key_is_told_for_what_it_is() -> None:
     assert "no key of it changes" not in str(changed(side(), side(gate__confidence=0.9)).follows)
 
 
-def test_cost_is_that_of_past_attempts_and_told_where_the_change_touches_it() -> None:
-    standing = Standing(champion=1, core_seconds=(100.0, 40.0, 60.0))
+def test_cost_is_forecast_from_past_runs_for_the_new_trials_and_told_where_the_change_touches_it() -> None:
+    standing = Standing(champion=1, past=(RunCost(0.01, 0.002), RunCost(0.03, 0.002), RunCost(0.02, 0.002)))
     follows = changed(side(), side(train__trials=24), standing).follows
     assert follows[-1] == (
-        "cost: an attempt took 60 core seconds (median of the last 3); 4 a day would be 0.07 core hours"
+        "cost: a run of 24 trials is forecast to take 0.068 core hours, 0.078 at most (by 3 runs); the budget allows 4 "
+        "runs a day"
     )
     assert not any("cost" in one for one in changed(side(), side(gate__confidence=0.9), standing).follows)
-    assert changed(None, side()).follows[-1] == ("cost: no attempt has finished yet; the budget allows 4 runs a day")
+    assert "none can be forecast; the budget allows 4 runs a day" in changed(None, side()).follows[-1]
+
+
+def test_runs_of_another_kind_forecast_nothing() -> None:
+    standing = Standing(champion=1, past=(RunCost(0.01, 0.002),))
+    tuned = side(train__tuning={"policy": "cold"})
+    assert "none can be forecast" in changed(side(), tuned, standing).follows[-1]
+
+
+def test_every_limit_of_the_budget_is_told() -> None:
+    money = {"amount": 30.0, "core_hour": 0.5, "unit": "USD"}
+    limits = {"runs_per_day": 2, "core_hours_per_day": 1.5, "core_hours_per_month": 20.0, "money_per_month": money}
+    (budget,) = changed(side(), side(retrain__budget=limits)).resources
+    assert (budget.before, budget.after) == (
+        "4 runs a day",
+        "2 runs a day, 1.5 core hours a day, 20 core hours a month, 30 USD a month",
+    )
 
 
 def test_models_are_told_by_name_and_only_those_that_change() -> None:

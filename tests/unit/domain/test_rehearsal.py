@@ -31,10 +31,11 @@ FIRST = date(2013, 1, 1)
 
 def spec(**more: Any) -> ModelSpec:
     document = json.loads(json.dumps(YAML(typ="safe").load(SHIPPED.read_text()), default=str))
+    del document["monitor"]
     return ModelSpec.model_validate(document | more)
 
 
-def days(count: int = 200, rows: int = 100, **odd: SourceDay) -> list[SourceDay]:
+def days(count: int = 200, rows: int = 100) -> list[SourceDay]:
     """Days with so many rows, each labelled two days after it."""
     made = [FIRST + timedelta(days=i) for i in range(count)]
     return [SourceDay(day, rows, rows, datetime(day.year, day.month, day.day, 12, tzinfo=UTC)) for day in made]

@@ -24,10 +24,12 @@ def test_a_deployed_model_stands_with_its_champion_and_what_its_attempts_took(ju
     assert sides[judging.model].spec == judging.spec
     stands = standing[judging.model]
     with judging.ledger.transaction() as tx:
-        champion, steps = tx.current_champion(judging.model), [len(tx.steps(a.id)) for a in tx.attempts()]
-    assert (stands.champion, stands.retired) == (champion.version, False)
-    assert stands.at_work == ()
-    assert stands.core_seconds == tuple(30.0 * judging.spec.runtime.threads * count for count in steps)
+        champion = tx.current_champion(judging.model)
+        steps = [tx.steps(attempt.id) for attempt in tx.attempts()]
+    assert (stands.champion, stands.retired, stands.at_work) == (champion.version, False, ())
+    trials = judging.spec.train.trials
+    for past, taken in zip(stands.past, steps, strict=True):
+        assert past.whole(trials) == pytest.approx(30.0 * judging.spec.runtime.threads * len(taken) / 3600)
 
 
 def test_an_attempt_at_work_is_told_with_its_state(judging) -> None:
