@@ -45,7 +45,7 @@ class FeatureTable(TableFeatures):
     def feature_names(self, spec: ModelSpec) -> tuple[str, ...]:
         return ("wind", FAHRENHEIT, "night", "carrier")
 
-    def describe(self) -> dict[str, Any]:
+    def describe(self, spec: ModelSpec) -> dict[str, Any]:
         return {"views": {"weather": {"features": {FAHRENHEIT: "Float64"}}}, "hash": "a" * 64}
 
 
