@@ -115,10 +115,12 @@ def test_commands_options_and_systems_are_completed() -> None:
 
 def test_completion_is_installed_for_a_shell_by_one_command(tmp_path: Path) -> None:
     home = {**os.environ, "HOME": str(tmp_path)}
-    subprocess.run([RATCHET, "--install-completion", "bash"], env=home, check=True, capture_output=True)
-    bash = subprocess.run(
-        ["bash", "-c", "source ~/.bashrc; complete -p ratchet"], env=home, check=True, capture_output=True, text=True
-    )
+    asked = [
+        f"{RATCHET} --install-completion",
+        "source ~/.bashrc",
+        "complete -p ratchet",
+    ]  # from a shell: it is detected
+    bash = subprocess.run(["bash", "-c", "; ".join(asked)], env=home, check=True, capture_output=True, text=True)
     assert bash.stdout.strip().endswith("ratchet")
 
 
