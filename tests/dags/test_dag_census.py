@@ -72,7 +72,8 @@ def test_of_thirty_specs_every_dag_is_there_and_a_broken_one_spoils_no_other(
         (tmp_path / name / "model.yaml").write_text(text if number != 7 else "model: model_07")
     monkeypatch.setenv("RATCHET_MODELS_DIR", str(tmp_path))
     bag = DagBag(str(root / "dags" / "retrain.py"))
-    whole = {f"{verb}__model_{n:02}" for verb in ("retrain", "promote", "rollback") for n in range(30) if n != 7}
+    verbs = ("retrain", "promote", "rollback", "monitor")
+    whole = {f"{verb}__model_{n:02}" for verb in verbs for n in range(30) if n != 7}
     assert bag.import_errors == {}
     assert set(bag.dags) == whole | {"retrain__model_07"}
 
