@@ -34,7 +34,7 @@ import importlib.util
 import json
 import tempfile
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from io import BytesIO
 from pathlib import Path
 
@@ -218,6 +218,18 @@ def build(data_dir: Path, progress: Callable[[str], None] | None = None) -> None
             for name in DATASETS:
                 (Path(scratch) / f"{name}.parquet").replace(data_dir / f"{name}.parquet")
             manifest.replace(data_dir / _MANIFEST)
+
+
+def select(queries: Mapping[str, str]) -> dict[str, pa.Table]:
+    """The answer to each query, by name, in the form of a dataset.
+
+    A query may read ``flown`` (a row per flight, with its id, label and ``label_published_at``), ``raw_flights``,
+    ``raw_weather``, ``raw_planes`` and ``airport_zones``. What it says was known when is its own word.
+    """
+    with duckdb.connect() as db:
+        _load(db)
+        _check(db)
+        return {name: _utc(db.sql(query).to_arrow_table()) for name, query in queries.items()}
 
 
 def _load(db: duckdb.DuckDBPyConnection) -> None:

@@ -53,6 +53,8 @@ class Said:
 
 def new(
     model: Annotated[str, typer.Argument(help="Its name: lower-case letters, digits and underscores.")],
+    *,
+    example: Annotated[bool, typer.Option("--example", help="Take the shipped example of this name.")] = False,
     source: Annotated[Path | None, typer.Option("--from", help="A CSV or Parquet file, one row per decision.")] = None,
     key: Annotated[list[str] | None, typer.Option(help="A column that names what is decided on; repeatable.")] = None,
     decided_at: Annotated[str | None, typer.Option(help="The column with the moment of the decision.")] = None,
@@ -76,8 +78,12 @@ def new(
 ) -> None:
     """Make the folder of a new model from a file; what no flag says is asked for, where somebody can answer.
 
-    Every column that is not named becomes a feature: leave out what was not known when the decision was made.
+    Every column that is not named becomes a feature: leave out what was not known when the decision was made. With
+    --example the folder and the data are those of a shipped example, and nothing else need be said.
     """
+    if example:
+        _take_example(model)
+        return
     from ratchet.adapters.scaffold import Asked, scaffold  # noqa: PLC0415 - pyarrow
 
     if label is not None and target is not None:
@@ -128,9 +134,28 @@ def new(
     made_of = " ".join(shlex.quote(_shown(path)) for path in (made.spec_file.parent, *made.data_files))
     typer.echo("is one of them known only later? Then remove what was made, and name it with --leave-out:")
     typer.echo(f"rm -r {made_of}")
+    _tell_next(model, model, made.complete_until, made.rows)
+
+
+def _take_example(name: str) -> None:
+    from ratchet.adapters.examples import take  # noqa: PLC0415 - duckdb, pyarrow
+
+    settings = wire().settings
+    taken = take(
+        name,
+        examples_dir=settings.root / "include" / "examples",
+        models_dir=settings.models_dir,
+        repo_dir=settings.feature_repo_dir,
+        data_dir=settings.data_dir,
+    )
+    typer.echo(f"made {_shown(taken.spec_file.parent)}; {taken.source} has {taken.rows:,} rows")
+    _tell_next(name, taken.source, taken.complete_until, taken.rows)
+
+
+def _tell_next(model: str, source: str, complete_until: datetime, rows: int) -> None:
     typer.echo(f"next: ratchet validate {model}, then, on a running stack:")
-    until = f"{made.complete_until:%Y-%m-%dT%H:%M:%S}"
-    typer.echo(f"ratchet deploy && ratchet publish data {model} --complete-until {until} --new-rows {made.rows}")
+    until = f"{complete_until:%Y-%m-%dT%H:%M:%S}"
+    typer.echo(f"ratchet deploy && ratchet publish data {source} --complete-until {until} --new-rows {rows}")
     typer.echo(f"ratchet champion init {model}")
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import subprocess
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pyarrow as pa
@@ -12,6 +12,7 @@ import pyarrow.csv as pa_csv
 import pytest
 from typer.testing import CliRunner
 
+from ratchet.adapters import examples
 from ratchet.adapters.specs import load_spec
 from ratchet.bootstrap import Ratchet
 from ratchet.cli import app, new
@@ -212,3 +213,25 @@ def test_a_number_to_predict_is_asked_for_its_own_costs(folder: Path) -> None:
 def test_words_that_will_not_do_are_refused(folder: Path, words: tuple[str, ...], said: str) -> None:
     with pytest.raises(Refused, match=said):
         run(*words)
+
+
+def test_an_example_is_taken_by_its_name_alone_and_its_next_steps_are_told(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = {}
+
+    def take(name: str, **places: Path) -> examples.Taken:
+        asked.update(places, name=name)
+        return examples.Taken(folder / "model.yaml", "slots", 19_486, datetime(2014, 1, 1, 5, tzinfo=UTC))
+
+    monkeypatch.setattr(examples, "take", take)
+    told = CliRunner().invoke(app, ["new", "ground_crews", "--example"], catch_exceptions=False).output
+    assert asked == {
+        "name": "ground_crews",
+        "examples_dir": ROOT / "include" / "examples",
+        "models_dir": folder / "models",
+        "repo_dir": folder / "feature_repo",
+        "data_dir": folder / "data",
+    }
+    assert "ratchet publish data slots --complete-until 2014-01-01T05:00:00 --new-rows 19486" in told
+    assert "ratchet champion init ground_crews" in told
