@@ -79,12 +79,13 @@ def test_specs_in_json_are_valid_or_problems_with_exit_code_one(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     features = SimpleNamespace(feature_names=lambda *_: {}, tagged=lambda *_: {})
-    parts = SimpleNamespace(settings=SimpleNamespace(models_dir=tmp_path), features=features, sensitive_lines=list)
+    settings = SimpleNamespace(models_dir=tmp_path, feature_repo_dir=tmp_path)
+    parts = SimpleNamespace(settings=settings, features=features, sensitive_lines=list)
     monkeypatch.setattr(operate, "wire", lambda: parts)
-    assert said("validate") == {"valid": [], "problems": [], "notes": []}
+    assert said("validate", "--no-snapshot") == {"valid": [], "problems": [], "notes": [], "snapshots": []}
     (tmp_path / "m").mkdir()
     (tmp_path / "m" / "model.yaml").write_text("model: m\n")
-    result = CliRunner().invoke(app, ["validate", "--json"])
+    result = CliRunner().invoke(app, ["validate", "--no-snapshot", "--json"])
     assert result.exit_code == 1
     answer = json.loads(result.stdout)
     assert answer["valid"] == []
