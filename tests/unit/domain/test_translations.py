@@ -98,6 +98,12 @@ def test_another_window_is_another_event_and_never_other_content_under_a_known_i
     assert today.id.startswith("data_drift:")
 
 
+def test_the_same_report_about_another_model_is_another_event() -> None:
+    report = sample("evidently-report.json")
+    (one,), (other,) = (told("evidently", report, replace(AT_DAWN, model=model)) for model in ("flight_delay", "fares"))
+    assert one.id != other.id
+
+
 # -- Alertmanager and Grafana ------------------------------------------------------------------------------------------
 
 
@@ -597,6 +603,19 @@ def test_numbers_that_are_none_in_json_are_read_as_missing() -> None:
     report["metrics"][2]["value"] = float("nan")
     assert b"NaN" in (raw := json.dumps(report).encode())
     assert told("evidently", raw)[0].data.feature == "wind_speed"  # type: ignore[union-attr]
+
+    entry = sample("vertex-log-entry.json")
+    for anomaly in entry["jsonPayload"]["featureAnomalies"]:
+        anomaly["deviation"] = float("nan")
+    assert told("vertex", entry)[0].data.severity == 0.5  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("text", ["a\0b", "\ud800", " "])
+def test_a_name_that_no_database_can_store_is_refused_where_it_stands(text: str) -> None:
+    message = sample("alertmanager-firing.json")
+    message["alerts"][1]["labels"]["feature"] = text
+    error = refused("alertmanager", message)
+    assert (error.where, error.rule) == ("/alerts/1/labels/feature", "bad_text")
 
 
 def test_more_than_the_bounds_is_refused() -> None:

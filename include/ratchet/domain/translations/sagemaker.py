@@ -62,9 +62,8 @@ def translate(payload: bytes, given: Given) -> list[Told]:
         drifted.append((_severity(violation), name(about, f"{where}/feature_name") if about else None, where))
     if not drifted and degraded:
         return degraded
-    how_bad, feature, where = min(
-        drifted, key=lambda each: -(each[0] or 0), default=(None, None, pointer("violations"))
-    )
+    worst = min(drifted, key=lambda each: -each[0], default=None)
+    how_bad, feature, where = worst or (None, None, pointer("violations"))
     data = observed(check, how_bad, window, feature=feature, evidence=evidence)
     return [Told(check, model, data, end, where), *degraded]
 
