@@ -43,10 +43,10 @@ def test_the_most_of_each_limit_counts_by_its_own_period_and_dry_runs_are_no_run
         core_hours_per_month=9.0,
         money_per_month=Money(amount=20.0, core_hour=2.0, unit="EUR"),
     )
-    spent = [attempt(1, 1), attempt(2, 1, 1.5), attempt(3, 2, 2.0), attempt(4, 2, 1.0, dry_run=True)]
+    spent = [attempt(1, 1), attempt(2, 1, 1.5), attempt(3, 2, 2.0), attempt(4, 1, 1.0, dry_run=True)]
     assert budget_use(budget, spent) == (
         Use("runs_per_day", 2, 2, "runs"),
-        Use("core_hours_per_day", 3.0, 4.0, "core hours"),
+        Use("core_hours_per_day", 3.5, 4.0, "core hours"),
         Use("core_hours_per_month", 5.5, 9.0, "core hours"),
         Use("money_per_month", 11.0, 20.0, "EUR"),
     )
