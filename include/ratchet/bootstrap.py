@@ -254,9 +254,10 @@ class Ratchet:
         with self.ledger.transaction() as tx:
             row = next((row for row in tx.registered() if row.model == model and not row.retired), None)
             end = due_end(tx, row) if row is not None else None
-            return (
-                row is not None and end is not None and tx.ring_monitor(model, end, row.digest, MONITOR_AGAIN_SECONDS)
-            )
+            if row is None or end is None or not tx.ring_monitor(model, end, row.digest, MONITOR_AGAIN_SECONDS):
+                return False
+            tx.mark([model])  # a run that is due waits for the look
+            return True
 
     def deploy(self, *, revive: str | None = None, actor: str = "ratchet deploy") -> list[str]:
         """Publish every spec below ``models_dir`` to the ledger's registry; returns the models that changed.

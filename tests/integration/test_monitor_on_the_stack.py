@@ -7,7 +7,8 @@ import json
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from datetime import datetime
+from datetime import datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -57,6 +58,12 @@ def window_of(system: System, model: str, window_end: datetime) -> MonitoredRow 
 def attempts_of(system: System, model: str) -> list[AttemptRow]:
     with system.ratchet.ledger.transaction() as tx:
         return tx.attempts(model=model)
+
+
+def reasons_of(system: System, model: str, check: str) -> list[str]:
+    """What the events of a check are told at the moment."""
+    with system.ratchet.ledger.transaction() as tx:
+        return [row.reason or "" for row in tx.events(model=model) if row.data.get("check") == check]
 
 
 def published(topic: Subscription, event_id: str) -> dict[str, Any] | None:
@@ -130,6 +137,14 @@ def test_planted_drift_is_found_and_retrained_for_and_a_broken_feed_is_told_to_i
         audited = tx.audit_log(DRIFTING, action="monitor.broken")
     assert [entry["detail"]["owner"] for entry in audited] == [system.spec.owner.email]
     assert heard(system, DRIFTING, end) == []
+    for days in (2, 1):
+        until = (end - timedelta(days=days)).strftime("%Y-%m-%dT%H:%M:%S")
+        asked = ("--check", "by_hand", "--severity", "0.9", "--window-end", until)
+        system.command("publish", "drift", DRIFTING, *asked)
+    waiting = partial(reasons_of, system, DRIFTING, "by_hand")
+    held = system.until("drift held by broken data", lambda: [r for r in waiting() if r.startswith("broken_data: ")])
+    assert len(held) == 2
+    assert remedy.removesuffix(f" --window-end {system.today}") in held[0]
     assert len(attempts_of(system, DRIFTING)) == tried
 
     assert window_of(system, DRIFTING, end) == broken
@@ -137,6 +152,7 @@ def test_planted_drift_is_found_and_retrained_for_and_a_broken_feed_is_told_to_i
     mended = window_of(system, DRIFTING, end)
     assert mended is not None
     assert mended.state == "done"
+    system.until("the drift decided again", lambda: not any(r.startswith("broken_data: ") for r in waiting()))
     system.command("retire", DRIFTING, "--reason", "its drift was planted")
 
 

@@ -13,9 +13,11 @@ An event is first judged by itself: *expired*, *suppressed* (not listened to, to
 (unconfirmed, accumulating), or it *counts*. The follow-up that an undecided attempt left behind counts from its date,
 once the data reach so far; until then data and mild drift wait for it, unless something else counts (a request,
 degraded performance, urgent drift), which takes all of them along. Where at least one counts, the rules of the model
-decide: champion, fresh days, quiet hours, cooldown, whether it pays, runs per day, core hours and money, then debounce.
+decide: champion, data that the monitor believes, fresh days, quiet hours, cooldown, whether it pays, runs per day, core
+hours and money, then debounce, which lasts until a look of the monitor that is under way has ended.
 Events wait as ``deferred`` with the moment the rule lifts, and at the latest until they are too old; while debounce
-runs they are ``pending``. A person's request passes debounce, cooldown and the question whether it pays, nothing else.
+runs they are ``pending``. A person's request passes debounce, cooldown, broken data (whoever asks may have mended them)
+and the question whether it pays, nothing else.
 
 Business time rules everything but debounce, which runs on the wall clock. Whose turn it is among several models that
 are admitted is another decision: :mod:`ratchet.domain.fleet`.
@@ -158,7 +160,9 @@ class History:
 
     ``core_hours`` are the month's and ``core_hours_today`` the day's, where there is a budget of any; ``as_of`` is how
     far the data are complete, None when that is not known; ``waiting``, where the spec asks whether a run pays and the
-    past tells.
+    past tells. ``broken`` is what the monitor could not believe in the newest window that it looked at, in words, and
+    ``looked_at`` (wall) when that was: what it found comes in as events, so that it counts as a receipt. ``look_ends``
+    (wall) is when a look that is under way is waited for no longer.
     """
 
     has_champion: bool
@@ -171,6 +175,9 @@ class History:
     as_of: datetime | None = None
     core_hours_today: CoreHours | None = None
     waiting: Waiting | None = None
+    broken: str | None = None
+    looked_at: datetime | None = None
+    look_ends: datetime | None = None
 
 
 @dataclass(frozen=True)
@@ -524,8 +531,15 @@ def _decide_for_model(
     block = _blocking_rule(policy, history, room, now, pays, requested=requested)
     if block is not None:
         return None, block
-    due_at = now.wall if requested else _debounced_until(policy.debounce, [event.received_at for event in counting])
+    received = [event.received_at for event in counting] + ([history.looked_at] if history.looked_at else [])
+    due_at = now.wall if requested else _debounced_until(policy.debounce, received)
     many = f"{len(counting):,} event" + ("s" if len(counting) > 1 else "")
+    look_ends = None if requested else history.look_ends
+    if look_ends is not None and max(now.wall, due_at) < look_ends:
+        goes = "goes when the monitor has looked at the newest rows"
+        return look_ends, _Verdict(
+            "pending", f"monitor: {goes}", None, f"monitor: {many}; {goes}, at {_said(look_ends)} at the latest"
+        )
     if now.wall < due_at:
         goes = f"goes after {format_duration(policy.debounce)} of quiet"
         return due_at, _Verdict("pending", f"debounce: {goes}", None, f"debounce: {many}; {goes}, at {_said(due_at)}")
@@ -556,9 +570,10 @@ def _blocking_rule(
     *,
     requested: bool,
 ) -> _Verdict | None:
-    """The rule that holds the model back longest, or None. A person's request passes the cooldown only."""
-    if not history.has_champion:
-        return _Verdict("deferred", f"no_champion: make the first with 'ratchet champion init {policy.model}'")
+    """The rule that holds the model back longest, or None. A person's request passes broken data and the cooldown."""
+    amiss = _amiss(policy, history, requested=requested)
+    if amiss is not None:
+        return amiss
     blocks: list[tuple[datetime, str]] = []
     fresh = history.fresh
     if fresh.count < fresh.needed:
@@ -585,6 +600,16 @@ def _blocking_rule(
         return None
     lift, reason = max(blocks)
     return _Verdict("deferred", reason, lift)
+
+
+def _amiss(policy: AdmissionPolicy, history: History, *, requested: bool) -> _Verdict | None:
+    """What holds the model back until somebody does something about it."""
+    if not history.has_champion:
+        return _Verdict("deferred", f"no_champion: make the first with 'ratchet champion init {policy.model}'")
+    if history.broken is None or requested:
+        return None
+    look = f"ratchet monitor {policy.model} --run"
+    return _Verdict("deferred", f"broken_data: {history.broken}; mend the data, then look again: {look}")
 
 
 def _for_event(policy: AdmissionPolicy, event: OpenEvent, word: _Verdict, *, go: bool) -> _Verdict:

@@ -201,7 +201,8 @@ class Claims:
             )
             write_fates(tx, rows, admission)
             if not admission.go or until is None:
-                tx.set_due(spec.model, None, admission.reason)
+                due_at = None if admission.go else admission.due_at
+                tx.set_due(spec.model, due_at, admission.reason, since=admission.since, incident=admission.incident)
                 tx.unmark(spec.model)
                 return {"attempt": None, "reason": lacking(tx, spec) or admission.reason}
             claimed, trigger = _claimable(rows, admission, asked, business)

@@ -32,6 +32,9 @@ from ratchet.settings import Settings
 REQUESTED = "ratchet.retrain.requested.v1"
 MOST_LOOKED_AT = 100
 """Attempts of a model, the newest, that say what a run takes and how many there were today."""
+MOST_WINDOWS = 10
+LONGEST_LOOK = timedelta(minutes=2)
+"""How long (wall) a run that is due waits for the monitor to look at the rows that it would learn from and judge on."""
 MANY_EVENTS = 1_000
 REST_PER_EVENT_SECONDS = 1e-4
 MOST_REST_SECONDS = 30.0
@@ -134,6 +137,7 @@ def history(tx: Tx, spec: ModelSpec, business: datetime, until: datetime | None)
     runs = [a for a in tx.attempts(model=spec.model, limit=MOST_LOOKED_AT) if not a.dry_run]
     mildest = spec.retrain.on.drift.min_severity if spec.retrain.on.drift else None
     today, month = core_hours(tx, spec, business, runs)
+    broken, looked_at, look_ends = last_look(tx, spec)
     return History(
         has_champion=tx.current_champion(spec.model) is not None,
         # A run that ended without a verdict answered nothing: its events must not wait for the cooldown after it.
@@ -153,7 +157,29 @@ def history(tx: Tx, spec: ModelSpec, business: datetime, until: datetime | None)
         as_of=until,
         core_hours_today=today,
         waiting=loss_of_waiting(tx, spec, runs),
+        broken=broken,
+        looked_at=looked_at,
+        look_ends=look_ends,
     )
+
+
+def last_look(tx: Tx, spec: ModelSpec) -> tuple[str | None, datetime | None, datetime | None]:
+    """The monitor's last look: what it could not believe, and when (wall); and until when one under way is waited for.
+
+    Each is None where there is none, and all are where the spec has no monitor.
+    """
+    if spec.monitor is None:
+        return None, None, None
+    rows = tx.monitored(spec.model, limit=MOST_WINDOWS)
+    rung_at = next((row.rung_at for row in rows if row.state == "due" and row.rung_at is not None), None)
+    look_ends = rung_at + LONGEST_LOOK if rung_at is not None else None
+    seen = next((row for row in rows if row.state in {"done", "broken"}), None)
+    if seen is None:
+        return None, None, look_ends
+    if seen.state == "done":
+        return None, seen.done_at, look_ends
+    said = seen.found["quality"]["said"]
+    return f"the rows up to {seen.window_end:%Y-%m-%d %H:%M}Z cannot be believed: {said}", seen.done_at, look_ends
 
 
 def core_hours(

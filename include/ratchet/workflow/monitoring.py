@@ -205,6 +205,7 @@ class Monitors:
         with self._ledger.transaction() as tx:
             if not tx.save_monitored(row):
                 return _nothing("another run looked at the window meanwhile")
+            tx.mark([spec.model])  # what waits for the look, or for believable data, is decided again
             for event in events:
                 observation(tx, event)
             if said := report["quality"]["said"]:

@@ -221,6 +221,7 @@ class Sweeper:
                 if end is None or not runs.startable(f"monitor__{row.model}"):
                     continue
                 if tx.ring_monitor(row.model, end, row.digest, MONITOR_AGAIN_SECONDS):
+                    tx.mark([row.model])  # a run that is due waits for the look
                     due.append(row.model)
         return sorted(due)
 

@@ -247,6 +247,41 @@ def test_without_a_champion_everything_waits_even_a_request(data: InboundData) -
     assert outcome.until == TODAY + 29 * DAY
 
 
+@pytest.mark.parametrize("data", [DEGRADED, rows(30_000)])
+def test_rows_that_the_monitor_cannot_believe_start_no_run(data: InboundData) -> None:
+    outcome = only(decide(heard(1, data), history=replace(QUIET, broken="wind has no value")))
+    assert outcome.fate == "deferred"
+    assert outcome.reason == (
+        "broken_data: wind has no value; mend the data, then look again: ratchet monitor toy --run; "
+        "this event expires 2013-07-15T04:00Z"
+    )
+
+
+def test_a_follow_up_that_is_due_waits_for_rows_that_can_be_believed() -> None:
+    due = replace(heard(1, REQUEST), origin="attempt", not_before=TODAY - DAY)
+    assert decide(due).go
+    assert not decide(due, history=replace(QUIET, broken="wind has no value")).go
+
+
+def test_a_person_who_asks_may_have_mended_the_data() -> None:
+    assert decide(heard(1, REQUEST), history=replace(QUIET, broken="wind has no value")).go
+
+
+def test_a_run_waits_for_the_monitor_to_look_at_the_rows_and_then_for_what_it_found() -> None:
+    looking = replace(QUIET, look_ends=WALL + 100 * SECOND)
+    first = decide(heard(1, rows(30_000)), history=looking)
+    assert (first.go, first.due_at) == (False, WALL + 100 * SECOND)
+    assert only(first).reason == "monitor: goes when the monitor has looked at the newest rows"
+    looked = replace(QUIET, looked_at=WALL - 2 * SECOND)
+    assert decide(heard(1, rows(30_000)), history=looked).due_at == WALL + 3 * SECOND
+    assert decide(heard(1, rows(30_000)), history=replace(QUIET, looked_at=WALL - 5 * SECOND)).go
+
+
+def test_a_look_that_does_not_end_holds_nobody_for_ever_and_a_person_not_at_all() -> None:
+    assert decide(heard(1, rows(30_000)), history=replace(QUIET, look_ends=WALL)).go
+    assert decide(heard(1, REQUEST), history=replace(QUIET, look_ends=WALL + 100 * SECOND)).go
+
+
 def test_too_few_fresh_days_defer_to_the_day_there_are_enough() -> None:
     ready = TODAY + 11 * DAY
     history = replace(QUIET, fresh=FreshDays(count=3, needed=14, ready_at=ready))
@@ -620,6 +655,9 @@ histories = st.builds(
     as_of=st.none() | moments,
     waiting=st.none()
     | st.builds(Waiting, st.just(2.0), st.sampled_from([0.0, 1.0, 4.0]), st.just("USD"), st.just(1), st.just(4)),
+    broken=st.sampled_from([None, None, None, "no wind"]),
+    looked_at=st.none() | st.integers(-600, 0).map(lambda seconds: WALL + seconds * SECOND),
+    look_ends=st.sampled_from([None, None, WALL + 60 * SECOND]),
 )
 policies = st.builds(
     replace,
@@ -664,8 +702,9 @@ def test_every_event_has_exactly_one_fate_with_a_rule_and_a_moment_ahead(
     assert [outcome.key for outcome in admission.outcomes] == sorted(event.key for event in events)
     for outcome in admission.outcomes:
         assert outcome.reason.partition(":")[0] in {
-            "accumulating", "admitted", "cleared", "cooldown", "core_hours_per_day", "core_hours_per_month", "debounce",
-            "follow_up", "fresh_days", "max_event_age", "min_severity", "money_per_month", "no_champion",
+            "accumulating", "admitted", "broken_data", "cleared", "cooldown", "core_hours_per_day",
+            "core_hours_per_month", "debounce", "follow_up", "fresh_days", "max_event_age", "min_severity",
+            "money_per_month", "monitor", "no_champion",
             "not_subscribed", "quiet_hours", "recovered", "runs_per_day", "unconfirmed", "when_it_pays",
         }  # fmt: skip
         assert (outcome.until is not None) == (outcome.fate == "deferred")

@@ -22,6 +22,7 @@ from ratchet.ports.bus import DRIFT
 from ratchet.ports.ledger import ChampionRow
 from ratchet.records import RunContext
 from ratchet.workflow import evaluation, monitoring
+from ratchet.workflow.deciding import LONGEST_LOOK, last_look
 from ratchet.workflow.monitoring import BrokenData, Monitors
 from ratchet.workflow.scoring import Scoring
 from ratchet.workflow.sweeping import MONITOR_AGAIN_SECONDS
@@ -257,6 +258,30 @@ def test_a_broken_window_is_looked_at_again_once_its_data_are_mended(watched):
     watched.world.features.table = good
     assert watched.look()["state"] == "done"
     assert len(watched.told()) == 2
+
+
+def test_what_a_look_said_of_the_rows_is_known_to_admission_and_decided_upon_at_once(watched):
+    model, good = watched.world.model, watched.world.features.table
+    end = datetime(2013, 5, 1, 4, tzinfo=UTC)
+    with watched.world.ledger.transaction() as tx:
+        assert last_look(tx, watched.spec) == (None, None, None)
+        assert tx.ring_monitor(model, end, watched.spec.digest, 0)
+        assert last_look(tx, watched.spec) == (None, None, tx.monitored(model)[0].rung_at + LONGEST_LOOK)
+        tx.unmark(model)
+    watched.change("rate", lambda old: np.full(old.size, None))
+    with pytest.raises(BrokenData):
+        watched.look()
+    with watched.world.ledger.transaction() as tx:
+        said, looked_at, look_ends = last_look(tx, watched.spec)
+        assert said.startswith("the rows up to 2013-05-01 04:00Z cannot be believed: rate: ")
+        assert (looked_at, look_ends) == (tx.monitored(model)[0].done_at, None)
+        assert tx.lock_model_to_decide(tx.clock()[1]) == model
+        tx.unmark(model)
+    watched.world.features.table = good
+    watched.look()
+    with watched.world.ledger.transaction() as tx:
+        assert last_look(tx, watched.spec)[0] is None
+        assert tx.lock_model_to_decide(tx.clock()[1]) == model
 
 
 def test_a_champion_that_earns_less_than_it_was_judged_to_is_told(watched):
