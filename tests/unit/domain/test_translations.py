@@ -75,6 +75,7 @@ def test_a_recorded_payload_tells_events_that_ratchet_accepts_about_its_model(pa
         _, value, headers = to_record(event)
         heard = parse(value, headers)
         assert (heard.subject, heard.source, heard.data) == ("flight_delay", f"/monitors/{system}", event.data)
+        assert heard.time == event.data.window_end  # type: ignore[union-attr]
 
 
 @pytest.mark.parametrize("path", SAMPLES, ids=lambda path: path.name)
