@@ -96,7 +96,7 @@ class Lived:
 
     attempts: int = 0
     most_in_all: int = 0
-    most_per_group: dict[str, int] = field(default_factory=dict)
+    most_per_incident: dict[str, int] = field(default_factory=dict)
     breaches: list[str] = field(default_factory=list)
     deferred: Counter[str] = field(default_factory=Counter)
     runs_of_a_day: int = 0
@@ -195,15 +195,26 @@ class Fleet:
             return False
         self.store.put_bytes(f"snapshots/{answer['attempt']}/train.parquet", b"x" * (1000 + self.numbers[model]))
         live = self._at_work()
-        groups = Counter(group for each in live if (group := self.specs[each.partition(".")[0]].retrain.group))
         self.lived.most_in_all = max(self.lived.most_in_all, len(live))
-        for group, count in groups.items():
-            self.lived.most_per_group[group] = max(self.lived.most_per_group.get(group, 0), count)
+        for (group, incident), count in self._incidents(live).items():
+            self.lived.most_per_incident[group] = max(self.lived.most_per_incident.get(group, 0), count)
             if count > PER_INCIDENT:
-                self.lived.breaches.append(f"{count} of {PER_INCIDENT} at work in {group}")
+                self.lived.breaches.append(f"{count} of {PER_INCIDENT} at work for {incident}")
+            if not incident.startswith(f"group {group} since "):
+                self.lived.breaches.append(f"a model of {group} at work for {incident}")
         if len(live) > IN_ALL:
             self.lived.breaches.append(f"{len(live)} of {IN_ALL} at work")
         return True
+
+    def _incidents(self, live: list[str]) -> Counter[tuple[str, str]]:
+        """Attempts at work by group and incident; an event that a budget deferred is of the incident it came with."""
+        with self.ledger.transaction() as tx:
+            attempts = [tx.attempt(each) for each in live]
+        return Counter(
+            (group, str(attempt.options["incident"]))
+            for attempt in attempts
+            if attempt is not None and (group := self.specs[attempt.model].retrain.group)
+        )
 
     def _at_work(self) -> list[str]:
         with self.ledger.transaction() as tx:
@@ -339,7 +350,7 @@ def held(seen: Lived) -> dict[str, Any]:
         "attempts": seen.attempts,
         "claims": len(seen.claim_ms) + len(seen.lone_claim_ms),
         "at_work_in_all": {"most": seen.most_in_all, "allowed": IN_ALL},
-        "at_work_per_group": {"most": seen.most_per_group, "allowed": PER_INCIDENT},
+        "at_work_per_incident_of_group": {"most": seen.most_per_incident, "allowed": PER_INCIDENT},
         "runs_of_a_day": {"most": seen.runs_of_a_day, "allowed": RUNS_PER_DAY},
         "core_hours_of_a_day": {"most": round(seen.core_hours_of_a_day, 4), "allowed": HOURS_PER_DAY},
         "money_of_a_month": {"most": round(seen.money_of_a_month, 4), "allowed": MONEY["amount"]},
