@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from ratchet.adapters import hooks
 from ratchet.adapters.catalogue import own_datasets
+from ratchet.adapters.channels import load_channels
 from ratchet.adapters.connections import EnvResolver, Resolver, http_url, ledger_url, storage_url, study_url
 from ratchet.adapters.ledger import SqlLedger
 from ratchet.adapters.specs import load_all, load_spec, spec_files, told
@@ -41,6 +42,7 @@ from ratchet.workflow.inspecting import Inspection
 from ratchet.workflow.intake import Intake
 from ratchet.workflow.monitoring import MONITOR_AGAIN_SECONDS, Monitors, due_end
 from ratchet.workflow.monthly import months_of
+from ratchet.workflow.notifying import Deliver, Notifications
 from ratchet.workflow.planning import deployed
 from ratchet.workflow.promotion import Promotions
 from ratchet.workflow.purging import Purges
@@ -508,6 +510,18 @@ class Ratchet:
             self.ledger, self._intake, self.relay, self.settings, reconciler, self.audit_log, self._promotions
         )
         return sweeper.sweep(runs, self._folders())
+
+    @cached_property
+    def _notifications(self) -> Notifications:
+        return Notifications(self.ledger, load_channels(self.settings.notifications_file))
+
+    def plan_notifications(self) -> list[str]:
+        """Make notifications of what was audited; returns the channels with something to send."""
+        return self._notifications.plan()
+
+    def send_notifications(self, channel: str, deliver: Deliver, address: str | None) -> int:
+        """Send what is due on a channel; returns how many messages were sent."""
+        return self._notifications.send(channel, deliver, address)
 
     def _folders(self) -> set[str]:
         """The models that have a spec below ``models_dir``."""

@@ -62,6 +62,7 @@ class Settings:
     airflow_password: str | None = field(default=None, repr=False)
     code_digest: str | None = None
     warm_workers: bool = True
+    notifications_file: Path = Path("include/notifications.yaml")
 
 
 def _places(env: Mapping[str, str], name: str, default: str) -> int | None:
@@ -104,4 +105,5 @@ def load_settings(base: Mapping[str, str] | None = None) -> Settings:
         airflow_password=env.get("RATCHET_AIRFLOW_PASSWORD"),
         code_digest=env.get("RATCHET_CODE_DIGEST") or None,
         warm_workers=_switch(env, "RATCHET_WARM_WORKERS", "on"),
+        notifications_file=Path(env.get("RATCHET_NOTIFICATIONS") or root / "include" / "notifications.yaml").resolve(),
     )

@@ -982,3 +982,78 @@ def test_what_people_were_asked_and_what_they_answered_is_kept_in_order(ledger):
     for act in ("UPDATE approval SET actor = 'cy'", "DELETE FROM approval"):
         with pytest.raises(sa.exc.DBAPIError, match="append-only"), ledger.engine.begin() as db:
             db.execute(sa.text(act))
+
+
+def notified(tx, subject: str = "m", **posts) -> bool:
+    planned = [(channel, "owner", ["a@b.c"], tx.wall() + due) for channel, due in posts.items()]
+    return tx.insert_notification("self_test", subject, "m", NOW, {"title": "t"}, planned)
+
+
+def test_a_notification_is_made_once_until_it_is_over(ledger):
+    with ledger.transaction() as tx:
+        assert notified(tx, mail=timedelta(0))
+        assert not notified(tx, mail=timedelta(0), chat=timedelta(0))
+        assert notified(tx, "other")
+    with ledger.transaction() as tx:
+        first, other = tx.lasting_notifications(["self_test"])
+        assert (first.subject, first.at, first.notice, other.subject) == ("m", NOW, {"title": "t"}, "other")
+        tx.end_notification(first.id)
+        assert [row.id for row in tx.lasting_notifications(["self_test"])] == [other.id]
+        assert notified(tx, mail=timedelta(0))
+        assert [post.channel for post in tx.posts(notification_id=first.id)] == ["mail"]
+        assert len(tx.posts(model="m")) == 2
+        assert tx.posts(model="other") == []
+
+
+def test_a_message_is_taken_by_one_when_it_is_due_and_rests_while_it_is_tried(ledger):
+    with ledger.transaction() as tx:
+        notified(tx, mail=timedelta(0), chat=timedelta(hours=1))
+        assert tx.waiting_channels() == ["mail"]
+        assert tx.take_post("chat") is None
+        post = tx.take_post("mail")
+        assert (post.recipients, post.tries, post.notification.kind) == (["a@b.c"], 0, "self_test")
+        tx.try_post(post.id, timedelta(minutes=2))
+    with ledger.transaction() as tx:
+        assert tx.waiting_channels() == []
+        assert tx.take_post("mail") is None
+        tx.finish_post(post.id, error="away")
+        assert tx.posts(notification_id=post.notification.id)[1].last_error == "away"
+        tx.finish_post(post.id)
+        tx.drop_posts([post.id], "too late: it was sent")
+        sent = tx.posts(notification_id=post.notification.id)[1]
+        assert (sent.sent_at is not None, sent.dropped, sent.last_error, sent.tries) == (True, None, None, 1)
+        assert tx.retry_posts("given up") == 0
+
+
+def test_a_message_that_was_given_up_is_tried_again_when_asked_for_and_one_dropped_otherwise_is_not(ledger):
+    with ledger.transaction() as tx:
+        notified(tx, mail=timedelta(0), chat=timedelta(0))
+        for channel, why in (("mail", "given up"), ("chat", "over")):
+            tx.drop_posts([tx.take_post(channel).id], why)
+        assert tx.waiting_channels() == []
+        assert tx.retry_posts("given up") == 1
+        assert tx.waiting_channels() == ["mail"]
+
+
+def test_the_audit_log_is_read_on_from_where_notifications_were_made(ledger):
+    with ledger.transaction() as tx:
+        assert tx.lock_notifications() is None
+        tx.keep_notified(0)
+        for number in range(3):
+            tx.audit("ann", f"act.{number}", None, {})
+    with ledger.transaction() as tx:
+        assert tx.lock_notifications() == 0
+        assert [entry["action"] for entry in tx.audit_after(1, 1)] == ["act.1"]
+        tx.keep_notified(3)
+        assert tx.audit_after(3, 10) == []
+
+
+def test_two_who_send_take_different_messages(ledger):
+    if ledger.engine.dialect.name == "sqlite":
+        pytest.skip("SQLite has one writer at a time")
+    with ledger.transaction() as tx:
+        notified(tx, mail=timedelta(0))
+        notified(tx, "other", mail=timedelta(0))
+    with ledger.transaction() as one, ledger.transaction() as another:
+        assert one.take_post("mail").notification.subject == "m"
+        assert another.take_post("mail").notification.subject == "other"

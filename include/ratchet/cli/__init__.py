@@ -16,6 +16,7 @@ from ratchet.cli import (
     events,
     intake,
     monthly,
+    notifications,
     operate,
     publish,
     purge,
@@ -39,6 +40,7 @@ app.add_typer(events.app, name="events")
 app.add_typer(audit.app, name="audit")
 app.command("costs")(costs.costs)
 app.command("report")(monthly.report)
+app.command("notifications")(notifications.notifications)
 app.command("purge")(purge.purge)
 app.command("backtest")(backtest.backtest)
 app.command("verify")(verify.verify)

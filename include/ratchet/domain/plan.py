@@ -305,7 +305,8 @@ def _budget(spec: ModelSpec) -> str:
 _COSTLY = ("train", "data.window", "data.features", "data.holdout", "retrain.budget", "runtime.threads")
 _NEW_SNAPSHOTS = "snapshots from now on are other rows: figures of earlier verdicts are not comparable"
 MEANS: Mapping[str, str] = {
-    "owner": "whom reports, findings and cards name; nothing is trained or judged otherwise",
+    "owner": "whom reports, findings, cards and notifications name; nothing is trained or judged otherwise",
+    "notify": "who is told what from now on, and where; nothing is trained or judged otherwise",
     "business.goal": "told on the DAGs' pages and in cards; nothing is trained or judged otherwise",
     "business.review_by": "the audit asks for a review from then on",
     "business.decision": "challengers decide by it from now on; the champion keeps what its artifact has, and the next "

@@ -1198,6 +1198,40 @@ class Retention(_Closed):
 
 RETAINED = ("snapshots", "versions", "studies", "predictions", "reports")
 
+NoticeKind = Literal[
+    "promoted",
+    "refused",
+    "approval",
+    "reverted",
+    "rolled_back",
+    "failed",
+    "self_test",
+    "broken_data",
+    "stale_data",
+]
+"""What a model's owner can be told (:mod:`ratchet.domain.notifications`)."""
+
+
+class Notify(_Closed):
+    """What the owner is told, through which of the deployment's channels; left out: everything, its default channels.
+
+    A request for approval goes to ``owner.escalation`` when it has waited for ``escalate_after``, or for half of the
+    time until it expires where that is shorter; both run on the wall clock.
+    """
+
+    channels: tuple[Name, ...] | None = None
+    kinds: tuple[NoticeKind, ...] | None = None
+    escalate_after: PositiveDuration = timedelta(hours=24)
+
+    @field_validator("channels", "kinds")
+    @classmethod
+    def _each_once_and_at_least_one(cls, value: tuple[str, ...] | None) -> tuple[str, ...] | None:
+        if value == ():
+            raise _rule("names nothing, so that nobody would be told: leave it out, or name one")
+        if len(set(value or ())) < len(value or ()):
+            raise _rule(f"names one twice: {list(value or ())}")
+        return value
+
 
 class ModelSpec(_Closed):
     """All that one model is (DESIGN §6). Frozen and closed; equal specs have equal digests."""
@@ -1213,6 +1247,7 @@ class ModelSpec(_Closed):
     monitor: Monitor | None = None
     scoring: Scoring | None = None
     retention: Retention | None = None
+    notify: Notify | None = None
     runtime: Runtime = Runtime()
 
     @model_validator(mode="after")

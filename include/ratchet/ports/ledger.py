@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from datetime import date, datetime
+from datetime import date, datetime, timedelta
 from typing import Any, Protocol
 
 from ratchet.domain.audit import AuditEntry, Head
@@ -473,6 +473,40 @@ class RemovalRow:
         return f"was removed by retention on {self.decided_at:%Y-%m-%d} ({self.why})"
 
 
+NewPost = tuple[str, str, Sequence[str], datetime]
+"""Channel, stage, recipients, and from when on to send it (wall clock)."""
+
+
+@dataclass(frozen=True)
+class NotificationRow:
+    """What people are told: a ``Notice`` of the domain, and when it happened; ``over_at`` ends what lasts."""
+
+    id: int
+    kind: str
+    subject: str
+    model: str | None
+    at: datetime
+    notice: dict[str, Any]
+    over_at: datetime | None
+
+
+@dataclass(frozen=True)
+class PostRow:
+    """One message: ``sent_at`` or ``dropped`` (with the reason) ends it, else the next try is due at ``next_at``."""
+
+    id: int
+    channel: str
+    stage: str
+    recipients: list[str]
+    due_at: datetime
+    next_at: datetime
+    tries: int
+    sent_at: datetime | None
+    dropped: str | None
+    last_error: str | None
+    notification: NotificationRow
+
+
 class Tx(Protocol):
     """One transaction. Business decisions are made outside; this reads and writes."""
 
@@ -627,6 +661,32 @@ class Tx(Protocol):
     def finish_removal(self, model: str, kind: str, name: str, freed_bytes: int | None) -> None: ...
     def removal(self, model: str, kind: str, name: str) -> RemovalRow | None: ...
     def removals(self, model: str) -> list[RemovalRow]: ...
+
+    # notifications
+    def lock_notifications(self) -> int | None: ...
+    def keep_notified(self, seq: int) -> None: ...
+    def audit_after(self, seq: int, limit: int) -> list[dict[str, Any]]: ...
+    def insert_notification(
+        self,
+        kind: str,
+        subject: str,
+        model: str | None,
+        at: datetime,
+        notice: Mapping[str, Any],
+        posts: Sequence[NewPost],
+    ) -> bool: ...
+    def insert_posts(self, notification_id: int, posts: Sequence[NewPost]) -> None: ...
+    def lasting_notifications(self, kinds: Collection[str]) -> list[NotificationRow]: ...
+    def end_notification(self, notification_id: int) -> None: ...
+    def waiting_channels(self) -> list[str]: ...
+    def take_post(self, channel: str) -> PostRow | None: ...
+    def try_post(self, post_id: int, again_after: timedelta) -> None: ...
+    def finish_post(self, post_id: int, *, error: str | None = None) -> None: ...
+    def drop_posts(self, post_ids: Collection[int], why: str) -> None: ...
+    def retry_posts(self, given_up: str) -> int: ...
+    def posts(
+        self, *, notification_id: int | None = None, model: str | None = None, limit: int | None = None
+    ) -> list[PostRow]: ...
 
     # approvals
     def insert_approval_request(self, request: ApprovalRequestRow) -> None: ...

@@ -438,6 +438,60 @@ removal = sa.Table(
     comment="What retention removes: decided first, then removed; bytes are those freed, null where unknown",
 )
 
+notification = sa.Table(
+    "notification",
+    metadata,
+    _column("id", BigId, primary_key=True, autoincrement=True),
+    _column("kind", sa.String(20)),
+    _column("subject", sa.String(300)),
+    _column("model", sa.String(100), nullable=True, index=True),
+    _column("at", UtcDateTime),
+    _column("notice", Json),
+    _column("over_at", UtcDateTime, nullable=True),
+    sa.Index(
+        "uq_notification_open",
+        "kind",
+        "subject",
+        unique=True,
+        postgresql_where=sa.text("over_at IS NULL"),
+        sqlite_where=sa.text("over_at IS NULL"),
+    ),
+    comment="What people are told: once per kind and subject until it is over; what does not last is never over",
+)
+
+notification_post = sa.Table(
+    "notification_post",
+    metadata,
+    _column("id", BigId, primary_key=True, autoincrement=True),
+    _column("notification_id", BigId, sa.ForeignKey("notification.id")),
+    _column("channel", sa.String(63)),
+    _column("stage", sa.String(12)),
+    _column("recipients", Json),
+    _column("due_at", UtcDateTime),
+    _column("next_at", UtcDateTime),
+    _column("tries", sa.Integer, default=0),
+    _column("sent_at", UtcDateTime, nullable=True),
+    _column("dropped", sa.Text, nullable=True),
+    _column("last_error", sa.Text, nullable=True),
+    sa.UniqueConstraint("notification_id", "channel", "stage", name="uq_notification_post_notification_id"),
+    sa.Index(
+        "ix_notification_post_open",
+        "channel",
+        "next_at",
+        postgresql_where=sa.text("sent_at IS NULL AND dropped IS NULL"),
+        sqlite_where=sa.text("sent_at IS NULL AND dropped IS NULL"),
+    ),
+    comment="One message of a notification, per channel and stage: sent, dropped (with the reason), or to be tried",
+)
+
+notification_cursor = sa.Table(
+    "notification_cursor",
+    metadata,
+    _column("id", sa.Integer, primary_key=True),
+    _column("seq", sa.BigInteger),
+    comment="One row: the audit entry up to which notifications were made",
+)
+
 audit = sa.Table(
     "audit",
     metadata,

@@ -17,6 +17,7 @@ from ratchet.adapters.ledger.base import AUDIT_LOCK
 from ratchet.adapters.ledger.doorbells import Doorbells
 from ratchet.adapters.ledger.inbox import Inbox
 from ratchet.adapters.ledger.monitored import Monitored
+from ratchet.adapters.ledger.notifications import Notifications
 from ratchet.adapters.ledger.operators import Operators
 from ratchet.adapters.ledger.probations import Probations
 from ratchet.adapters.ledger.promotions import Promotions
@@ -45,6 +46,7 @@ class SqlTx(
     Monitored,
     Scored,
     Removals,
+    Notifications,
     Audit,
 ):
     """One transaction on the ledger; see ``ratchet.ports.ledger.Tx``."""
