@@ -438,6 +438,15 @@ removal = sa.Table(
     comment="What retention removes: decided first, then removed; bytes are those freed, null where unknown",
 )
 
+signature = sa.Table(
+    "signature",
+    metadata,
+    _column("sender", sa.String(100), primary_key=True),
+    _column("signature", sa.String(64), primary_key=True),
+    _column("seen_at", UtcDateTime, index=True),
+    comment="Signatures of requests that were taken, kept for as long as their timestamps would be believed",
+)
+
 audit = sa.Table(
     "audit",
     metadata,
