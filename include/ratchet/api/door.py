@@ -193,7 +193,8 @@ SenderDep = Annotated[Sender, Depends(sender)]
 
 def _own_site(request: Request) -> None:
     """A change that a cookie alone stands for must come from our own pages: a browser says where it comes from."""
-    if request.method in SAFE or request.headers.get("authorization", "").lower().startswith("bearer "):
+    kind, _, credentials = request.headers.get("authorization", "").partition(" ")
+    if request.method in SAFE or (kind.lower() == "bearer" and credentials.strip()):
         return
     origin = request.headers.get("origin")
     same = request.headers.get("sec-fetch-site") == "same-origin" or (

@@ -22,8 +22,8 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 CLOCK_WINDOW = timedelta(minutes=5)
-REMEMBERED = 2 * CLOCK_WINDOW
-"""A timestamp may lie ahead of the clock and is believed until it lies as far behind."""
+REMEMBERED = 3 * CLOCK_WINDOW
+"""A timestamp may lie ahead of the clock and is believed until it lies as far behind; and clocks differ."""
 LEAST_SECRET = 32
 _TIMESTAMP = re.compile(r"[0-9]{1,11}(\.[0-9]{1,9})?", re.ASCII)
 _SIGNATURE = re.compile(r"[0-9a-f]{64}", re.ASCII)

@@ -49,7 +49,7 @@ class People:
 
     async def identify(self, request: HTTPConnection) -> Person:
         kind, _, name = request.headers.get("authorization", "").partition(" ")
-        name = name if kind.lower() == "bearer" else request.cookies.get("_token", "")
+        name = name if kind.lower() == "bearer" and name.strip() else request.cookies.get("_token", "")
         if name not in self.may:
             raise HTTPException(401, "Not authenticated")
         return Person(id=f"id of {name}", name=name)

@@ -109,6 +109,7 @@ def test_who_may_not_see_a_model_is_told_nothing_of_it(api: Client) -> None:
         ({"Origin": "http://airflow.test"}, 202),
         ({"Sec-Fetch-Site": "same-origin"}, 202),
         ({"Authorization": "Basic YTpi"}, 403),
+        ({"Authorization": "Bearer  "}, 403),
     ],
 )
 def test_a_cookie_changes_something_from_our_own_pages_alone(api: Client, headers: dict[str, str], status: int) -> None:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import re
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
+import httpx
 import pytest
 
 from ratchet.domain.signing import CLOCK_WINDOW, SignedRequest, is_fresh, is_signed, sign
+from ratchet.settings import load_settings
 
 SECRET = "s" * 32
 NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
@@ -75,3 +78,23 @@ def test_a_request_is_believed_near_its_time(ahead: timedelta, believed: bool) -
 @pytest.mark.parametrize("text", ["", "now", "nan", "1e9", "-1", "١٧٦٧٣٢٣٠٤٥", "1767323045 "])
 def test_what_is_no_timestamp_is_not_believed(text: str) -> None:
     assert not is_fresh(text, NOW)
+
+
+def test_the_documentations_own_program_signs_as_it_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    def post(url: str, *, content: bytes, headers: dict[str, str]) -> httpx.Response:
+        target = url.removeprefix("http://airflow/ratchet")
+        request = SignedRequest(headers["Ratchet-Timestamp"], "POST", target, tuple(headers.items()), content)
+        assert is_signed(headers["Ratchet-Signature"], [SECRET], request)
+        assert is_fresh(headers["Ratchet-Timestamp"], datetime.now(UTC))
+        taken.append(headers["Ratchet-Key"])
+        return httpx.Response(202, request=httpx.Request("POST", url))
+
+    taken: list[str] = []
+    page = (load_settings().root / "docs" / "api.md").read_text()
+    (program,) = re.findall(r"```python\n(.*?)```", page, flags=re.DOTALL)
+    names: dict[str, object] = {}
+    exec(program, names)
+    monkeypatch.setattr(httpx, "post", post)
+    names["send"]("http://airflow", "weather", SECRET, b"{}")  # type: ignore[operator]
+    names["send"]("http://airflow", "weather", SECRET, b"{}", "application/json", "/v1/events/grafana?model=m")  # type: ignore[operator]
+    assert taken == ["weather", "weather"]
