@@ -1080,3 +1080,11 @@ def test_of_two_processes_with_the_same_signature_one_takes_it(ledger):
     for thread in threads:
         thread.join()
     assert sorted(taken) == [False] * 7 + [True]
+
+
+def test_specs_are_given_of_the_models_asked_for(ledger):
+    with ledger.transaction() as tx:
+        tx.publish_spec("n", "e" * 64, {"model": "n"})
+        assert [row.model for row in tx.specs()] == ["m", "n"]
+        assert [row.model for row in tx.specs(["n", "none"])] == ["n"]
+        assert tx.specs([]) == []

@@ -22,7 +22,6 @@ from ratchet.api.publishing import Outgoing
 from ratchet.bootstrap import Ratchet
 from ratchet.domain.signing import REMEMBERED, SignedRequest, is_fresh, is_signed
 from ratchet.errors import Refused
-from ratchet.ports.ledger import SpecRow
 from ratchet.workflow.overview import Overviews
 
 logger = logging.getLogger(__name__)
@@ -88,13 +87,6 @@ class Door:
             buckets=Buckets(ratchet.settings.http_events_per_minute),
             description=description,
         )
-
-    def seen(self, person: Person, act: Act = "read") -> list[SpecRow]:
-        """The registered models, retired ones too, that this person may see."""
-        with self.ratchet.ledger.transaction() as tx:
-            rows = tx.specs()
-        allowed = self.access.allowed(person, act, [row.model for row in rows])
-        return [row for row in rows if row.model in allowed]
 
     def names_seen(self, person: Person, model: str | None, act: Act = "read") -> list[str]:
         """The names of the models that this person may see, or the one that is asked for.
