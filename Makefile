@@ -43,7 +43,7 @@ lock: ## Resolve the lock files again (no index address in them)
 	$(UV) pip compile --quiet --group bench -c requirements-dev.txt --universal --python-version 3.11 \
 	  --generate-hashes --no-emit-index-url --no-header -o requirements-bench.txt
 
-schemas: setup ## Write the events' JSON Schemas and AsyncAPI document into docs/events
+schemas: setup ## Write the events' JSON Schemas, the AsyncAPI and the OpenAPI document into docs
 	.venv/bin/python scripts/write-event-schemas
 
 up: setup ## Start the local stack in the background and wait until it is ready

@@ -53,7 +53,7 @@ class AirflowResolver:
             found = Connection.get(conn_id)
         except AirflowNotFoundException:
             raise unknown_connection(conn_id) from None
-        return _info(found, found.extra_dejson)
+        return connection_info(found, found.extra_dejson)
 
 
 async def resolve_all() -> MappingResolver:
@@ -69,11 +69,12 @@ async def resolve_all() -> MappingResolver:
             found = await Connection.async_get(conn_id)
         except AirflowNotFoundException:
             continue
-        known[conn_id] = _info(found, await found.aextra_dejson())
+        known[conn_id] = connection_info(found, await found.aextra_dejson())
     return MappingResolver(known)
 
 
-def _info(found: Any, extra: Mapping[str, Any]) -> ConnectionInfo:
+def connection_info(found: Any, extra: Mapping[str, Any]) -> ConnectionInfo:
+    """Airflow's connection as ours."""
     from ratchet.adapters.connections import ConnectionInfo
 
     return ConnectionInfo(

@@ -18,7 +18,17 @@ from typing import TYPE_CHECKING, Any
 from ratchet.adapters import hooks
 from ratchet.adapters.catalogue import own_datasets
 from ratchet.adapters.channels import load_channels
-from ratchet.adapters.connections import EnvResolver, Resolver, http_url, ledger_url, storage_url, study_url
+from ratchet.adapters.connections import (
+    HTTP_KEYS,
+    EnvResolver,
+    Resolver,
+    UnknownConnection,
+    http_url,
+    ledger_url,
+    signing_keys,
+    storage_url,
+    study_url,
+)
 from ratchet.adapters.ledger import SqlLedger
 from ratchet.adapters.specs import load_all, load_spec, spec_files, told
 from ratchet.adapters.specs_at_ref import models_at
@@ -50,6 +60,7 @@ from ratchet.workflow.reconciling import Reconciler
 from ratchet.workflow.rehearsing import rehearse
 from ratchet.workflow.repeating import Repeats
 from ratchet.workflow.replaying import Replays
+from ratchet.workflow.requesting import request_retrain
 from ratchet.workflow.retiring import retire
 from ratchet.workflow.scoring import Scoring
 from ratchet.workflow.self_testing import SelfTests
@@ -62,6 +73,7 @@ if TYPE_CHECKING:
     from datetime import date, datetime
 
     from ratchet.domain.costs import Prices
+    from ratchet.domain.events import Announcement
     from ratchet.domain.monthly import OwnerMonth
     from ratchet.ports.bus import Bus
     from ratchet.ports.features import Features
@@ -478,9 +490,31 @@ class Ratchet:
         """Gone when this is."""
         return tempfile.TemporaryDirectory(prefix="ratchet-")
 
-    def rollback(self, model: str, version: int | None, actor: str, reason: str) -> dict[str, Any]:
+    def rollback(
+        self,
+        model: str,
+        version: int | None,
+        actor: str,
+        reason: str,
+        *,
+        via: str | None = None,
+        user_id: str | None = None,
+    ) -> dict[str, Any]:
         """Take an earlier champion back."""
-        return self._promotions.rollback(model, version, actor, reason)
+        return self._promotions.rollback(model, version, actor, reason, via=via, user_id=user_id)
+
+    def request_retrain(
+        self, model: str, actor: str, reason: str, *, via: str, user_id: str | None = None
+    ) -> Announcement:
+        """Ask for a retrain as this person; the event is told to Kafka within a second or two."""
+        return request_retrain(self.ledger, model, actor, reason, via=via, user_id=user_id)
+
+    def signing_keys(self) -> dict[str, tuple[str, ...]]:
+        """The secrets by which sources may sign what they post, by the source's name; none where none are defined."""
+        try:
+            return signing_keys(self._resolver.resolve(HTTP_KEYS))
+        except UnknownConnection:
+            return {}
 
     def costs(self, model: str | None = None) -> Costs:
         """What the attempts of one model, or of all, have cost."""

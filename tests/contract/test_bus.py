@@ -300,3 +300,39 @@ def test_retries_wait_longer_each_time_within_bounds() -> None:
     assert min(waits[4:]) >= 4.0
     backoff.succeeded()
     assert backoff.failed() <= 1.0
+
+
+def test_a_thread_that_flushes_does_not_answer_for_the_records_of_another(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Future:
+        is_done = True
+
+        def __init__(self, topic: str) -> None:
+            self.exception = ValueError("not stored") if topic == "bad" else None
+
+        def failed(self) -> bool:
+            return self.exception is not None
+
+    class Producer:
+        def send(self, topic: str, **_: object) -> Future:
+            return Future(topic)
+
+        def flush(self, timeout: float) -> None:
+            assert timeout > 0
+
+    monkeypatch.setattr("ratchet.adapters.kafka_bus._producer", lambda _: Producer())
+    bus = KafkaBus(parse_uri("kafka://127.0.0.1:1"))
+    bus.publish("bad", b"k", b"v")
+
+    def other() -> None:
+        bus.publish("good", b"k", b"v")
+        bus.flush()
+        done.set()
+
+    done = threading.Event()
+    thread = threading.Thread(target=other)
+    thread.start()
+    thread.join()
+    assert done.is_set(), "it was told of a record that it did not publish"
+    with pytest.raises(Unavailable, match="bad: a record was not stored"):
+        bus.flush()
+    bus.flush()

@@ -1057,3 +1057,109 @@ def test_two_who_send_take_different_messages(ledger):
     with ledger.transaction() as one, ledger.transaction() as another:
         assert one.take_post("mail").notification.subject == "m"
         assert another.take_post("mail").notification.subject == "other"
+
+
+# -- what is shown -----------------------------------------------------------------------------------------------------
+
+
+def test_pages_of_events_meet_without_gap_or_repetition_and_keep_to_the_models_asked_for(ledger):
+    with ledger.transaction() as tx:
+        tx.publish_spec("n", "e" * 64, {"model": "n"})
+        tx.insert_events([event(f"e{i}", model="mn"[i % 2]) for i in range(7)])
+        first = tx.events_before(None, models=["m"], limit=3)
+        second = tx.events_before(first[-1].pk, models=["m"], limit=3)
+        assert [row.event_id for row in (*first, *second)] == ["e6", "e4", "e2", "e0"]
+        assert tx.events_before(None, models=[], limit=3) == []
+        assert [row.event_id for row in tx.events_before(None, models=["m", "n"], event_id="e3", limit=3)] == ["e3"]
+        assert tx.events_before(None, models=["m", "n"], fates=["started"], limit=3) == []
+        assert tx.event(first[0].pk) == first[0]
+        assert tx.event(10**9) is None
+
+
+def test_pages_of_attempts_meet_also_where_two_began_in_the_same_moment(ledger):
+    with ledger.transaction() as tx:
+        for epoch in (1, 2, 3):
+            tx.start_attempt(attempt(epoch), 60)
+            tx.update_attempt(f"m.{epoch}", created_at=NOW, state="concluded")
+        tx.update_attempt("m.2", verdict="promote")
+        first = tx.attempts_before(None, models=["m"], limit=2)
+        second = tx.attempts_before((first[-1].created_at, first[-1].id), models=["m"], limit=2)
+        assert [row.id for row in (*first, *second)] == ["m.3", "m.2", "m.1"]
+        assert [row.id for row in tx.attempts_before(None, models=["m"], verdicts=["promote"], limit=2)] == ["m.2"]
+        assert tx.attempts_before(None, models=["m"], states=["claimed"], limit=2) == []
+        assert {name: row.id for name, row in tx.last_judged(["m", "n"]).items()} == {"m": "m.2"}
+
+
+def test_pages_of_the_audit_log_leave_out_what_is_of_other_models(ledger):
+    with ledger.transaction() as tx:
+        for action, model in (("champion.promoted", "m"), ("clock.set", None), ("spec.deployed", "n"), ("x.y", "m")):
+            tx.audit("ann", action, model, {})
+        assert [row["action"] for row in tx.audited_before(None, models=["m"], limit=9)] == ["x.y", "champion.promoted"]
+        seen = tx.audited_before(None, models=["m"], general=True, limit=2)
+        assert [row["action"] for row in seen] == ["x.y", "clock.set"]
+        seen = tx.audited_before(seen[-1]["seq"], models=["m"], general=True, action="champion", actor="ann", limit=2)
+        assert [row["action"] for row in seen] == ["champion.promoted"]
+
+
+def test_pages_of_dead_letters_are_of_rejected_records_alone(ledger):
+    rejected = [replace(record(i), status="rejected", reason=f"not_json {i}") for i in range(3)]
+    with ledger.transaction() as tx:
+        tx.insert_records([*rejected, record(9)])
+        first = tx.letters_before(None, limit=2)
+        assert [row.raw.offset for row in first] == [2, 1]
+        assert [row.raw.offset for row in tx.letters_before(first[-1].pk, limit=2)] == [0]
+        assert [row.raw.offset for row in tx.letters_before(None, reason_contains="JSON 1", limit=2)] == [1]
+
+
+def test_many_models_are_told_at_once_each_by_its_newest(ledger):
+    with ledger.transaction() as tx:
+        tx.publish_spec("n", "e" * 64, {"model": "n"})
+        for seq in (1, 2):
+            tx.insert_champion(ChampionRow("m", seq, seq + 4, None, "init", NOW, None, "r", None, NOW))
+        tx.insert_events([event("a"), event("b"), event("c", model="n")])
+        tx.start_attempt(attempt(1), 60)
+        tx.save_step("m.1", "snapshot", {}, tx.wall() - timedelta(seconds=60))
+        tx.save_step("m.1", "judge", {}, tx.wall() - timedelta(seconds=30))
+        business = tx.attempts(model="m")[0].business_at
+        assert {name: row.version for name, row in tx.serving(["m", "n"]).items()} == {"m": 6}
+        assert tx.open_event_counts(["m", "n"]) == {"m": {"pending": 2}, "n": {"pending": 1}}
+        (taken,) = tx.runs_taken(["m", "n"], business)
+        assert (taken.model, taken.dry_run) == ("m", False)
+        assert taken.seconds == pytest.approx(90, abs=5)
+        assert tx.runs_taken(["m"], business + timedelta(seconds=1)) == []
+
+
+# -- signed requests ---------------------------------------------------------------------------------------------------
+
+
+def test_a_signature_is_taken_once_and_forgotten_when_its_time_is_over(ledger):
+    with ledger.transaction() as tx:
+        assert tx.take_signature("grafana", "a" * 64, 600)
+    with ledger.transaction() as tx:
+        assert not tx.take_signature("grafana", "a" * 64, 600)
+        assert tx.take_signature("evidently", "a" * 64, 600)
+    with ledger.transaction() as tx:
+        assert tx.take_signature("grafana", "a" * 64, -1), "older than it is kept: forgotten"
+
+
+def test_of_two_processes_with_the_same_signature_one_takes_it(ledger):
+    taken = []
+
+    def take() -> None:
+        with ledger.transaction() as tx:
+            taken.append(tx.take_signature("grafana", "b" * 64, 600))
+
+    threads = [threading.Thread(target=take) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(taken) == [False] * 7 + [True]
+
+
+def test_specs_are_given_of_the_models_asked_for(ledger):
+    with ledger.transaction() as tx:
+        tx.publish_spec("n", "e" * 64, {"model": "n"})
+        assert [row.model for row in tx.specs()] == ["m", "n"]
+        assert [row.model for row in tx.specs(["n", "none"])] == ["n"]
+        assert tx.specs([]) == []

@@ -7,6 +7,7 @@ and the triggerer from a table filled beforehand (``MappingResolver``), because 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,6 +16,7 @@ from urllib.parse import parse_qsl, quote, unquote, urlsplit
 
 import msgspec
 
+from ratchet.domain.signing import LEAST_SECRET
 from ratchet.errors import Refused
 from ratchet.settings import CONNECTION_PREFIX
 
@@ -24,6 +26,8 @@ MLFLOW = "ratchet_mlflow"
 OPTUNA = "ratchet_optuna"
 STORAGE = "ratchet_storage"
 FEAST = "ratchet_feast"
+HTTP_KEYS = "ratchet_http_keys"
+"""Secrets of those who sign what they post; the API alone asks for it, and it need not be there."""
 CONNECTION_IDS = (KAFKA, LEDGER, MLFLOW, OPTUNA, STORAGE, FEAST)
 
 _KAFKA_PASSED_ON = frozenset(
@@ -241,6 +245,27 @@ def kafka_config(info: ConnectionInfo) -> dict[str, Any]:
         config.setdefault("security_protocol", "SASL_SSL")
         config.setdefault("sasl_mechanism", "PLAIN")
     return config
+
+
+def signing_keys(info: ConnectionInfo) -> dict[str, tuple[str, ...]]:
+    """The secrets of each source, by its name, from the connection's extra: one, or a list while one is replaced.
+
+    Raises:
+        Refused: a name or a secret that cannot be one; no secret is told.
+
+    """
+    keys = {}
+    for name, given in info.extra.items():
+        secrets = (given,) if isinstance(given, str) else tuple(given) if isinstance(given, list) else ()
+        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", name):
+            raise Refused(f"connection {HTTP_KEYS}: {name!r} is no name of a source: letters, digits, '.', '_' and '-'")
+        if not secrets or not all(isinstance(each, str) and len(each) >= LEAST_SECRET for each in secrets):
+            raise Refused(
+                f"connection {HTTP_KEYS}: the key of {name!r} must be a text of {LEAST_SECRET} characters or more, "
+                "or a list of such. Make one: openssl rand -hex 32"
+            )
+        keys[name] = secrets
+    return keys
 
 
 def http_url(info: ConnectionInfo) -> str:

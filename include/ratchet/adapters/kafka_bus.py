@@ -100,40 +100,54 @@ def cluster_id(config: dict[str, Any]) -> str:
 
 
 class KafkaBus:
-    """``ratchet.ports.bus.Bus`` on Kafka. Clients are made on first use; may be shared by threads."""
+    """``ratchet.ports.bus.Bus`` on Kafka. Clients are made on first use; may be shared by threads.
+
+    Each thread's ``flush`` answers for the records that this thread published, so that none is told of another's.
+    """
 
     def __init__(self, connection: ConnectionInfo) -> None:
         self._config = kafka_config(connection)
         self._lock = threading.Lock()
         self._producer: Any = None
-        self._sent: list[tuple[str, FutureRecordMetadata]] = []
+        self._mine = threading.local()
+
+    @property
+    def _sent(self) -> list[tuple[str, FutureRecordMetadata]]:
+        """What this thread published since its last flush."""
+        if not hasattr(self._mine, "sent"):
+            self._mine.sent = []
+        sent: list[tuple[str, FutureRecordMetadata]] = self._mine.sent
+        return sent
 
     def publish(self, topic: str, key: bytes | None, value: bytes | None, headers: Headers = ()) -> None:
         """Hand one record to the producer (acks from all replicas, no reordering); durable after ``flush``."""
-        with self._lock:
-            try:
+        try:
+            with self._lock:
                 if self._producer is None:
                     self._producer = _producer(self._config)
-                sent = self._producer.send(topic, key=key, value=value, headers=list(headers))
-            except KafkaError as error:
-                raise Unavailable(
-                    f"{topic}: Kafka took no record: {error!r}. Is the topic there? ratchet topics ensure"
-                ) from error
-            self._sent.append((topic, sent))
+                producer = self._producer
+            sent = producer.send(topic, key=key, value=value, headers=list(headers))
+        except KafkaError as error:
+            raise Unavailable(
+                f"{topic}: Kafka took no record: {error!r}. Is the topic there? ratchet topics ensure"
+            ) from error
+        self._sent.append((topic, sent))
 
     def flush(self, timeout_seconds: float = 30.0) -> None:
-        """Return once all published records are stored; raise ``Unavailable`` when one is not."""
+        """Return once all records of this thread are stored; raise ``Unavailable`` when one is not."""
+        sent = self._sent[:]
+        self._sent.clear()
         with self._lock:
-            sent, self._sent = self._sent, []
-            if self._producer is None:
-                return
-            try:
-                self._producer.flush(timeout=timeout_seconds)
-                for topic, future in sent:
-                    if not future.is_done or future.failed():
-                        raise Unavailable(f"{topic}: a record was not stored: {future.exception!r}")
-            except KafkaError as error:
-                raise Unavailable(f"Kafka stored not everything within {timeout_seconds:g} s: {error!r}") from error
+            producer = self._producer
+        if producer is None:
+            return
+        try:
+            producer.flush(timeout=timeout_seconds)
+            for topic, future in sent:
+                if not future.is_done or future.failed():
+                    raise Unavailable(f"{topic}: a record was not stored: {future.exception!r}")
+        except KafkaError as error:
+            raise Unavailable(f"Kafka stored not everything within {timeout_seconds:g} s: {error!r}") from error
 
     def ensure_topics(self) -> list[str]:
         """Create the missing ones of ``TOPICS`` with 3 partitions and their retention; return what was created."""

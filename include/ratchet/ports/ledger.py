@@ -507,6 +507,16 @@ class PostRow:
     notification: NotificationRow
 
 
+@dataclass(frozen=True)
+class RunTaken:
+    """What one attempt has taken so far: seconds of its finished steps; ``business_at`` is when it was claimed."""
+
+    model: str
+    business_at: datetime
+    dry_run: bool
+    seconds: float
+
+
 class Tx(Protocol):
     """One transaction. Business decisions are made outside; this reads and writes."""
 
@@ -518,7 +528,7 @@ class Tx(Protocol):
     # spec registry
     def publish_spec(self, model: str, digest: str, document: dict[str, Any], *, revive: bool = False) -> bool: ...
     def retire(self, model: str) -> None: ...
-    def specs(self) -> list[SpecRow]: ...
+    def specs(self, models: Collection[str] | None = None) -> list[SpecRow]: ...
     def registered(self) -> list[Registration]: ...
     def spec_document(self, digest: str) -> dict[str, Any]: ...
 
@@ -695,6 +705,48 @@ class Tx(Protocol):
     def show_approval_request(self, attempt_id: str, runs: Sequence[str]) -> None: ...
     def insert_approval(self, approval: ApprovalRow) -> None: ...
     def approvals(self, attempt_id: str) -> list[ApprovalRow]: ...
+
+    # what is shown: pages, newest first, and many models at once
+    def events_before(
+        self,
+        pk: int | None,
+        *,
+        models: Collection[str],
+        fates: Collection[str] | None = None,
+        types: Collection[str] | None = None,
+        source: str | None = None,
+        event_id: str | None = None,
+        attempt_id: str | None = None,
+        limit: int,
+    ) -> list[EventRow]: ...
+    def event(self, pk: int) -> EventRow | None: ...
+    def attempts_before(
+        self,
+        spot: tuple[datetime, str] | None,
+        *,
+        models: Collection[str],
+        states: Collection[str] | None = None,
+        verdicts: Collection[str] | None = None,
+        limit: int,
+    ) -> list[AttemptRow]: ...
+    def audited_before(
+        self,
+        seq: int | None,
+        *,
+        models: Collection[str],
+        general: bool = False,
+        actor: str | None = None,
+        action: str | None = None,
+        limit: int,
+    ) -> list[dict[str, Any]]: ...
+    def letters_before(self, pk: int | None, *, reason_contains: str | None = None, limit: int) -> list[RecordRow]: ...
+    def serving(self, models: Collection[str]) -> dict[str, ChampionRow]: ...
+    def last_judged(self, models: Collection[str]) -> dict[str, AttemptRow]: ...
+    def open_event_counts(self, models: Collection[str]) -> dict[str, dict[str, int]]: ...
+    def runs_taken(self, models: Collection[str], since: datetime) -> list[RunTaken]: ...
+
+    # signed requests
+    def take_signature(self, sender: str, signature: str, keep_seconds: float) -> bool: ...
 
     # outbox and audit
     def enqueue(self, kind: str, dedupe: str, payload: dict[str, Any], model: str | None = None) -> None: ...

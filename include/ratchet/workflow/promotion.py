@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -403,7 +403,16 @@ class Promotions:
             if approval.state == "expired":
                 tx.audit("ratchet", "approval.expired", attempt.model, {"attempt": attempt.id, "why": approval.reason})
 
-    def rollback(self, model: str, version: int | None, actor: str, reason: str) -> dict[str, Any]:
+    def rollback(
+        self,
+        model: str,
+        version: int | None,
+        actor: str,
+        reason: str,
+        *,
+        via: str | None = None,
+        user_id: str | None = None,
+    ) -> dict[str, Any]:
         """Take an earlier champion back, by the same compare-and-set; its artifact is loaded and verified first.
 
         Args:
@@ -412,6 +421,8 @@ class Promotions:
                 means the champion before the current.
             actor: who asks.
             reason: why; it goes into the audit log and to the world.
+            via: where it was asked for, such as ``api``.
+            user_id: the actor's id there.
 
         Raises:
             Refused: no reason, no champion, or the version was never champion.
@@ -431,13 +442,25 @@ class Promotions:
             if removal := tx.removal(model, "version", str(back.version)):
                 raise Refused(f"version {back.version} of {model} {removal.said}: choose a later one")
             supersede_probation(tx, model, f"{actor} took version {back.version} back: {reason}", actor)
-            move_back(tx, current, back, kind="rollback", actor=actor, reason=reason)
+            asked = {name: value for name, value in (("via", via), ("user_id", user_id)) if value is not None}
+            move_back(tx, current, back, kind="rollback", actor=actor, reason=reason, asked=asked)
         self._relay.run()
         return {"model": model, "version": back.version, "before": current.version}
 
 
-def move_back(tx: Tx, current: ChampionRow, back: ChampionRow, *, kind: str, actor: str, reason: str) -> None:
+def move_back(
+    tx: Tx,
+    current: ChampionRow,
+    back: ChampionRow,
+    *,
+    kind: str,
+    actor: str,
+    reason: str,
+    asked: Mapping[str, str] | None = None,
+) -> None:
     """Let an earlier champion serve again, by compare-and-set, with what is told and audited of it.
+
+    ``asked`` is audited besides: where it was asked for, and by whose id there.
 
     Raises:
         ChampionMoved: ``current`` is not the current champion any more.
@@ -469,7 +492,8 @@ def move_back(tx: Tx, current: ChampionRow, back: ChampionRow, *, kind: str, act
         reason=reason,
     )
     decision(tx, told.id, model, to_record(told))
-    tx.audit(actor, "champion.rolledback", model, {"from": current.version, "to": back.version, "reason": reason})
+    detail = {"from": current.version, "to": back.version, "reason": reason}
+    tx.audit(actor, "champion.rolledback", model, detail | dict(asked or {}))
     tx.mark([model])
 
 

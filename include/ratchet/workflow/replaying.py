@@ -33,15 +33,23 @@ Progress = Callable[[str], None]
 
 @dataclass(frozen=True)
 class Operator:
-    """Who asks, and why; both go into fates, records and the audit log."""
+    """Who asks, and why: both go into fates, records and the audit log; where, and the id there, into the log alone."""
 
     name: str
     reason: str
+    via: str | None = None
+    user_id: str | None = None
 
     def __post_init__(self) -> None:
         """A replay without a reason is refused."""
         if not self.reason.strip():
             raise Refused("a replay needs a reason: it is what the events and the audit log will say")
+
+    @property
+    def said(self) -> dict[str, str]:
+        """What the audit log says beside the name."""
+        told = (("reason", self.reason), ("via", self.via), ("user_id", self.user_id))
+        return {name: value for name, value in told if value is not None}
 
     def __str__(self) -> str:
         return f"replayed by {self.name}: {self.reason}"
@@ -78,6 +86,7 @@ class Replays:
         *,
         fates: Collection[str] = ("failed", "expired"),
         models: Collection[str] = (),
+        from_kafka: bool = True,
         dry_run: bool = False,
         progress: Progress = logger.info,
     ) -> dict[str, Any]:
@@ -85,7 +94,7 @@ class Replays:
 
         A reopened event is pending with no try counted. Left alone are events of retired models, events beyond their
         ``max_event_age`` (they would expire again), and those reopened since ``moment`` already. ``models`` narrows
-        what is reopened; a lacking record is stored whatever it concerns.
+        what is reopened; a lacking record is stored whatever it concerns, and looked for only ``from_kafka``.
 
         Returns:
             ``{"reopened", "too_old", "retired", "read", "stored": counts, "by_model": reopened events of each}``
@@ -99,7 +108,7 @@ class Replays:
             raise Refused(f"fate {final[0]!r} cannot be reopened; {', '.join(REOPENABLE)} can")
         with self._ledger.transaction() as tx:
             self._known(tx, models)
-        counts = self._restore(moment, dry_run, progress)
+        counts = self._restore(moment, dry_run, progress) if from_kafka else {"read": 0, "stored": 0}
         with self._ledger.transaction() as tx:
             live, retired = self._known(tx, models)
             for model in live:
@@ -117,7 +126,7 @@ class Replays:
                 tx.reopen([row.pk for row in fresh], str(operator))
                 tx.mark({row.model for row in fresh})
                 what = {"since": moment.isoformat(), "fates": list(fates), "models": sorted(models)}
-                tx.audit(operator.name, "events.replayed", None, what | {"reason": operator.reason} | counts)
+                tx.audit(operator.name, "events.replayed", None, what | operator.said | counts)
         return counts
 
     @staticmethod
@@ -182,7 +191,7 @@ class Replays:
         answer = {"read": read, "stored": len(stored), "records": stored[:MOST_NAMED]}
         if not dry_run:
             with self._ledger.transaction() as tx:
-                what = {"dead_letters": str(which), "reason": operator.reason} | answer
+                what = {"dead_letters": str(which)} | operator.said | answer
                 tx.audit(operator.name, "events.replayed", None, what)
         return answer | {"still": dict(still.most_common())}
 

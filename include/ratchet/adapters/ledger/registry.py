@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any
 
 import sqlalchemy as sa
@@ -42,11 +43,13 @@ class Registry(Base):
         """Take the model out of service: its events are rejected from now on; its history stays."""
         self._db.execute(sa.update(t.model).where(t.model.c.model == model).values(retired_at=self.wall()))
 
-    def specs(self) -> list[SpecRow]:
-        """The current spec of every registered model."""
+    def specs(self, models: Collection[str] | None = None) -> list[SpecRow]:
+        """The current spec of every registered model, or of these."""
         query = sa.select(t.model.c.model, t.spec.c.digest, t.spec.c.document, t.model.c.retired_at).join(
             t.spec, t.spec.c.digest == t.model.c.spec_digest
         )
+        if models is not None:
+            query = query.where(t.model.c.model.in_(list(models)))
         return [
             SpecRow(r["model"], r["digest"], r["document"], r["retired_at"] is not None)
             for r in self._db.execute(query.order_by(t.model.c.model)).mappings()

@@ -492,6 +492,15 @@ notification_cursor = sa.Table(
     comment="One row: the audit entry up to which notifications were made",
 )
 
+signature = sa.Table(
+    "signature",
+    metadata,
+    _column("sender", sa.String(100), primary_key=True),
+    _column("signature", sa.String(64), primary_key=True),
+    _column("seen_at", UtcDateTime, index=True),
+    comment="Signatures of requests that were taken, kept for as long as their timestamps would be believed",
+)
+
 audit = sa.Table(
     "audit",
     metadata,

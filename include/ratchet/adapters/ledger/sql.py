@@ -9,6 +9,7 @@ from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.exc import DataError, OperationalError
+from sqlalchemy.exc import TimeoutError as NoConnectionFree
 
 from ratchet.adapters.ledger.approvals import Approvals
 from ratchet.adapters.ledger.attempts import Attempts
@@ -19,6 +20,7 @@ from ratchet.adapters.ledger.inbox import Inbox
 from ratchet.adapters.ledger.monitored import Monitored
 from ratchet.adapters.ledger.notifications import Notifications
 from ratchet.adapters.ledger.operators import Operators
+from ratchet.adapters.ledger.pages import Pages
 from ratchet.adapters.ledger.probations import Probations
 from ratchet.adapters.ledger.promotions import Promotions
 from ratchet.adapters.ledger.pumps import Pumps
@@ -26,6 +28,7 @@ from ratchet.adapters.ledger.registry import Registry
 from ratchet.adapters.ledger.removals import Removals
 from ratchet.adapters.ledger.scored import Scored
 from ratchet.adapters.ledger.self_tests import SelfTests
+from ratchet.adapters.ledger.signatures import Signatures
 from ratchet.errors import Refused, Unavailable
 from ratchet.ports.ledger import Tx
 
@@ -47,6 +50,8 @@ class SqlTx(
     Scored,
     Removals,
     Notifications,
+    Pages,
+    Signatures,
     Audit,
 ):
     """One transaction on the ledger; see ``ratchet.ports.ledger.Tx``."""
@@ -92,6 +97,8 @@ class SqlLedger:
                 yield SqlTx(connection)
         except OperationalError as error:
             raise Unavailable(f"the ledger did not answer: {str(error.orig).strip()}") from error
+        except NoConnectionFree as error:
+            raise Unavailable("every connection to the ledger is in use. Try again") from error
         except DataError as error:
             raise Refused(f"the ledger cannot keep a value: {str(error.orig).strip()}") from error
 

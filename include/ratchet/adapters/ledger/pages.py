@@ -1,0 +1,153 @@
+"""The ledger's side of what is shown: pages by their last row, newest first, and many models in one query each."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from datetime import datetime
+from typing import Any
+
+import sqlalchemy as sa
+
+from ratchet.adapters.ledger import schema as t
+from ratchet.adapters.ledger.base import EVENT_ROW, Base, record_row
+from ratchet.ports.ledger import OPEN_FATES, AttemptRow, ChampionRow, EventRow, RecordRow, RunTaken
+
+
+class Pages(Base):
+    """Reads alone. ``models`` are those that whoever asks may see; none of them gives nothing."""
+
+    def events_before(
+        self,
+        pk: int | None,
+        *,
+        models: Collection[str],
+        fates: Collection[str] | None = None,
+        types: Collection[str] | None = None,
+        source: str | None = None,
+        event_id: str | None = None,
+        attempt_id: str | None = None,
+        limit: int,
+    ) -> list[EventRow]:
+        """Events in the order in which they came, the newest first, of those that came before ``pk``."""
+        c = t.event.c
+        query = sa.select(*EVENT_ROW).where(c.model.in_(list(models))).order_by(c.id.desc()).limit(limit)
+        if pk is not None:
+            query = query.where(c.id < pk)
+        if fates is not None:
+            query = query.where(c.fate.in_(list(fates)))
+        if types is not None:
+            query = query.where(c.type.in_(list(types)))
+        for column, asked in ((c.source, source), (c.event_id, event_id), (c.attempt_id, attempt_id)):
+            if asked is not None:
+                query = query.where(column == asked)
+        return [EventRow(*row) for row in self._db.execute(query)]
+
+    def event(self, pk: int) -> EventRow | None:
+        """One event of one model."""
+        row = self._db.execute(sa.select(*EVENT_ROW).where(t.event.c.id == pk)).first()
+        return EventRow(*row) if row else None
+
+    def attempts_before(
+        self,
+        spot: tuple[datetime, str] | None,
+        *,
+        models: Collection[str],
+        states: Collection[str] | None = None,
+        verdicts: Collection[str] | None = None,
+        limit: int,
+    ) -> list[AttemptRow]:
+        """Attempts, the newest first, of those before ``spot``: the last one's ``created_at`` and id."""
+        c = t.attempt.c
+        newest_first = (c.created_at.desc(), c.id.desc())
+        query = sa.select(t.attempt).where(c.model.in_(list(models))).order_by(*newest_first).limit(limit)
+        if spot is not None:
+            at, attempt = spot
+            query = query.where(sa.or_(c.created_at < at, sa.and_(c.created_at == at, c.id < attempt)))
+        if states is not None:
+            query = query.where(c.state.in_(list(states)))
+        if verdicts is not None:
+            query = query.where(c.verdict.in_(list(verdicts)))
+        return [AttemptRow(**r) for r in self._db.execute(query).mappings()]
+
+    def audited_before(
+        self,
+        seq: int | None,
+        *,
+        models: Collection[str],
+        general: bool = False,
+        actor: str | None = None,
+        action: str | None = None,
+        limit: int,
+    ) -> list[dict[str, Any]]:
+        """Entries of the audit log, the newest first, of those before ``seq``; ``general`` are those of no model.
+
+        ``action`` may be a family, such as ``champion``.
+        """
+        c = t.audit.c
+        seen = c.model.in_(list(models))
+        query = sa.select(t.audit).order_by(c.seq.desc()).limit(limit)
+        query = query.where(sa.or_(seen, c.model.is_(None)) if general else seen)
+        if seq is not None:
+            query = query.where(c.seq < seq)
+        if actor is not None:
+            query = query.where(c.actor == actor)
+        if action is not None:
+            query = query.where(sa.or_(c.action == action, c.action.startswith(f"{action}.", autoescape=True)))
+        return [dict(r) for r in self._db.execute(query).mappings()]
+
+    def letters_before(self, pk: int | None, *, reason_contains: str | None = None, limit: int) -> list[RecordRow]:
+        """Dead letters, the newest first, of those before ``pk``."""
+        c = t.record.c
+        query = sa.select(t.record).where(c.status == "rejected").order_by(c.id.desc()).limit(limit)
+        if pk is not None:
+            query = query.where(c.id < pk)
+        if reason_contains is not None:
+            query = query.where(c.reason.icontains(reason_contains, autoescape=True))
+        return [record_row(r) for r in self._db.execute(query).mappings()]
+
+    def serving(self, models: Collection[str]) -> dict[str, ChampionRow]:
+        """Who serves, of each of these models that has a champion."""
+        c = t.champion.c
+        newest = sa.select(c.model, sa.func.max(c.seq).label("seq")).where(c.model.in_(list(models)))
+        last = newest.group_by(c.model).subquery()
+        query = sa.select(t.champion).join(last, sa.and_(last.c.model == c.model, last.c.seq == c.seq))
+        return {r["model"]: ChampionRow(**r) for r in self._db.execute(query).mappings()}
+
+    def last_judged(self, models: Collection[str]) -> dict[str, AttemptRow]:
+        """The newest attempt with a verdict, dry runs too, of each of these models that has one."""
+        c = t.attempt.c
+        newest = sa.select(c.model, sa.func.max(c.epoch).label("epoch")).where(
+            c.model.in_(list(models)), c.verdict.is_not(None)
+        )
+        last = newest.group_by(c.model).subquery()
+        query = sa.select(t.attempt).join(last, sa.and_(last.c.model == c.model, last.c.epoch == c.epoch))
+        return {r["model"]: AttemptRow(**r) for r in self._db.execute(query).mappings()}
+
+    def open_event_counts(self, models: Collection[str]) -> dict[str, dict[str, int]]:
+        """How many events are open, by model and fate; what is nought is left out."""
+        c = t.event.c
+        query = (
+            sa.select(c.model, c.fate, sa.func.count())
+            .where(c.model.in_(list(models)), c.fate.in_(OPEN_FATES))
+            .group_by(c.model, c.fate)
+        )
+        counts: dict[str, dict[str, int]] = {}
+        for model, fate, count in self._db.execute(query):
+            counts.setdefault(model, {})[fate] = count
+        return counts
+
+    def runs_taken(self, models: Collection[str], since: datetime) -> list[RunTaken]:
+        """What each attempt that was claimed since ``since`` (business time) has taken."""
+        a, s = t.attempt.c, t.step.c
+        query = (
+            sa.select(a.id, a.model, a.business_at, a.options, s.started_at, s.finished_at)
+            .join(t.step, s.attempt_id == a.id, isouter=True)
+            .where(a.model.in_(list(models)), a.business_at >= since)
+        )
+        runs: dict[str, RunTaken] = {}
+        for row in self._db.execute(query):
+            taken = (row.finished_at - row.started_at).total_seconds() if row.finished_at else 0.0
+            before = runs[row.id].seconds if row.id in runs else 0.0
+            dry_run = bool(row.options.get("dry_run"))
+            runs[row.id] = RunTaken(row.model, row.business_at, dry_run, before + taken)
+        return list(runs.values())

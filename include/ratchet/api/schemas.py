@@ -1,0 +1,342 @@
+"""What the API answers and is asked: the shapes of docs/openapi.json. Times are UTC."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Annotated, Any, Generic, Literal, TypeVar
+
+from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, StringConstraints
+
+_Row = TypeVar("_Row")
+
+
+def _storable(moment: datetime) -> datetime:
+    if not 1970 <= moment.year < 2200:
+        raise ValueError("times lie between 1970 and 2200")
+    return moment.astimezone(UTC)
+
+
+Moment = Annotated[AwareDatetime, AfterValidator(_storable)]
+Text = Annotated[str, StringConstraints(min_length=1, max_length=255, pattern=r"^[^\x00]*$")]
+Reason = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=500, pattern=r"^[^\x00]*$")]
+Fate = Literal["pending", "claimed", "deferred", "started", "merged", "suppressed", "rejected", "expired", "failed"]
+Number = Annotated[int, Field(ge=1, le=2**31 - 1)]
+
+
+class _Answer(BaseModel):
+    model_config = ConfigDict(from_attributes=True)
+
+
+class _Asked(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+
+class Page(_Answer, Generic[_Row]):
+    """Some of the rows, in the list's order."""
+
+    model_config = ConfigDict(from_attributes=True, json_schema_extra={"description": "Some of the list's rows."})
+
+    items: list[_Row]
+    next: str | None = Field(description="Where the next page begins: give it as cursor. Null on the last page.")
+
+
+class Owner(_Answer):
+    """Who answers for a model."""
+
+    team: str | None = None
+    email: str | None = None
+    escalation: str | None = None
+
+
+class Champion(_Answer):
+    """One entry of a model's champion history."""
+
+    seq: int = Field(description="Counts the model's champions; the highest one serves.")
+    version: int
+    kind: str = Field(description="How it came to serve: init, promotion, rollback or revert.")
+    attempt_id: str | None
+    as_of: datetime = Field(description="The business time up to which data was used.")
+    since: datetime | None = Field(description="The business time from which it serves; null where nobody kept it.")
+    promoted_at: datetime
+    actor: str | None
+    reason: str
+
+
+class Verdict(_Answer):
+    """How an attempt was judged."""
+
+    attempt_id: str
+    decision: str = Field(description="promote, keep_champion or not_enough_evidence.")
+    judged_at: datetime | None
+    dry_run: bool
+    estimate: float | None = Field(description="Uplift of challenger over champion, in unit per decision.")
+    lower: float | None = Field(description="Its one-sided lower bound.")
+    upper: float | None = Field(description="Its one-sided upper bound.")
+    unit: str | None
+    reasons: list[str]
+
+
+class Budget(_Answer):
+    """What is spent, by the model's local day and month; a limit of null is none."""
+
+    runs_today: int
+    runs_per_day: int
+    core_hours_today: float
+    core_hours_per_day: float | None
+    core_hours_month: float
+    core_hours_per_month: float | None
+    money_month: float | None
+    money_per_month: float | None
+    unit: str | None
+
+
+class Model(_Answer):
+    """One model at a glance."""
+
+    model: str
+    retired: bool
+    owner: Owner
+    goal: str
+    spec_digest: str
+    champion: Champion | None
+    age_days: float | None = Field(description="How long the champion has served, in days of business time.")
+    last_verdict: Verdict | None
+    open_events: dict[str, int] = Field(description="Events that wait, by fate.")
+    approvals_waiting: list[str] = Field(description="The attempts that people are asked about.")
+    budget: Budget | None = Field(description="Null where the deployed spec is none for this code.")
+    held: str | None = Field(description="Why the model is due and waits its turn, if it does.")
+
+
+class Attempt(_Answer):
+    """One attempt to replace a champion."""
+
+    id: str
+    model: str
+    state: str
+    trigger: str
+    actor: str | None
+    reason: str
+    dag_id: str
+    dag_run_id: str
+    dry_run: bool
+    business_at: datetime
+    as_of: datetime
+    created_at: datetime
+    judged_at: datetime | None
+    concluded_at: datetime | None
+    champion_version: int | None
+    challenger_version: int | None
+    deployed_version: int | None
+    verdict: Verdict | None
+    failure: str | None
+    has_dossier: bool
+
+
+class Step(_Answer):
+    """One step of an attempt that has ended."""
+
+    step: str
+    started_at: datetime
+    finished_at: datetime
+
+
+class AttemptInFull(Attempt):
+    """One attempt with its steps, what people answered, and the dossier; /v1/events?attempt=… lists its events."""
+
+    spec_digest: str
+    code_digest: str
+    options: dict[str, Any]
+    steps: list[Step]
+    approval: Approval | None
+    dossier: dict[str, Any] | None = Field(
+        description="All that explains and repeats it, to the byte as the ledger recorded it; null where there is none."
+    )
+    dossier_problem: str | None = Field(description="Why there is none.")
+
+
+class Event(_Answer):
+    """One event of one model, and what became of it."""
+
+    number: int = Field(validation_alias="pk", description="Names this row: /v1/events/{number}.")
+    id: str = Field(validation_alias="event_id")
+    source: str
+    type: str
+    model: str
+    time: datetime = Field(description="Business time.")
+    received_at: datetime
+    data: dict[str, Any]
+    origin: str
+    fate: str
+    reason: str
+    until: datetime | None = Field(description="When it is decided again, where it waits.")
+    attempt_id: str | None
+    tries: int
+    incident: str | None
+
+
+class PastFate(_Answer):
+    """One fate that an event has had."""
+
+    at: datetime
+    fate: str
+    reason: str
+    until: datetime | None
+    attempt_id: str | None
+
+
+class EventInFull(Event):
+    """One event with its whole history."""
+
+    record: str | None = Field(description="The Kafka record that brought it, topic:partition:offset.")
+    fates: list[PastFate]
+
+
+class Answer(_Answer):
+    """One person's answer to a request for approval."""
+
+    actor: str
+    answer: str
+    reason: str
+    via: str
+    at: datetime
+
+
+class Approval(_Answer):
+    """What people were asked about an attempt, and what they answered."""
+
+    attempt_id: str
+    model: str
+    state: str = Field(description="The attempt's: awaiting_approval while an answer is wanted.")
+    challenger: int
+    champion_seq: int
+    reason: str
+    people: int = Field(description="How many must agree.")
+    value_at_risk: float | None
+    unit: str | None
+    asked_at: datetime
+    expires_at: datetime
+    answers: list[Answer]
+
+
+class Audited(_Answer):
+    """One entry of the audit log."""
+
+    seq: int
+    at: datetime
+    actor: str
+    action: str
+    model: str | None
+    detail: dict[str, Any]
+    hash: str
+
+
+class DeadLetter(_Answer):
+    """A record that was no event."""
+
+    record: str = Field(description="Where it lies, topic:partition:offset.")
+    received_at: datetime
+    bytes: int
+    reason: str | None
+
+
+class Because(_Asked):
+    """Why."""
+
+    reason: Reason = Field(description="Why; kept in the audit log beside your name, and told where it counts.")
+
+
+class RollbackAsked(Because):
+    """Which version is to serve again."""
+
+    version: Number | None = Field(
+        default=None, description="A version that was champion; the one before the current when left out."
+    )
+
+
+class ReplayAsked(Because):
+    """Which events are to have another chance."""
+
+    since: Moment = Field(description="Those that ended at this moment of the wall clock or later.")
+    fates: list[Literal["failed", "expired", "rejected", "suppressed"]] = Field(
+        default=["failed", "expired"], min_length=1, max_length=4
+    )
+    dry_run: bool = Field(default=False, description="Tell what would be; change nothing.")
+
+
+class LettersAsked(Because):
+    """Which dead letters are to be read again; all when nothing narrows it."""
+
+    record: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9._-]{1,249}:[0-9]{1,9}:[0-9]{1,18}$")] | None = Field(
+        default=None, description="One, topic:partition:offset."
+    )
+    reason_contains: Text | None = Field(default=None, description="Those whose reason contains this.")
+    dry_run: bool = Field(default=False, description="Tell what would be; change nothing.")
+
+
+class Requested(_Answer):
+    """The event that asks for a retrain: it is on its way to the inbox."""
+
+    id: str
+    source: str
+
+
+class RolledBack(_Answer):
+    """Who serves now."""
+
+    model: str
+    version: int
+    before: int
+
+
+class Responded(_Answer):
+    """What an answer came to."""
+
+    attempt: str
+    state: str
+    decision: str
+    counted: bool = Field(description="False where you had approved before: another person must agree.")
+    stands: str
+
+
+class Replayed(_Answer):
+    """What was given another chance."""
+
+    reopened: int
+    too_old: int = Field(description="Left alone: beyond max_event_age of the model's spec.")
+    retired: int = Field(description="Left alone: the model is retired.")
+
+
+class LettersReplayed(_Answer):
+    """What dead letters came to."""
+
+    read: int
+    stored: int
+    records: list[str] = Field(description="Those that are events now, the first thousand.")
+    still: dict[str, int] = Field(description="How many stay rejected, by reason.")
+
+
+class Accepted(_Answer):
+    """Kafka has stored these events, in this order; the inbox has them in a moment."""
+
+    accepted: list[str] = Field(description="Their ids.")
+
+
+class CloudEvent(BaseModel):
+    """A CloudEvent 1.0; docs/events has the schema of each type's data."""
+
+    model_config = ConfigDict(extra="allow")
+
+    specversion: Literal["1.0"]
+    id: Text
+    source: Text = Field(description="Who speaks; with a key named k, /monitors/k or below it.")
+    type: Literal[
+        "ratchet.drift.detected.v1",
+        "ratchet.drift.cleared.v1",
+        "ratchet.performance.degraded.v1",
+        "ratchet.data.arrived.v1",
+        "ratchet.retrain.requested.v1",
+    ]
+    subject: Text = Field(description="The model it is about, or the dataset.")
+    time: datetime = Field(description="Business time, with its offset.")
+    datacontenttype: Literal["application/json"] = "application/json"
+    data: dict[str, Any]

@@ -1,0 +1,109 @@
+"""Ratchet's API, mounted in Airflow's api-server at /ratchet: docs/api.md.
+
+Every component loads this file under its bare name; only the api-server asks the plugin for its application, and only
+then is anything heavy imported.
+"""
+# ruff: noqa: PLC0415
+
+from __future__ import annotations
+
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from airflow.sdk.plugins_manager import AirflowPlugin
+
+import ratchet_airflow
+
+if TYPE_CHECKING:
+    from collections.abc import Collection
+
+    from starlette.requests import HTTPConnection
+
+    from ratchet.adapters.connections import ConnectionInfo
+    from ratchet.api.access import Act, Person
+
+
+class RatchetHttp(AirflowPlugin):
+    """What Airflow mounts."""
+
+    name = "ratchet_http"
+
+    @cached_property
+    def fastapi_apps(self) -> list[dict[str, Any]]:  # type: ignore[override]
+        """The application; made when the api-server asks for it."""
+        from ratchet.api.app import PREFIX, create_app
+        from ratchet.bootstrap import wire
+
+        return [{"app": create_app(wire(ServerResolver()), AirflowAccess()), "url_prefix": PREFIX, "name": "Ratchet"}]
+
+
+class ServerResolver:
+    """Finds connections from the api-server, where no task runs: any secrets backend works."""
+
+    def resolve(self, conn_id: str) -> ConnectionInfo:
+        """Return the connection; raises ``UnknownConnection`` when nobody defined it."""
+        from airflow.exceptions import AirflowNotFoundException
+        from airflow.models.connection import Connection
+
+        from ratchet.adapters.connections import unknown_connection
+
+        try:
+            found = Connection.get_connection_from_secrets(conn_id)
+        except AirflowNotFoundException:
+            raise unknown_connection(conn_id) from None
+        return ratchet_airflow.connection_info(found, found.extra_dejson)
+
+
+class AirflowAccess:
+    """Airflow's own authentication, and its permissions on the DAGs of each model."""
+
+    async def identify(self, request: HTTPConnection) -> Person:
+        """Who sends this, by token or cookie, as Airflow's own API would take it."""
+        from airflow.api_fastapi.core_api.security import bearer_scheme, get_user
+
+        from ratchet.api.access import Person
+
+        user = await get_user(request, None, await bearer_scheme(request))
+        return Person(id=str(user.get_id()), name=user.get_name(), user=user)
+
+    def allowed(self, person: Person, act: Act, models: Collection[str]) -> set[str]:
+        """Those of the models on whose DAG Airflow lets this person do what the act comes to."""
+        from airflow.models.dag import DagModel
+
+        dags = {dag_of(act, model): model for model in models}
+        teams = DagModel.get_dag_id_to_team_name_mapping(list(dags)) if dags else {}
+        return {model for dag_id, model in dags.items() if self._may(person, act, dag_id, teams.get(dag_id))}
+
+    def allowed_everywhere(self, person: Person, act: Act) -> bool:
+        """Whether Airflow lets this person do it with any DAG."""
+        return self._may(person, act, None, None)
+
+    def _may(self, person: Person, act: Act, dag_id: str | None, team: str | None) -> bool:
+        from airflow.api_fastapi.app import get_auth_manager
+        from airflow.api_fastapi.auth.managers.models.resource_details import DagAccessEntity, DagDetails
+
+        method, entity = ASKED[act]
+        return bool(
+            get_auth_manager().is_authorized_dag(
+                method=method,
+                access_entity=DagAccessEntity[entity] if entity else None,
+                details=DagDetails(id=dag_id, team_name=team),
+                user=person.user,
+            )
+        )
+
+
+ASKED: dict[str, tuple[Any, str | None]] = {
+    "read": ("GET", None),
+    "audit": ("GET", "AUDIT_LOG"),
+    "retrain": ("POST", "RUN"),
+    "rollback": ("POST", "RUN"),
+    "answer": ("PUT", "HITL_DETAIL"),
+}
+"""What Airflow is asked: to see a DAG, its audit log, to trigger it, to answer its human-in-the-loop task."""
+VERBS = {"answer": "promote", "rollback": "rollback"}
+
+
+def dag_of(act: str, model: str) -> str:
+    """The DAG that does it where a person does it in Airflow."""
+    return f"{VERBS.get(act, 'retrain')}__{model}"
