@@ -93,7 +93,9 @@ class WebhookNotifier(BaseNotifier):
         info = ratchet_airflow.AirflowResolver().resolve(self.conn_id)
         headers = {key: str(value) for key, value in info.extra.items()}
         if info.conn_type == "slackwebhook":
-            return f"{info.host or SLACK}/{info.password}", None, headers
+            host = info.host or SLACK
+            address = host if "://" in host else f"{info.schema or 'https'}://{host}"
+            return f"{address.rstrip('/')}/{info.password}", None, headers
         url = http_url(replace(info, login=None, password=None))
         if self.endpoint:
             url = f"{url}/{self.endpoint.lstrip('/')}"

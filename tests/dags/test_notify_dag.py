@@ -104,12 +104,8 @@ def hook(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
         server.got, server.status = [], 200  # type: ignore[attr-defined]
         threading.Thread(target=server.serve_forever, daemon=True).start()
         monkeypatch.setenv("AIRFLOW_CONN_OPS_HOOK", f"http://:t0ken@127.0.0.1:{server.server_port}/")
-        chat = {
-            "conn_type": "slackwebhook",
-            "host": f"http://127.0.0.1:{server.server_port}",
-            "password": "T0/B0/s3cret",
-        }
-        monkeypatch.setenv("AIRFLOW_CONN_CHAT", json.dumps(chat))
+        chat = {"conn_type": "slackwebhook", "host": f"127.0.0.1:{server.server_port}", "schema": "http"}
+        monkeypatch.setenv("AIRFLOW_CONN_CHAT", json.dumps(chat | {"password": "T0/B0/s3cret"}))
         yield server
         server.shutdown()
 
