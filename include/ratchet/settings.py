@@ -63,7 +63,7 @@ class Settings:
     code_digest: str | None = None
     warm_workers: bool = True
     notifications_file: Path = Path("include/notifications.yaml")
-    http_events_per_minute: int = 6_000
+    http_events_per_minute: int | None = 6_000
 
 
 def _places(env: Mapping[str, str], name: str, default: str) -> int | None:
@@ -105,7 +105,7 @@ def load_settings(base: Mapping[str, str] | None = None) -> Settings:
         airflow_user=env.get("RATCHET_AIRFLOW_USER"),
         airflow_password=env.get("RATCHET_AIRFLOW_PASSWORD"),
         code_digest=env.get("RATCHET_CODE_DIGEST") or None,
-        http_events_per_minute=_places(env, "RATCHET_HTTP_EVENTS_PER_MINUTE", "6000") or 6_000,
+        http_events_per_minute=_places(env, "RATCHET_HTTP_EVENTS_PER_MINUTE", "6000"),
         warm_workers=_switch(env, "RATCHET_WARM_WORKERS", "on"),
         notifications_file=Path(env.get("RATCHET_NOTIFICATIONS") or root / "include" / "notifications.yaml").resolve(),
     )

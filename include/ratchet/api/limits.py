@@ -14,11 +14,11 @@ class Buckets:
     """A sender may send ``per_minute`` events at once, and as many in every minute after.
 
     Args:
-        per_minute: how many events, 1 or more.
+        per_minute: how many events, 1 or more; None for no limit.
         now: a clock that never goes back, in seconds.
     """
 
-    def __init__(self, per_minute: int, now: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, per_minute: int | None, now: Callable[[], float] = time.monotonic) -> None:
         self._most = per_minute
         self._now = now
         self._lock = threading.Lock()
@@ -29,13 +29,16 @@ class Buckets:
 
         More than the bucket holds may be sent from a full one alone, and is paid off before anything else.
         """
+        most = self._most
+        if most is None:
+            return 0
         with self._lock:
             now = self._now()
             if len(self._left) > MOST_SENDERS:
                 self._left = {name: kept for name, kept in self._left.items() if now - kept[1] < 60}
-            left, since = self._left.get(sender, (float(self._most), now))
-            left = min(self._most, left + (now - since) * self._most / 60)
-            wanted = min(count, self._most)
+            left, since = self._left.get(sender, (float(most), now))
+            left = min(most, left + (now - since) * most / 60)
+            wanted = min(count, most)
             enough = left >= wanted
             self._left[sender] = (left - count if enough else left, now)
-            return 0 if enough else max(1, math.ceil((wanted - left) * 60 / self._most))
+            return 0 if enough else max(1, math.ceil((wanted - left) * 60 / most))

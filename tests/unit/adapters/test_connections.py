@@ -16,6 +16,7 @@ from ratchet.adapters.connections import (
     kafka_config,
     ledger_url,
     parse_uri,
+    signing_keys,
     storage_url,
     study_url,
 )
@@ -153,3 +154,28 @@ def test_studies_in_a_database_are_addressed_as_the_ledger_is() -> None:
 def test_a_journal_without_a_folder_of_this_machine_is_refused(uri: str) -> None:
     with pytest.raises(Refused, match="journal:///folder"):
         study_url(parse_uri(uri))
+
+
+def test_a_source_signs_by_one_secret_or_while_it_is_replaced_by_two() -> None:
+    one, two = "1" * 32, "2" * 32
+    extra = {"weather": one, "grafana": [two, one]}
+    assert signing_keys(ConnectionInfo("generic", extra=extra)) == {"weather": (one,), "grafana": (two, one)}
+    assert signing_keys(parse_uri(f"generic://?weather={one}")) == {"weather": (one,)}
+
+
+@pytest.mark.parametrize(
+    "extra",
+    [
+        {"weather": "too short"},
+        {"weather": []},
+        {"weather": ["1" * 32, 7]},
+        {"weather": None},
+        {"a/b": "1" * 32},
+        {"": "1" * 32},
+    ],
+)
+def test_a_key_that_is_none_is_refused_and_not_told(extra: dict[str, object]) -> None:
+    with pytest.raises(Refused, match="ratchet_http_keys") as refused:
+        signing_keys(ConnectionInfo("generic", extra=extra))
+    assert "too short" not in str(refused.value)
+    assert "1" * 32 not in str(refused.value)

@@ -250,6 +250,7 @@ def test_a_bucket_fills_again_by_the_minute() -> None:
     clock[0] = 1_000.0
     assert buckets.take("a", 90) == 0, "a full bucket gives more than it holds once"
     assert buckets.take("a", 1) == 31
+    assert Buckets(None).take("a", 10**9) == 0
 
 
 class Away(InMemoryBus):
