@@ -19,6 +19,7 @@ from fastapi.concurrency import run_in_threadpool
 from ratchet.api import schemas as s
 from ratchet.api.door import Door, DoorDep, Sender, SenderDep
 from ratchet.api.problems import Fault, Problem, documented
+from ratchet.api.publishing import Record
 from ratchet.domain.events import (
     STRUCTURED_CONTENT_TYPE,
     TOPICS,
@@ -106,18 +107,36 @@ async def hear_system(
 
 
 async def _publish(door: Door, sender: Sender, heard: Sequence[InboundEvent | Announcement]) -> s.Accepted:
-    await run_in_threadpool(_may, door, sender, heard)
+    records = await run_in_threadpool(_allowed, door, sender, heard)
     if seconds := door.buckets.take(sender.name, max(len(heard), 1)):
         raise Problem(
             "too-many", f"Send again in {seconds} s, and fewer at once.", headers={"Retry-After": str(seconds)}
         )
-    if heard:
-        stored = door.outgoing.submit([(TOPICS[event.type], *to_record(event)) for event in heard])
+    if records:
+        stored = door.outgoing.submit(records)
         try:
             await asyncio.wait_for(asyncio.wrap_future(stored), STORED_SECONDS)
         except TimeoutError:
             raise Unavailable("Kafka did not say in time that it has stored this. Send the same again") from None
     return s.Accepted(accepted=[event.id for event in heard])
+
+
+def _allowed(door: Door, sender: Sender, heard: Sequence[InboundEvent | Announcement]) -> list[Record]:
+    """The records of what the sender may say. Raises :class:`Problem`.
+
+    Each is read again as the inbox will: a number may be longer when it is written anew, and Kafka's client would take
+    none of the records that are published with one that is too large.
+    """
+    _may(door, sender, heard)
+    records: list[Record] = []
+    for event in heard:
+        key, value, headers = to_record(event)
+        try:
+            parse(value, headers)
+        except EventRejected as error:
+            raise _problem([_fault(error)]) from None
+        records.append((TOPICS[event.type], key, value, headers))
+    return records
 
 
 def _may(door: Door, sender: Sender, heard: Sequence[InboundEvent | Announcement]) -> None:

@@ -127,6 +127,9 @@ def test_what_is_no_json_is_refused(api: Client, body: bytes) -> None:
 def test_sizes_are_limited(api: Client) -> None:
     large = EVENT | {"data": DATA | {"more": "x" * 1_000_000}}
     assert api.post("/v1/events", json=large, headers=STRUCTURED).status_code == 413
+    longer = json.dumps(EVENT)[:-2] + ', "more": [' + ",".join(["1e15"] * 180_000) + "]}}"
+    assert len(longer) < 1_000_000, "it is longer only as it is written again"
+    assert api.post("/v1/events", content=longer, headers=STRUCTURED).status_code == 413
     many = [EVENT] * (hearing.MOST_EVENTS + 1)
     assert api.post("/v1/events", json=many, headers=BATCH).status_code == 413
     assert api.published() == []
