@@ -10,12 +10,13 @@ STAMP := .venv/.installed
 RATCHET := .venv/bin/ratchet
 UV := $(shell command -v uv || echo .tools/uv/bin/uv)
 BENCH_STAMP := .venv/.bench-installed
+DOCS_STAMP := .venv/.docs-installed
 BENCH_ARGS ?=
 CALIBRATE_ARGS ?=
-SOURCES := include tests dags plugins bench
+SOURCES := include tests dags plugins bench documentation
 BENCHES := events judging dag_parsing registering warm_worker
 
-.PHONY: help setup lock schemas up down status demo bench-setup bench bench-full bench-intake lint check test test-long chaos chaos-proof bench-events bench-judging bench-snapshots bench-tuning calibrate clean
+.PHONY: help setup lock schemas docs docs-serve docs-figures up down status demo bench-setup bench bench-full bench-intake lint check test test-long chaos chaos-proof bench-events bench-judging bench-snapshots bench-tuning calibrate clean
 
 help: ## List the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -42,9 +43,27 @@ lock: ## Resolve the lock files again (no index address in them)
 	  --generate-hashes --no-emit-index-url --no-header -o requirements-dev.txt
 	$(UV) pip compile --quiet --group bench -c requirements-dev.txt --universal --python-version 3.11 \
 	  --generate-hashes --no-emit-index-url --no-header -o requirements-bench.txt
+	$(UV) pip compile --quiet --group docs -c requirements-dev.txt --universal --python-version 3.11 \
+	  --generate-hashes --no-emit-index-url --no-header -o requirements-docs.txt
 
-schemas: setup ## Write the events' JSON Schemas, the AsyncAPI and the OpenAPI document into docs
+schemas: setup ## Write the events' JSON Schemas, the AsyncAPI and the OpenAPI document and the reference into docs
 	.venv/bin/python scripts/write-event-schemas
+	.venv/bin/python -m documentation.reference
+
+docs: $(DOCS_STAMP) ## Build the site of the documentation into .site/html; a link that leads nowhere is an error
+	.venv/bin/python -m documentation.pages
+	.venv/bin/zensical build --strict --clean
+
+docs-serve: $(DOCS_STAMP) ## Show the site on http://localhost:8000; run `make docs` beside it after a change
+	.venv/bin/python -m documentation.pages
+	.venv/bin/zensical serve
+
+docs-figures: setup ## Draw the figures of docs/gate.md anew from the recorded results
+	.venv/bin/python -m documentation.figures
+
+$(DOCS_STAMP): requirements-docs.txt $(STAMP)
+	$(UV) pip install --quiet --compile-bytecode --python .venv/bin/python --require-hashes -r requirements-docs.txt
+	@touch $@
 
 up: setup ## Start the local stack in the background and wait until it is ready
 	$(RATCHET) up

@@ -35,6 +35,7 @@ README = ROOT / "README.md"
 GUIDES = (README, *sorted((ROOT / "docs").glob("*.md")))
 PAGES = (*GUIDES, ROOT / "CHANGELOG.md", *sorted((ROOT / "docs" / "decisions").glob("*.md")))
 SPEC = load_spec(ROOT / "include" / "models" / "flight_delay")
+COMMANDS: Any = typer.main.get_command(app)
 
 
 def names(pages: tuple[Path, ...]) -> list[str]:
@@ -81,7 +82,7 @@ def test_every_make_target_that_is_named_exists(page: Path) -> None:
 @pytest.mark.parametrize("page", GUIDES, ids=names(GUIDES))
 def test_every_ratchet_command_and_option_that_is_named_exists(page: Path) -> None:
     for line, words in commands_in(page):
-        command: Any = typer.main.get_command(app)
+        command = COMMANDS
         rest = list(words)
         while rest and hasattr(command, "commands") and not rest[0].startswith("-"):
             assert rest[0] in command.commands, f"{page.name}: {line!r} names no command of ratchet"
@@ -92,7 +93,7 @@ def test_every_ratchet_command_and_option_that_is_named_exists(page: Path) -> No
 
 def test_every_public_command_is_in_the_readme() -> None:
     text = README.read_text()
-    for name, command in typer.main.get_command(app).commands.items():  # type: ignore[attr-defined]
+    for name, command in COMMANDS.commands.items():
         for words in (f"{name} {each}" for each in command.commands) if hasattr(command, "commands") else (name,):
             told = f"ratchet {words}" in text or (words.startswith("publish ") and f"`{words.split()[1]}`" in text)
             assert told or f"make {words}" in text, f"README.md does not tell of: ratchet {words}"
