@@ -124,6 +124,9 @@ def backtest(
         what = "the world as it was" if corruption is None else f"{corruption.month:%Y-%m} corrupted"
         with teller.during(what) as tell:
             worlds.append(policy_backtest.backtest(place, spec, policies, rows, told, stretch, corruption, tell))
+        if not as_json:
+            so_far = backtest_report.document(spec, stretch, told, worlds, {})
+            _show(console, so_far, so_far["worlds"][-1])
     made = {
         "code": ratchet.code_digest,
         "source": described["hash"],
@@ -136,8 +139,6 @@ def backtest(
     if as_json:
         typer.echo(json.dumps(report | {"page": uri}, indent=1))
         return
-    for world in report["worlds"]:
-        _show(console, report, world)
     if diff is not None:
         _show_diff(console, diff)
     console.print(
