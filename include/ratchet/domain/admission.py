@@ -16,8 +16,8 @@ degraded performance, urgent drift), which takes all of them along. Where at lea
 decide: champion, data that the monitor believes, fresh days, quiet hours, cooldown, whether it pays, runs per day, core
 hours and money, then debounce, which lasts until a look of the monitor that is under way has ended.
 Events wait as ``deferred`` with the moment the rule lifts, and at the latest until they are too old; while debounce
-runs they are ``pending``. A person's request passes debounce, cooldown, broken data (whoever asks may have mended them)
-and the question whether it pays, nothing else.
+runs they are ``pending``. A request passes debounce, cooldown and the question whether it pays; a person's also passes
+broken data (whoever asks may have mended them) and waits for no look. A schedule asks on whatever rows there are.
 
 Business time rules everything but debounce, which runs on the wall clock. Whose turn it is among several models that
 are admitted is another decision: :mod:`ratchet.domain.fleet`.
@@ -48,7 +48,7 @@ from ratchet.domain.waiting import Waiting, pays_at
 MAX_DEBOUNCES = 10
 
 AdmissionFate = Literal["pending", "deferred", "suppressed", "expired"]
-Origin = Literal["kafka", "attempt"]
+Origin = Literal["kafka", "schedule", "attempt"]
 
 
 @dataclass(frozen=True)
@@ -108,7 +108,9 @@ class AdmissionPolicy:
 class OpenEvent:
     """An event of the inbox without a terminal fate. ``time`` is business time, ``received_at`` wall time.
 
-    ``not_before`` (business) is set on the follow-up an attempt left behind: by itself it is due then, not sooner.
+    ``origin`` is ``kafka`` for what was heard or asked by hand, ``schedule`` for what the cron asks, ``attempt`` for a
+    follow-up. ``not_before`` (business) is set on the follow-up an attempt left behind: by itself it is due then, not
+    sooner.
     ``incident`` is the upstream fault that the sender names.
     """
 
@@ -527,6 +529,10 @@ def _decide_for_model(
 ) -> tuple[datetime | None, _Verdict]:
     """When debounce ends (wall), None where a rule holds the model back, and the word on every event that counts."""
     requested = any(_is_request(event) for event in counting)
+    by_person = any(_is_request(event) and event.origin != "schedule" for event in counting)
+    amiss = _amiss(policy, history, by_person=by_person)
+    if amiss is not None:
+        return None, amiss
     pays = _not_paying(policy, counting, history, now)
     block = _blocking_rule(policy, history, room, now, pays, requested=requested)
     if block is not None:
@@ -534,7 +540,7 @@ def _decide_for_model(
     received = [event.received_at for event in counting] + ([history.looked_at] if history.looked_at else [])
     due_at = now.wall if requested else _debounced_until(policy.debounce, received)
     many = f"{len(counting):,} event" + ("s" if len(counting) > 1 else "")
-    look_ends = None if requested else history.look_ends
+    look_ends = None if by_person else history.look_ends
     if look_ends is not None and max(now.wall, due_at) < look_ends:
         goes = "goes when the monitor has looked at the newest rows"
         return look_ends, _Verdict(
@@ -570,10 +576,7 @@ def _blocking_rule(
     *,
     requested: bool,
 ) -> _Verdict | None:
-    """The rule that holds the model back longest, or None. A person's request passes broken data and the cooldown."""
-    amiss = _amiss(policy, history, requested=requested)
-    if amiss is not None:
-        return amiss
+    """The rule that holds the model back longest, or None. A request passes the cooldown only."""
     blocks: list[tuple[datetime, str]] = []
     fresh = history.fresh
     if fresh.count < fresh.needed:
@@ -602,11 +605,11 @@ def _blocking_rule(
     return _Verdict("deferred", reason, lift)
 
 
-def _amiss(policy: AdmissionPolicy, history: History, *, requested: bool) -> _Verdict | None:
+def _amiss(policy: AdmissionPolicy, history: History, *, by_person: bool) -> _Verdict | None:
     """What holds the model back until somebody does something about it."""
     if not history.has_champion:
         return _Verdict("deferred", f"no_champion: make the first with 'ratchet champion init {policy.model}'")
-    if history.broken is None or requested:
+    if history.broken is None or by_person:
         return None
     look = f"ratchet monitor {policy.model} --run"
     return _Verdict("deferred", f"broken_data: {history.broken}; mend the data, then look again: {look}")
@@ -639,11 +642,11 @@ def _debounced_until(debounce: timedelta, received: Sequence[datetime]) -> datet
 
 
 def _is_request(event: OpenEvent) -> bool:
-    return event.origin == "kafka" and isinstance(event.data, RetrainRequested)
+    return event.origin != "attempt" and isinstance(event.data, RetrainRequested)
 
 
 def _trigger(policy: AdmissionPolicy, counting: Sequence[OpenEvent]) -> OpenEvent:
-    """The first request of a person; else what took a follow-up along, else the follow-up; else the newest event."""
+    """The first request; else what took a follow-up along, else the follow-up; else the newest event."""
     request = next((event for event in counting if _is_request(event)), None)
     if request is not None:
         return request

@@ -18,6 +18,7 @@ from ratchet.domain.admission import (
     Now,
     Observation,
     OpenEvent,
+    Origin,
     decide_admission,
 )
 from ratchet.domain.events import read_data
@@ -30,6 +31,8 @@ from ratchet.ports.ledger import LIVE_STATES, AttemptRow, DueRow, EventRow, Fate
 from ratchet.settings import Settings
 
 REQUESTED = "ratchet.retrain.requested.v1"
+ORIGINS: Mapping[str, Origin] = {"attempt": "attempt", "schedule": "schedule"}
+"""Whose events admission tells apart; what a person asks in Airflow is as if it were heard."""
 MOST_LOOKED_AT = 100
 """Attempts of a model, the newest, that say what a run takes and how many there were today."""
 MOST_WINDOWS = 10
@@ -55,7 +58,7 @@ def open_event(row: EventRow) -> OpenEvent:
         time=row.time,
         received_at=row.received_at,
         data=read_data(row.type, row.data),
-        origin="attempt" if row.origin == "attempt" else "kafka",
+        origin=ORIGINS.get(row.origin, "kafka"),
         not_before=datetime.fromisoformat(row.data["not_before"]) if row.origin == "attempt" else None,
         incident=row.incident,
     )

@@ -436,7 +436,7 @@ def _broken(_: Tx, entry: Mapping[str, Any]) -> Notice:
         model,
         model,
         f"{model}: the new rows cannot be believed",
-        [f"the window up to {until}; no retrain is asked for", *detail["said"]],
+        [f"the window up to {until}; until they can be, only a person's request starts a run", *detail["said"]],
         f"Mend the data, then: ratchet monitor {model} --run",
         page=page_of(f"monitor__{model}"),
     )

@@ -267,6 +267,14 @@ def test_a_person_who_asks_may_have_mended_the_data() -> None:
     assert decide(heard(1, REQUEST), history=replace(QUIET, broken="wind has no value")).go
 
 
+def test_a_schedule_starts_no_run_on_broken_rows_and_waits_for_the_look_though_it_passes_the_cooldown() -> None:
+    ticked = replace(heard(1, REQUEST), origin="schedule")
+    assert decide(ticked, history=replace(QUIET, last_started_at=TODAY - HOUR)).go
+    assert only(decide(ticked, history=replace(QUIET, broken="no wind"))).reason.startswith("broken_data: no wind; ")
+    looking = replace(QUIET, look_ends=WALL + 100 * SECOND)
+    assert decide(ticked, history=looking).due_at == WALL + 100 * SECOND
+
+
 def test_a_run_waits_for_the_monitor_to_look_at_the_rows_and_then_for_what_it_found() -> None:
     looking = replace(QUIET, look_ends=WALL + 100 * SECOND)
     first = decide(heard(1, rows(30_000)), history=looking)
@@ -626,6 +634,8 @@ def open_events(draw: st.DrawFn) -> OpenEvent:
     )
     if draw(st.integers(0, 9)) == 0:
         return replace(event, data=REQUEST, origin="attempt", not_before=draw(st.none() | moments))
+    if isinstance(data, RetrainRequested):
+        return replace(event, origin=draw(st.sampled_from(["kafka", "schedule"])))
     return event
 
 

@@ -7,7 +7,9 @@ import pytest
 from worlds import Runs
 
 from ratchet.domain.events import DataArrived, RetrainRequested
+from ratchet.domain.spec import ModelSpec
 from ratchet.errors import Refused, StaleAttempt
+from ratchet.ports.ledger import MonitoredRow
 
 MAY = datetime(2013, 5, 1, 4, tzinfo=UTC)
 
@@ -144,6 +146,20 @@ def test_the_schedule_is_inert_in_replay(world):
     world.crown()
     world.arrive(MAY)
     assert "inert" in world.claim("run1", "scheduled")["reason"]
+
+
+def test_rows_that_the_monitor_could_not_believe_are_for_a_person_to_run_on_not_for_a_schedule_or_data(world):
+    world.crown()
+    world.arrive(MAY, rows=30_000)
+    with world.ledger.transaction() as tx:
+        tx.set_clock("wall", None)
+        spec = ModelSpec.model_validate(world.spec.model_dump(mode="json") | {"monitor": {}})
+        tx.publish_spec(spec.model, spec.digest, spec.model_dump(mode="json"))
+        found = {"quality": {"outcome": "broken", "said": "no wind"}}
+        tx.save_monitored(MonitoredRow(spec.model, MAY, "broken", spec.digest, version=1, found=found))
+    assert world.claim("run1", "scheduled")["attempt"] is None
+    assert {row.reason.partition(":")[0] for row in world.events() if row.origin == "schedule"} == {"broken_data"}
+    assert world.claim("run2", "manual", reason="the wind is back")["attempt"]
 
 
 def test_a_dry_run_claims_no_event(world):
