@@ -29,8 +29,9 @@ def costs(
     """What attempts took in each month, and what is kept of those that began up to its end; prices where given.
 
     A core hour is an hour of a finished step times its spec's threads, as budgets count it. Bytes are those of
-    snapshots, evidence, dossiers and cards. A forecast is of core hours: the median of what the last runs would have
-    taken with the spec's trials, and what four of five of them would not exceed.
+    snapshots, evidence, dossiers and cards, and of a model's predictions and monitor's reports. A forecast is of core
+    hours: the median of what the last runs would have taken with the spec's trials, and what four of five of them would
+    not exceed.
     """
     ratchet = wire()
     if forecast:
@@ -39,11 +40,11 @@ def costs(
         _print_forecasts(ratchet.forecasts(model), core_hour, unit, as_json=as_json)
         return
     found = ratchet.costs(model)
-    asked = months(found.attempts)
+    asked = months((*found.attempts, *found.kept_days))
     if month is not None:
         if month not in asked:
             there = f"there are {asked[0]} to {asked[-1]}" if asked else "there are no attempts yet"
-            raise Refused(f"--month: no attempt began in {month!r}; {there}")
+            raise Refused(f"--month: nothing is of {month!r}; {there}")
         asked = (month,)
     prices = None
     if core_hour is not None or gigabyte_month is not None:
@@ -53,7 +54,12 @@ def costs(
         row
         for one in asked
         for row in report(
-            found.attempts, one, by, orphaned_bytes=found.orphaned_bytes if one == asked[-1] else 0, prices=prices
+            found.attempts,
+            one,
+            by,
+            kept_days=found.kept_days,
+            orphaned_bytes=found.orphaned_bytes if one == asked[-1] else 0,
+            prices=prices,
         )
     ]
     if as_json:

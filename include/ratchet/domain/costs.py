@@ -2,7 +2,8 @@
 
 A core second is a second of a finished step times the threads its spec gives it, as budgets count it; each tuning
 worker is a step of its own. A step that ended without an answer is not known to the ledger and costs nothing here.
-Bytes are those of the attempt's objects in storage: snapshot, evidence, dossier, card.
+Bytes are those of the attempt's objects in storage: snapshot, evidence, dossier, card. What a model keeps of its days,
+whatever attempt made it, is its own: predictions and the monitor's reports.
 """
 
 from __future__ import annotations
@@ -31,6 +32,21 @@ class AttemptCost:
 
 
 @dataclass(frozen=True)
+class KeptDays:
+    """Bytes of a model's predictions and reports of the days of one month ('YYYY-MM'); its ``owner`` is today's."""
+
+    model: str
+    owner: str
+    month: str
+    stored_bytes: int
+
+    @property
+    def attempt(self) -> str:
+        """What stands where attempts have a row each."""
+        return f"{self.model} (predictions, reports)"
+
+
+@dataclass(frozen=True)
 class Prices:
     """What a core hour and a gigabyte (10⁹ bytes) kept for a month cost, in ``unit``."""
 
@@ -55,8 +71,8 @@ class Cost:
     price: float | None
 
 
-def months(costs: Iterable[AttemptCost]) -> tuple[str, ...]:
-    """Every month from the first attempt's to the last one's, in order, those without an attempt too."""
+def months(costs: Iterable[AttemptCost | KeptDays]) -> tuple[str, ...]:
+    """Every month from the first to the last of these, in order, those without any too."""
     known = sorted({cost.month for cost in costs})
     if not known:
         return ()
@@ -65,7 +81,13 @@ def months(costs: Iterable[AttemptCost]) -> tuple[str, ...]:
 
 
 def report(
-    costs: Sequence[AttemptCost], month: str, by: By, *, orphaned_bytes: int = 0, prices: Prices | None = None
+    costs: Sequence[AttemptCost],
+    month: str,
+    by: By,
+    *,
+    kept_days: Sequence[KeptDays] = (),
+    orphaned_bytes: int = 0,
+    prices: Prices | None = None,
 ) -> list[Cost]:
     """The month's rows, the dearest in core seconds first; whatever neither ran nor is kept has none.
 
@@ -73,12 +95,14 @@ def report(
         costs: every attempt that began in the month or before it; later ones are left out.
         month: 'YYYY-MM'.
         by: what a row is of.
+        kept_days: every model's; what is of later months is left out.
         orphaned_bytes: kept by nobody: a row of its own, whenever they came.
         prices: leave out for no prices.
 
     """
-    groups: dict[str, list[AttemptCost]] = {}
-    for cost in costs:
+    groups: dict[str, list[AttemptCost | KeptDays]] = {}
+    everything: list[AttemptCost | KeptDays] = [*costs, *kept_days]
+    for cost in everything:
         if cost.month <= month:
             groups.setdefault(getattr(cost, by), []).append(cost)
     rows = [_row(month, name, group, prices) for name, group in groups.items()]
@@ -106,8 +130,29 @@ def owners_of(objects: Mapping[str, int], attempts: Iterable[str]) -> tuple[dict
     return held, orphaned
 
 
-def _row(month: str, name: str, group: Sequence[AttemptCost], prices: Prices | None) -> Cost:
-    began = [cost for cost in group if cost.month == month]
+def days_of(objects: Mapping[str, int], owners: Mapping[str, str]) -> tuple[tuple[KeptDays, ...], int]:
+    """Bytes by model and month, and bytes of no known model.
+
+    Args:
+        objects: keys ``kind/model/day…`` with their bytes; a day is written ``2013-05-01`` or ``20130501``.
+        owners: of every model there is.
+
+    """
+    held: dict[tuple[str, str], int] = {}
+    orphaned = 0
+    for key, size in objects.items():
+        _, model, day = key.split("/")[:3]
+        if model in owners:
+            digits = day.replace("-", "")
+            month = f"{digits[:4]}-{digits[4:6]}"
+            held[model, month] = held.get((model, month), 0) + size
+        else:
+            orphaned += size
+    return tuple(KeptDays(model, owners[model], month, size) for (model, month), size in sorted(held.items())), orphaned
+
+
+def _row(month: str, name: str, group: Sequence[AttemptCost | KeptDays], prices: Prices | None) -> Cost:
+    began = [cost for cost in group if cost.month == month and isinstance(cost, AttemptCost)]
     seconds, size = sum(cost.core_seconds for cost in began), sum(cost.stored_bytes for cost in group)
     promoted = sum(cost.promoted for cost in began)
     return Cost(month, name, len(began), promoted, seconds, size, _price(seconds, size, prices))

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 from zoneinfo import ZoneInfo
 
-from ratchet.domain.costs import AttemptCost, owners_of
+from ratchet.domain.costs import AttemptCost, KeptDays, days_of, owners_of
 from ratchet.domain.forecasting import Forecast, forecast
 from ratchet.domain.spec import ModelSpec
 from ratchet.ports.ledger import AttemptRow, Ledger, Tx
@@ -18,13 +18,16 @@ from ratchet.workflow.probation import readable_spec
 OPENED = "attempt.opened"
 KINDS = ("snapshots", "evidence", "dossiers", "cards")
 """Where storage keeps what an attempt leaves behind."""
+KINDS_OF_DAYS = ("predictions", "monitor")
+"""Where it keeps what a model leaves behind of its days."""
 
 
 @dataclass(frozen=True)
 class Costs:
-    """Every attempt's cost, the newest first, and the bytes of objects that name no attempt."""
+    """Every attempt's cost, the newest first, what models keep of their days, and the bytes of what names neither."""
 
     attempts: tuple[AttemptCost, ...]
+    kept_days: tuple[KeptDays, ...]
     orphaned_bytes: int
 
 
@@ -35,7 +38,10 @@ def costs_of(ledger: Ledger, store: Callable[[], Store], model: str | None = Non
         Unavailable: ledger or storage did not answer.
 
     """
-    objects = {key: size for kind in KINDS for key, size in store().sizes(kind).items()}
+    sizes = {kind: store().sizes(kind) for kind in (*KINDS, *KINDS_OF_DAYS)}
+    objects, of_days = (
+        {k: size for kind in kinds for k, size in sizes[kind].items()} for kinds in (KINDS, KINDS_OF_DAYS)
+    )
     with ledger.transaction() as tx:
         attempts = tx.attempts(model=model)
         held, orphaned = owners_of(objects, (attempt.id for attempt in attempts))
@@ -44,7 +50,10 @@ def costs_of(ledger: Ledger, store: Callable[[], Store], model: str | None = Non
         told = tuple(
             _cost(a, documents[a.spec_digest], sum(seconds.get(a.id, {}).values()), held.get(a.id, 0)) for a in attempts
         )
-    return Costs(told, orphaned if model is None else 0)
+        owners = {r.model: str(tx.spec_document(r.digest)["owner"]["team"]) for r in tx.registered()}
+    kept, stray = days_of(of_days, owners)
+    kept = tuple(days for days in kept if model in {None, days.model})
+    return Costs(told, kept, orphaned + stray if model is None else 0)
 
 
 def _cost(attempt: AttemptRow, spec: Mapping[str, Any], seconds: float, stored_bytes: int) -> AttemptCost:

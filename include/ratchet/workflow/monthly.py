@@ -40,6 +40,10 @@ def months_of(
     for cost in costs.attempts:
         if cost.month <= month:
             kept.setdefault((cost.owner, cost.model), []).append(cost)
+    of_days: dict[tuple[str, str], int] = {}
+    for days in costs.kept_days:
+        if days.month <= month:
+            of_days[days.owner, days.model] = of_days.get((days.owner, days.model), 0) + days.stored_bytes
     with ledger.transaction() as tx:
         rows = {row.model: row for row in tx.specs()}
         began = {key for key, group in kept.items() if any(cost.month == month for cost in group)}
@@ -47,7 +51,8 @@ def months_of(
         found: dict[str, list[ModelMonth]] = {}
         for team, model in sorted(owned):
             if owner in {None, team}:
-                told = _month(tx, rows[model], kept.get((team, model), []), month, prices, findings)
+                key = (team, model)
+                told = _month(tx, rows[model], kept.get(key, []), of_days.get(key, 0), month, prices, findings)
                 found.setdefault(team, []).append(told)
     unit = prices.unit if prices else None
     return [OwnerMonth(team, month, tuple(models), unit) for team, models in found.items()]
@@ -57,6 +62,7 @@ def _month(
     tx: Tx,
     row: SpecRow,
     kept: Sequence[AttemptCost],
+    bytes_of_days: int,
     month: str,
     prices: Prices | None,
     findings: Sequence[Finding],
@@ -66,7 +72,8 @@ def _month(
     attempts = [_attempt(a, zone, hours[a.id]) for a in tx.attempts(model=row.model)[::-1] if a.id in hours]
     champions = tx.champions(row.model)
     verdicts, without = verdicts_of(attempts)
-    stored, spec = sum(cost.stored_bytes for cost in kept), readable_spec(tx, row.digest)
+    stored = bytes_of_days + sum(cost.stored_bytes for cost in kept)
+    spec = readable_spec(tx, row.digest)
     return ModelMonth(
         model=row.model,
         retired=row.retired,

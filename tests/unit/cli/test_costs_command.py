@@ -15,8 +15,11 @@ from typer.testing import CliRunner
 from ratchet.adapters.ledger import schema as t
 from ratchet.cli import app, costs
 from ratchet.domain.costs import ORPHANS
+from ratchet.domain.monthly import OwnerMonth
 from ratchet.errors import Refused
+from ratchet.workflow.costing import costs_of
 from ratchet.workflow.deciding import spec_of
+from ratchet.workflow.monthly import months_of
 
 sys.path.append(str(Path(__file__).parents[1] / "workflow"))
 
@@ -72,6 +75,27 @@ def test_steps_times_threads_and_the_bytes_of_an_attempts_objects(world, run) ->
     assert told["2013-04", ORPHANS]["stored_bytes"] == 1000
 
 
+def test_a_models_predictions_and_reports_are_its_own(world, run) -> None:
+    keys = ("predictions/flight_delay/2013-04-02/1.parquet", "monitor/flight_delay/20130428T040000Z-ab.json")
+    before = json.loads(run("--by", "model", "--month", "2013-04", "--json").output)[0]
+    for key in keys:
+        world.store.put_bytes(key, b"x" * 500)
+    try:
+        after = json.loads(run("--by", "model", "--month", "2013-04", "--json").output)[0]
+        assert after["stored_bytes"] - before["stored_bytes"] == 1000
+        march = json.loads(run("--by", "model", "--month", "2013-03", "--json").output)[0]
+        assert march["stored_bytes"] == size_of(world, world.first.id)
+        (month,) = world_month(world, "2013-04")
+        assert month.models[0].stored_bytes == after["stored_bytes"]
+    finally:
+        for key in keys:
+            world.store.delete(key)
+
+
+def world_month(world, month: str) -> list[OwnerMonth]:
+    return months_of(world.ledger, costs_of(world.ledger, lambda: world.store), [], month)
+
+
 def test_an_owners_month(world, run) -> None:
     rows = json.loads(run("--month", "2013-04", "--json").output)
     (row,) = [row for row in rows if row["name"] == world.spec.owner.team]
@@ -91,7 +115,7 @@ def test_another_model_and_another_month_are_told_apart(run) -> None:
     assert json.loads(run("--model", "no_such_model", "--json").output) == []
     refused = run("--month", "2013-05").exception
     assert isinstance(refused, Refused)
-    assert str(refused) == "--month: no attempt began in '2013-05'; there are 2013-03 to 2013-04"
+    assert str(refused) == "--month: nothing is of '2013-05'; there are 2013-03 to 2013-04"
 
 
 def test_a_forecast_tells_the_next_run_what_stands_behind_it_and_how_earlier_ones_fared(world, run) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from ratchet.domain.costs import ORPHANS, AttemptCost, Cost, Prices, months, owners_of, report
+from ratchet.domain.costs import ORPHANS, AttemptCost, Cost, KeptDays, Prices, days_of, months, owners_of, report
 
 
 def cost(attempt: str, month: str, seconds: float = 0.0, size: int = 0, **more: object) -> AttemptCost:
@@ -69,3 +69,29 @@ def test_an_object_is_its_attempts_by_its_whole_name() -> None:
         "snapshots/stray": 3,
     }
     assert owners_of(objects, ["m.1", "m.2"]) == ({"m.1": 1111}, 15)
+
+
+def test_what_a_model_keeps_of_its_days_is_of_their_month_and_of_its_owner() -> None:
+    objects = {
+        "predictions/b/2013-03-30/1.parquet": 5,
+        "predictions/b/2013-04-01/1.parquet": 7,
+        "monitor/b/20130401T040000Z-ab.json": 11,
+        "predictions/gone/2013-04-01/1.parquet": 13,
+    }
+    days, stray = days_of(objects, {"a": "team a", "b": "team a"})
+    assert days == (KeptDays("b", "team a", "2013-03", 5), KeptDays("b", "team a", "2013-04", 18))
+    assert stray == 13
+    assert months(days) == ("2013-03", "2013-04")
+
+
+@pytest.mark.parametrize(("by", "name"), [("owner", "team a"), ("model", "b"), ("attempt", "b (predictions, reports)")])
+def test_it_is_kept_in_its_month_and_later_ones_and_is_no_attempt(by, name) -> None:
+    days = [KeptDays("b", "team a", "2013-02", 500), KeptDays("b", "team a", "2013-04", 9)]
+    sizes = {}
+    for month in ("2013-01", "2013-02", "2013-03"):
+        before = {row.name: row for row in report(COSTS, month, by)}
+        after = {row.name: row for row in report(COSTS, month, by, kept_days=days)}
+        sizes[month] = sum(r.stored_bytes for r in after.values()) - sum(r.stored_bytes for r in before.values())
+        assert sum(r.attempts for r in after.values()) == sum(r.attempts for r in before.values())
+        assert (name in after) == (name in before or month != "2013-01")
+    assert sizes == {"2013-01": 0, "2013-02": 500, "2013-03": 500}
