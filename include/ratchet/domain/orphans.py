@@ -8,12 +8,15 @@ its window.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
 Kind = Literal["object", "version", "study"]
 BY_ATTEMPT = ("snapshots", "evidence", "dossiers", "cards")
+_OURS = re.compile(r"[a-z][a-z0-9_]*\.[0-9]+(\..+)?", re.ASCII)
+"""How our studies are named: by their attempt. Others of a database that is shared are somebody else's."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +61,7 @@ def find_orphans(
     Args:
         known: by the ledger.
         objects: bytes by key.
-        studies: bytes by name, None where not known.
+        studies: bytes by name, None where not known; one that is not named as ours are is somebody else's.
         versions: by model and number the attempt that each was registered for, empty where none was said: of a model
             that the ledger does not know such a version is somebody else's.
 
@@ -91,5 +94,5 @@ def _versions(known: Known, versions: Mapping[str, Mapping[int, str]]) -> Iterat
 
 def _studies(known: Known, studies: Mapping[str, int | None]) -> Iterator[Orphan]:
     for name, size in studies.items():
-        if attempt_in(name) not in known.attempts:
+        if _OURS.fullmatch(name) and attempt_in(name) not in known.attempts:
             yield Orphan("study", name, size, f"the ledger knows no attempt {attempt_in(name)}")

@@ -32,6 +32,10 @@ def test_objects_and_studies_of_attempts_that_are_not_known_are_orphans() -> Non
     assert names(studies={"m.1": 1, "m.1.fewer-rows": 1, "m.3": 1, "m.3.fewer-rows": None}) == ["m.3", "m.3.fewer-rows"]
 
 
+def test_a_study_that_is_not_named_as_ours_are_is_somebody_elses() -> None:
+    assert names(studies={"my experiment": 1, "exp.v2": 1, "Churn.3": 1, "m.3x": 1, "gone.3": 1}) == ["gone.3"]
+
+
 def test_a_version_is_an_orphan_unless_the_ledger_has_it_or_an_open_attempt_made_it() -> None:
     versions = {"m": {1: "m.1", 2: "m.1", 3: "m.2", 4: "m.2.recalibrated_champion", 5: ""}}
     assert names(versions=versions) == ["m@2", "m@5"]
