@@ -34,6 +34,7 @@ class FakePump:
         self.ring_errors = 0
         self.rings_to_win = 1
         self.dies = False
+        self.ticks = 0
         self._lock = threading.Lock()
 
     def run(self, stop: threading.Event, on_due: Callable[[list[str]], None]) -> None:
@@ -44,6 +45,7 @@ class FakePump:
         try:
             while not stop.wait(0.01):
                 on_due(list(self.due))
+                self.ticks += 1
                 if self.dies:
                     return
         finally:
@@ -195,11 +197,11 @@ def test_a_window_is_rung_for_when_the_data_have_moved_and_the_ledger_is_asked_o
         watchers.add(1, MonitorTrigger("a"))
         await watchers.until(lambda: pump.asked == 1)
         pump.windows = ["a", "b"]
-        await asyncio.sleep(0.1)
+        await watchers.until(lambda ticks=pump.ticks: pump.ticks >= ticks + 10)
         assert (pump.asked, watchers.heard) == (1, [])
         pump.mark = 1
         await watchers.until(lambda: bool(watchers.heard))
-        await asyncio.sleep(0.1)
+        await watchers.until(lambda ticks=pump.ticks: pump.ticks >= ticks + 10)
         await watchers.stop()
         assert (pump.asked, watchers.heard) == (2, [(1, {"model": "a"})])
 
