@@ -1,4 +1,4 @@
-"""Ratchet's API, mounted in Airflow's api-server at /ratchet: docs/api.md.
+"""Ratchet's pages and API, mounted in Airflow's api-server at /ratchet: docs/api.md.
 
 Every component loads this file under its bare name; only the api-server asks the plugin for its application, and only
 then is anything heavy imported.
@@ -8,8 +8,10 @@ then is anything heavy imported.
 from __future__ import annotations
 
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
+from urllib.parse import urlsplit
 
+from airflow.sdk.configuration import conf
 from airflow.sdk.plugins_manager import AirflowPlugin
 
 import ratchet_airflow
@@ -23,16 +25,29 @@ if TYPE_CHECKING:
     from ratchet.api.access import Act, Person
 
 
+BASE = urlsplit(conf.get("api", "base_url", fallback="/")).path.rstrip("/")
+"""Where this deployment serves Airflow, below its host."""
+
+
 class RatchetHttp(AirflowPlugin):
     """What Airflow mounts."""
 
     name = "ratchet_http"
 
+    external_views: ClassVar[list[dict[str, Any]]] = [
+        {"name": "Models", "href": f"{BASE}/ratchet/models", "destination": "nav", "url_route": "ratchet"}
+        | {"nav_top_level": True, "icon": f"{BASE}/ratchet/static/icon.svg"},
+        {"name": "Model", "href": f"{BASE}/ratchet/dag/{{DAG_ID}}", "destination": "dag", "url_route": "ratchet_model"},
+        {"name": "Attempt", "href": f"{BASE}/ratchet/run/{{DAG_ID}}/{{RUN_ID}}", "destination": "dag_run"}
+        | {"url_route": "ratchet_attempt"},
+    ]
+
     @cached_property
     def fastapi_apps(self) -> list[dict[str, Any]]:  # type: ignore[override]
         """The application; made when the api-server asks for it."""
-        from ratchet.api.app import PREFIX, create_app
+        from ratchet.api.app import PREFIX
         from ratchet.bootstrap import wire
+        from ratchet.pages.app import create_app
 
         return [{"app": create_app(wire(ServerResolver()), AirflowAccess()), "url_prefix": PREFIX, "name": "Ratchet"}]
 
@@ -77,6 +92,12 @@ class AirflowAccess:
     def allowed_everywhere(self, person: Person, act: Act) -> bool:
         """Whether Airflow lets this person do it with any DAG."""
         return self._may(person, act, None, None)
+
+    def login_url(self, back_to: str) -> str:
+        """Airflow's own login, of whichever auth manager."""
+        from airflow.api_fastapi.app import get_auth_manager
+
+        return str(get_auth_manager().get_url_login(next_url=back_to))
 
     def _may(self, person: Person, act: Act, dag_id: str | None, team: str | None) -> bool:
         from airflow.api_fastapi.app import get_auth_manager

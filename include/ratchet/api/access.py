@@ -41,3 +41,7 @@ class Access(Protocol):
     def allowed_everywhere(self, person: Person, act: Act) -> bool:
         """Whether the person may do this with every model, and with what is of none. May block."""
         ...
+
+    def login_url(self, back_to: str) -> str:
+        """Where one logs in, to be led back to this address afterwards."""
+        ...

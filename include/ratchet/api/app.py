@@ -87,7 +87,7 @@ def _described(app: FastAPI) -> dict[str, Any]:
 
 
 class Guard:
-    """Says with every answer that it is data, and lets no request be larger than its route takes."""
+    """Says with every answer that it is data, where it does not say what else it is; lets none ask with too much."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -112,7 +112,9 @@ class Guard:
 
         async def send_guarded(message: Message) -> None:
             if message["type"] == "http.response.start":
-                MutableHeaders(scope=message).update(HEADERS)
+                headers = MutableHeaders(scope=message)
+                for name, value in HEADERS.items():
+                    headers.setdefault(name, value)
             await send(message)
 
         await self._app(scope, receive_within, send_guarded)

@@ -7,6 +7,7 @@ import time
 from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import Any
+from urllib.parse import quote
 
 import httpx
 from fastapi import FastAPI, HTTPException
@@ -14,9 +15,10 @@ from starlette.requests import HTTPConnection
 from worlds import World
 
 from ratchet.api.access import Act, Person
-from ratchet.api.app import PREFIX, create_app
+from ratchet.api.app import PREFIX
 from ratchet.bootstrap import Ratchet
 from ratchet.domain.signing import SignedRequest, sign
+from ratchet.pages.app import create_app
 from ratchet.workflow.replaying import Replays
 
 SECRET = "0123456789abcdef0123456789abcdef"
@@ -60,6 +62,9 @@ class People:
 
     def allowed_everywhere(self, person: Person, act: Act) -> bool:
         return act in self.may[person.name] and person.name not in self.only
+
+    def login_url(self, back_to: str) -> str:
+        return f"/auth/login?next={quote(back_to, safe='')}"
 
 
 class Client:

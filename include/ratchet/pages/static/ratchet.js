@@ -1,0 +1,57 @@
+"use strict";
+// Two things that a plain page cannot do: stay true without reloading, and lead from Airflow's frame to Airflow itself.
+
+const main = document.getElementById("main");
+const stale = document.getElementById("stale");
+const seconds = Number(document.body.dataset.live || 0);
+let etag = null;
+
+/** Whether somebody is at something that a fresh page would disturb. */
+function busy() {
+  const at = document.activeElement;
+  const selected = getSelection();
+  return document.hidden || (at && at.matches("input, select, textarea")) || (selected && !selected.isCollapsed);
+}
+
+/** Ask for this page again and change only what differs: focus, scroll and what was opened stay. */
+async function refresh() {
+  if (busy()) return;
+  let answer;
+  try {
+    const headers = etag ? { "If-None-Match": etag } : {};
+    answer = await fetch(location.href, { headers, cache: "no-store", signal: AbortSignal.timeout(30_000) });
+  } catch {
+    stale.hidden = false;
+    return;
+  }
+  if (answer.status === 401) location.reload();
+  stale.hidden = answer.ok || answer.status === 304;
+  if (!answer.ok) return;
+  etag = answer.headers.get("ETag");
+  const fresh = new DOMParser().parseFromString(await answer.text(), "text/html").getElementById("main");
+  if (busy()) return;
+  Idiomorph.morph(main, fresh, {
+    morphStyle: "innerHTML",
+    callbacks: { beforeAttributeUpdated: (name, node) => !(name === "open" && node.matches("details")) },
+  });
+  main.dispatchEvent(new CustomEvent("refreshed", { bubbles: true }));
+}
+
+if (seconds > 0) {
+  const next = async () => {
+    await refresh();
+    setTimeout(next, seconds * 1000);
+  };
+  setTimeout(next, seconds * 1000);
+  document.addEventListener("visibilitychange", refresh);
+}
+
+// Airflow shows us in a frame that may not lead its window elsewhere; its own router may.
+document.addEventListener("click", (event) => {
+  const link = event.target.closest("a[data-airflow]");
+  if (!link || window.top === window.self || event.ctrlKey || event.metaKey || event.shiftKey) return;
+  event.preventDefault();
+  const { pathname, search, hash } = new URL(link.href);
+  window.parent.history.pushState({}, "", pathname + search + hash);
+  window.parent.dispatchEvent(new PopStateEvent("popstate", { state: {} }));
+});
