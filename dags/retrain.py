@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import gc
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import timedelta
 from functools import cache, partial
 from typing import Any
@@ -32,6 +32,7 @@ from airflow.sdk import (
 
 import ratchet_airflow
 from ratchet.adapters.specs import SpecRefused, load_spec, spec_files
+from ratchet.domain import forms
 from ratchet.domain.spec import ModelSpec
 from ratchet.settings import load_settings
 from ratchet_approval import AskForApproval
@@ -49,76 +50,8 @@ REFUSALS_ARE_FINAL = ExceptionRetryPolicy(
         )
     ]
 )
-RETRAIN_FORM = {
-    "reason": Param(
-        "",
-        type="string",
-        maxLength=500,
-        title="Reason",
-        section="Why",
-        description_md="Shown in the dossier and the audit log, beside your name. `quarterly check`",
-    ),
-    "first_champion": Param(
-        False,
-        type="boolean",
-        title="First champion",
-        section="Why",
-        description_md="The model has no champion yet: make one, if it beats the best constant decision. "
-        "Same as `ratchet champion init`.",
-    ),
-    "window_end": Param(
-        None,
-        type=["null", "string"],
-        format="date",
-        title="Window end",
-        section="What",
-        description_md="Use data up to this local day (exclusive) instead of all that is mature.",
-    ),
-    "trials": Param(
-        None,
-        type=["null", "integer"],
-        minimum=1,
-        maximum=1000,
-        title="Trials",
-        section="What",
-        description_md="Trials of the study in total, instead of the spec's.",
-    ),
-    "dry_run": Param(
-        False,
-        type="boolean",
-        title="Dry run",
-        section="Limits",
-        description_md="Train and judge, but claim no event, promote nothing and publish nothing. "
-        "The days it was judged on count as used.",
-    ),
-    "override_budget": Param(
-        False,
-        type="boolean",
-        title="Override the budget",
-        section="Limits",
-        description_md="Run although today's runs are used up. Audited with your name.",
-    ),
-}
 ASKING_RUNS = 16
 """Runs that wait for people count as active for some minutes after their request has ended; others must start."""
-ROLLBACK_FORM = {
-    "reason": Param(
-        type="string",
-        minLength=3,
-        maxLength=500,
-        title="Reason",
-        section="Roll back",
-        description_md="Shown in the audit log and in the message on `ml.decisions`, beside your name.",
-    ),
-    "version": Param(
-        None,
-        type=["null", "integer"],
-        minimum=1,
-        title="Version",
-        section="Roll back",
-        description_md="An earlier champion's version; empty: the champion before this one.",
-    ),
-}
 
 
 def retrain_dag(spec: ModelSpec) -> DAG:
@@ -185,7 +118,7 @@ def retrain_dag(spec: ModelSpec) -> DAG:
         shares = plan(attempt)
         snapshot(attempt) >> shares  # type: ignore[operator]
         tune.partial(attempt=attempt).expand(share=shares) >> judge(attempt)
-    return _asking(dag, RETRAIN_FORM)
+    return _asking(dag, forms.RETRAIN)
 
 
 def promote_dag(spec: ModelSpec) -> DAG:
@@ -248,7 +181,7 @@ def rollback_dag(spec: ModelSpec) -> DAG:
             return moved | {"announced": ratchet_airflow.verbs().announce(model)}
 
         rollback()
-    return _asking(dag, ROLLBACK_FORM)
+    return _asking(dag, forms.ROLLBACK)
 
 
 def probation_dag(spec: ModelSpec) -> DAG:
@@ -363,13 +296,20 @@ def refused_dag(model: str, refused: SpecRefused) -> DAG:
     return dag
 
 
-def _asking(dag: DAG, form: dict[str, Param]) -> DAG:
+def _asking(dag: DAG, form: Mapping[str, forms.Field]) -> DAG:
     """The DAG with its form, which its tasks need not carry: a task's context has the DAG's parameters anyway.
 
     Given to the constructor, each parameter would be validated once for each DAG, and copied four times for each task.
     """
-    dag.params.update(form)
+    dag.params.update({name: _parameter(field) for name, field in form.items()})
     return dag
+
+
+@cache
+def _parameter(field: forms.Field) -> Param:
+    """The field as Airflow's form knows it; one for all models."""
+    demanded = field.kind == "text" and field.least > 0
+    return Param(**field.schema()) if demanded else Param(field.default, **field.schema())
 
 
 class _ModelDag(DAG):

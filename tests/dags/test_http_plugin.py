@@ -83,6 +83,17 @@ def test_airflows_user_acts_under_the_name_that_airflow_knows(server: Any) -> No
     assert [(row["actor"], row["detail"]["user_id"]) for row in entries] == [("the USER", "the USER")]
 
 
+def test_a_run_is_started_through_airflows_own_api(server: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ratchet_http.serving", lambda: server)
+    path = f"{PATH}/flight_delay/runs"
+    answer = ask(server, "POST", path, "USER", json={"reason": "r"})
+    assert (answer.status_code, answer.json()["type"]) == (404, "urn:ratchet:problem:not-found"), answer.text
+    assert "Dag with dag_id: 'retrain__flight_delay' not found" in answer.json()["detail"]
+    assert ask(server, "POST", path, "VIEWER", json={"reason": "r"}).status_code == 403
+    own = {"Origin": "http://airflow.test"}
+    assert ask(server, "POST", path, "USER", cookie=True, json={"reason": "r"}, headers=own).status_code == 404
+
+
 def test_airflows_cookie_reads_and_changes_nothing_from_elsewhere(server: Any) -> None:
     assert ask(server, "GET", PATH, "USER", cookie=True).status_code == 200
     path, body = f"{PATH}/flight_delay/retrain", {"reason": "r"}

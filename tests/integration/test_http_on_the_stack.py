@@ -112,3 +112,14 @@ def test_a_retrain_that_a_user_asks_for_is_an_event_in_that_users_name(running: 
     )
     entries = client.get(f"{API}/audit", params={"action": "retrain.requested"}).json()["items"]
     assert [(entry["actor"], entry["detail"]["via"]) for entry in entries] == [("ursula", "api")]
+
+
+def test_a_run_that_a_user_starts_by_its_form_is_that_users_run(system: System) -> None:
+    client = system.airflow("ursula").client
+    answer = client.post(f"{API}/models/{MODEL}/runs", json={"reason": "a look over HTTP", "dry_run": True})
+    assert answer.status_code == 201, answer.text
+    started = answer.json()
+    assert system.run_ends(started["dag_id"], started["run_id"]) == "success"
+    attempts = client.get(f"{API}/attempts", params={"model": MODEL}).json()["items"]
+    (mine,) = [each for each in attempts if each["dag_run_id"] == started["run_id"]]
+    assert (mine["actor"], mine["reason"], mine["dry_run"]) == ("ursula", "a look over HTTP", True)

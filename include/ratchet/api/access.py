@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
@@ -44,4 +44,13 @@ class Access(Protocol):
 
     def login_url(self, back_to: str) -> str:
         """Where one logs in, to be led back to this address afterwards."""
+        ...
+
+    async def start(self, request: HTTPConnection, person: Person, model: str, conf: Mapping[str, Any]) -> str:
+        """Start a run of the model's retrain DAG for this person, with these values of its form; return the run's id.
+
+        Raises:
+            Problem: the deployment does not let them, or refuses the form; it says why.
+
+        """
         ...

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Path
+from fastapi import APIRouter, Path, Request
+from fastapi.concurrency import run_in_threadpool
 
 from ratchet.api import schemas as s
 from ratchet.api.door import Door, DoorDep, PersonDep
@@ -28,11 +29,27 @@ AttemptPath = Annotated[s.Text, Path(description="The attempt that people are as
 def retrain(door: DoorDep, person: PersonDep, model: ModelPath, asked: s.Because) -> s.Requested:
     """Publish a request for a retrain in your name; admission decides on it as on any: budget, quiet hours, lease.
 
-    The trigger form of the model's DAG does more: a dry run, another window, an overridden budget.
+    To run at once, dry, with another window or beyond the budget, start a run.
     """
     name = door.one(person, model, "retrain")
     event = door.ratchet.request_retrain(name, person.name, asked.reason, via=VIA, user_id=person.id)
     return s.Requested(id=event.id, source=event.source)
+
+
+@router.post(
+    "/models/{model}/runs",
+    status_code=201,
+    tags=["models"],
+    summary="Start a run of the retrain DAG",
+    responses=documented(404, 409),
+)
+async def start_run(
+    request: Request, door: DoorDep, person: PersonDep, model: ModelPath, asked: s.RunAsked
+) -> s.RunStarted:
+    """What Airflow's own trigger form does, in your name: no event, no quiet hours; lease and budget hold."""
+    name = await run_in_threadpool(door.one, person, model, "retrain")
+    run_id = await door.access.start(request, person, name, asked.model_dump(mode="json"))
+    return s.RunStarted(dag_id=f"retrain__{name}", run_id=run_id)
 
 
 @router.post(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 from typing import Annotated, Any, Generic, Literal, TypeVar
 
 from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, StringConstraints
@@ -245,6 +245,22 @@ class Because(_Asked):
     reason: Reason = Field(description="Why; kept in the audit log beside your name, and told where it counts.")
 
 
+class RunAsked(Because):
+    """How the run is to differ from one that an event starts: the fields of the DAG's own form."""
+
+    first_champion: bool = Field(
+        default=False, description="The model has no champion yet: make one, if it beats the best constant decision."
+    )
+    window_end: date | None = Field(
+        default=None, description="Use data up to this local day (exclusive) instead of all that is mature."
+    )
+    trials: Annotated[int, Field(ge=1, le=1000)] | None = Field(
+        default=None, description="Trials of the study in total, instead of the spec's."
+    )
+    dry_run: bool = Field(default=False, description="Train and judge; claim no event, promote and publish nothing.")
+    override_budget: bool = Field(default=False, description="Run although today's runs are used up.")
+
+
 class RollbackAsked(Because):
     """Which version is to serve again."""
 
@@ -278,6 +294,13 @@ class Requested(_Answer):
 
     id: str
     source: str
+
+
+class RunStarted(_Answer):
+    """A run in Airflow: its claim decides, and says what came of it."""
+
+    dag_id: str
+    run_id: str
 
 
 class RolledBack(_Answer):

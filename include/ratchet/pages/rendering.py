@@ -14,7 +14,7 @@ from urllib.parse import quote, urlencode
 from fastapi import Request
 from fastapi.responses import HTMLResponse
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
 from ratchet.api.access import Act, Person
 from ratchet.api.door import Door
@@ -47,9 +47,14 @@ def page(request: Request, person: Person | None, template: str, status: int = 2
     ``airflow(path)`` for one of Airflow's, and ``static(name)``.
     """
     root = request.scope.get("root_path", "")
-    functions = {"url": _Urls(root), "airflow": _Urls(root.removesuffix("/ratchet")), "static": _Static(root)}
+    functions = {"url": Urls(root), "airflow": Urls(root.removesuffix("/ratchet")), "static": _Static(root)}
     told = context | functions | {"person": person, "path": request.url.path.removeprefix(root), "now": _now()}
     return HTMLResponse(environment().get_template(template).render(told), status, headers=PAGE_HEADERS)
+
+
+def urls(request: Request) -> Urls:
+    """Addresses below where this application is mounted."""
+    return Urls(request.scope.get("root_path", ""))
 
 
 def may(door: Door, person: Person, model: str) -> set[Act]:
@@ -75,17 +80,19 @@ def environment() -> Environment:
         "percent": percent,
         "words": words,
         "pretty": pretty,
+        "code": code,
     }
     return made
 
 
-class _Urls:
+class Urls:
     """Makes addresses below one root: each part is one segment, whatever is written in it."""
 
     def __init__(self, root: str) -> None:
         self._root = root
 
     def __call__(self, *parts: object, **query: object) -> str:
+        """The address of these segments, with what of the query is not empty."""
         path = "".join(f"/{quote(str(part), safe='')}" for part in parts)
         asked = {name: value for name, value in query.items() if value not in (None, "", [])}
         return f"{self._root}{path}" + (f"?{urlencode(asked, doseq=True)}" if asked else "")
@@ -162,3 +169,9 @@ def words(name: str) -> str:
 def pretty(value: Mapping[str, Any] | list[Any]) -> str:
     """A document as indented JSON."""
     return json.dumps(value, indent=2, ensure_ascii=False, sort_keys=True, default=str)
+
+
+def code(text: str) -> Markup:
+    """A text of ours, what stands between backticks as code."""
+    parts = enumerate(text.split("`"))
+    return Markup("").join(Markup("<code>{}</code>").format(part) if at % 2 else escape(part) for at, part in parts)

@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, date, datetime, time
 from typing import Any
 
+from ratchet.domain import forms
 from ratchet.domain.admission import Admission
 from ratchet.domain.events import MOST_NAMED
 from ratchet.domain.fleet import shrunk_trials
@@ -49,7 +50,6 @@ TRIGGERS = {
     "ratchet.performance.degraded.v1": "performance",
     REQUESTED: "request",
 }
-FORM = ("reason", "window_end", "trials", "dry_run", "override_budget", "first_champion")
 
 
 @dataclass(frozen=True)
@@ -70,9 +70,9 @@ class Form:
         Raises:
             Refused: an unknown key, a wrong type, or a missing reason.
         """
-        unknown = sorted(set(conf) - set(FORM))
+        unknown = sorted(set(conf) - set(forms.RETRAIN))
         if unknown:
-            raise Refused(f"the run's form has no key {unknown[0]!r}; it has {', '.join(FORM)}")
+            raise Refused(f"the run's form has no key {unknown[0]!r}; it has {', '.join(forms.RETRAIN)}")
         trials = conf.get("trials")
         if trials is not None and (not isinstance(trials, int) or isinstance(trials, bool) or trials < 1):
             raise Refused(f"trials must be a whole number from 1, but got {trials!r}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import quote
@@ -16,6 +16,7 @@ from worlds import World
 
 from ratchet.api.access import Act, Person
 from ratchet.api.app import PREFIX
+from ratchet.api.problems import Problem
 from ratchet.bootstrap import Ratchet
 from ratchet.domain.signing import SignedRequest, sign
 from ratchet.pages.app import create_app
@@ -48,6 +49,8 @@ class People:
         default_factory=lambda: {"ada": EVERYTHING, "vic": frozenset({"read", "audit"}), "nob": frozenset()}
     )
     only: dict[str, set[str]] = field(default_factory=dict)
+    started: list[tuple[str, str, dict[str, Any]]] = field(default_factory=list)
+    refusal: str | None = None
 
     async def identify(self, request: HTTPConnection) -> Person:
         kind, _, name = request.headers.get("authorization", "").partition(" ")
@@ -62,6 +65,12 @@ class People:
 
     def allowed_everywhere(self, person: Person, act: Act) -> bool:
         return act in self.may[person.name] and person.name not in self.only
+
+    async def start(self, _request: HTTPConnection, person: Person, model: str, conf: Mapping[str, Any]) -> str:
+        if self.refusal is not None:
+            raise Problem("refused", self.refusal)
+        self.started.append((person.name, model, dict(conf)))
+        return f"manual__{len(self.started)}"
 
     def login_url(self, back_to: str) -> str:
         return f"/auth/login?next={quote(back_to, safe='')}"
