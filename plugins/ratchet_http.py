@@ -38,7 +38,8 @@ class RatchetHttp(AirflowPlugin):
 
     external_views: ClassVar[list[dict[str, Any]]] = [
         {"name": "Models", "href": f"{BASE}/ratchet/models", "destination": "nav", "url_route": "ratchet"}
-        | {"nav_top_level": True, "icon": f"{BASE}/ratchet/static/icon.svg"},
+        | {"nav_top_level": True, "icon": f"{BASE}/ratchet/static/icon.svg"}
+        | {"icon_dark_mode": f"{BASE}/ratchet/static/icon-dark.svg"},
         {"name": "Model", "href": f"{BASE}/ratchet/dag/{{DAG_ID}}", "destination": "dag", "url_route": "ratchet_model"},
         {"name": "Attempt", "href": f"{BASE}/ratchet/run/{{DAG_ID}}/{{RUN_ID}}", "destination": "dag_run"}
         | {"url_route": "ratchet_attempt"},

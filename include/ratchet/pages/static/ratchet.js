@@ -30,7 +30,7 @@ async function refresh() {
   etag = answer.headers.get("ETag");
   const fresh = new DOMParser().parseFromString(await answer.text(), "text/html").getElementById("main");
   if (busy()) return;
-  Idiomorph.morph(main, fresh, {
+  Idiomorph.morph(main, [...fresh.childNodes], {
     morphStyle: "innerHTML",
     callbacks: { beforeAttributeUpdated: (name, node) => !(name === "open" && node.matches("details")) },
   });
@@ -39,8 +39,11 @@ async function refresh() {
 
 if (seconds > 0) {
   const next = async () => {
-    await refresh();
-    setTimeout(next, seconds * 1000);
+    try {
+      await refresh();
+    } finally {
+      setTimeout(next, seconds * 1000);
+    }
   };
   setTimeout(next, seconds * 1000);
   document.addEventListener("visibilitychange", refresh);
