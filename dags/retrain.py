@@ -72,7 +72,7 @@ def retrain_dag(spec: ModelSpec) -> DAG:
 
     Exclusion is the lease, not the number of active runs: a dead worker's run does not block its successor.
     """
-    model, runtime = spec.model, spec.runtime
+    model, work = spec.model, _work(spec)
     due = ratchet_airflow.bell(
         model, "due", watchers=[AssetWatcher(name=f"{model}-due", trigger=DueTrigger(model=model))]
     )
@@ -82,11 +82,6 @@ def retrain_dag(spec: ModelSpec) -> DAG:
         schedule=_by_bell_or_time(spec, due, spec.retrain.schedule),
         max_active_runs=4,
     ) as dag:
-        heavy: dict[str, Any] = {
-            "pool": runtime.pool,
-            "execution_timeout": runtime.timeout,
-            "retries": runtime.retries,
-        }
 
         @step(retries=2)
         def claim(**context: Any) -> str:
@@ -94,7 +89,7 @@ def retrain_dag(spec: ModelSpec) -> DAG:
             claimed = ratchet_airflow.verbs().claim(model, ratchet_airflow.run_context(context))
             return ratchet_airflow.go_on(claimed, context)
 
-        @step(**heavy)
+        @step(**work)
         def snapshot(attempt: str) -> Any:
             """Freeze features as known at decision time, with a manifest."""
             return ratchet_airflow.verbs().snapshot(attempt)
@@ -104,12 +99,12 @@ def retrain_dag(spec: ModelSpec) -> DAG:
             """Share the study's trials among workers."""
             return list(ratchet_airflow.verbs().plan_tuning(attempt))
 
-        @step(**heavy)
+        @step(**work)
         def tune(attempt: str, share: dict[str, Any]) -> Any:
             """Run one worker's share of the study."""
             return ratchet_airflow.verbs().tune(attempt, share["worker"])
 
-        @step(outlets=[ratchet_airflow.bell(model, "judged")], **heavy)
+        @step(outlets=[ratchet_airflow.bell(model, "judged")], **work)
         def judge(attempt: str) -> Any:
             """Fit the challenger, compare it with the champion on fresh rows, write the dossier."""
             return ratchet_airflow.verbs().judge(attempt)
@@ -195,10 +190,10 @@ def probation_dag(spec: ModelSpec) -> DAG:
 
     A day is scored once; clearing a task is safe. `champion` is skipped when the champion stayed.
     """
-    model, runtime = spec.model, spec.runtime
+    model, work = spec.model, _work(spec)
     with _dag(probation_dag, spec, schedule=[ratchet_airflow.bell(model, "probation")], max_active_runs=1) as dag:
 
-        @task(pool=runtime.pool, execution_timeout=runtime.timeout, retries=runtime.retries)
+        @task(**work)
         def watch() -> dict[str, Any]:
             """Score both models on the days that became mature, and decide."""
             return dict(ratchet_airflow.verbs().watch(model))
@@ -227,14 +222,15 @@ def monitor_dag(spec: ModelSpec) -> DAG:
     | `look` is skipped | the data have not moved far enough | nothing; the reason is in the log |
     | `look` failed otherwise | something did not answer | clear the task: nothing is told twice |
     """
-    model, runtime, monitor = spec.model, spec.runtime, spec.monitor
+    model, monitor = spec.model, spec.monitor
+    work = _work(spec)
     bell = ratchet_airflow.bell(
         model, "monitor", watchers=[AssetWatcher(name=f"{model}-monitor", trigger=MonitorTrigger(model=model))]
     )
     schedule = _by_bell_or_time(spec, bell, monitor.schedule if monitor else None)
     with _dag(monitor_dag, spec, schedule=schedule, max_active_runs=1) as dag:
 
-        @task(pool=runtime.pool, execution_timeout=runtime.timeout, retries=runtime.retries)
+        @task(**work)
         def look() -> dict[str, Any]:
             """Look at the window that is due, keep the report, tell what was found."""
             answer: dict[str, Any] = ratchet_airflow.verbs().monitor(model)
@@ -262,12 +258,13 @@ def score_dag(spec: ModelSpec) -> DAG:
 
     Clearing the task is safe.
     """
-    model, runtime, asked = spec.model, spec.runtime, spec.scoring
+    model, asked = spec.model, spec.scoring
+    work = _work(spec)
     bell = ratchet_airflow.bell(model, "score")
     schedule = _by_bell_or_time(spec, bell, asked.schedule if asked else None)
     with _dag(score_dag, spec, schedule=schedule, max_active_runs=1) as dag:
 
-        @task(pool=runtime.pool, execution_timeout=runtime.timeout, retries=runtime.retries)
+        @task(**work)
         def score(**context: Any) -> dict[str, Any]:
             """Write the predictions of the days that have none."""
             return dict(ratchet_airflow.verbs().score(model, ratchet_airflow.run_context(context)))
@@ -324,6 +321,13 @@ def _runbook(function: Callable[[ModelSpec], DAG]) -> str:
     return inspect.cleandoc(function.__doc__ or "")
 
 
+def _work(spec: ModelSpec) -> dict[str, Any]:
+    """Where and how long the steps run that do the work; those that only decide run where the deployment has them."""
+    runtime = spec.runtime
+    limits = {"pool": runtime.pool, "execution_timeout": runtime.timeout, "retries": runtime.retries}
+    return limits | ratchet_airflow.placed(runtime)
+
+
 def _by_bell_or_time(spec: ModelSpec, bell: Asset, cron: str | None) -> Any:
     """A schedule of one doorbell, and of a cron expression in the spine's timezone where there is one."""
     if cron is None:
@@ -364,13 +368,15 @@ def _make_all() -> None:
             continue
         try:
             read = load_spec(file)
-        except SpecRefused as error:
-            globals()[f"refused__{name}"] = refused_dag(name, error)
-        else:
             wanted = {probation_dag: read.probation, monitor_dag: read.monitor, score_dag: read.scoring}
-            for make in (retrain_dag, promote_dag, rollback_dag, *(make for make, asked in wanted.items() if asked)):
-                if RUNNING in (None, f"{make.__name__.removesuffix('_dag')}__{name}"):
-                    globals()[f"{make.__name__}__{name}"] = make(read)
+            made = {
+                f"{make.__name__}__{name}": make(read)
+                for make in (retrain_dag, promote_dag, rollback_dag, *(make for make, asked in wanted.items() if asked))
+                if RUNNING in (None, f"{make.__name__.removesuffix('_dag')}__{name}")
+            }
+        except SpecRefused as error:
+            made = {f"refused__{name}": refused_dag(name, error)}
+        globals().update(made)
 
 
 collecting = gc.isenabled()

@@ -10,10 +10,13 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from airflow.sdk import Asset
 
+from ratchet.domain.pods import pod_override
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from ratchet.adapters.connections import ConnectionInfo, MappingResolver
+    from ratchet.domain.spec import Runtime
     from ratchet.records import RunContext
 
 Bell = Literal["due", "judged", "probation", "monitor", "champion", "score"]
@@ -30,6 +33,57 @@ def bell(model: str, name: Bell, **extra: Any) -> Asset:
     """
     uri = f"ratchet://{model}/{name}"
     return Asset(name=uri, uri=uri, group="ratchet", **extra)
+
+
+def placed(runtime: Runtime) -> dict[str, Any]:
+    """Where Airflow runs the steps that do a model's work, as arguments of its tasks.
+
+    Raises:
+        SpecRefused: the spec asks for what this deployment's executors cannot give, which would be ignored in silence.
+
+    """
+    executor = executor_of(runtime.executor)
+    if runtime.queue is not None and executor == "LocalExecutor":
+        raise _refused("queue", f"{executor} of this deployment has no queues; leave it out")
+    answer = {"queue": runtime.queue, "executor": runtime.executor}
+    override = pod_override(runtime)
+    if override is not None:
+        if not executor.endswith("KubernetesExecutor"):
+            key = "image" if runtime.image else "resources"
+            raise _refused(key, f"makes pods, which {executor} does not; name an executor that does (runtime.executor)")
+        answer["executor_config"] = {"pod_override": _pod(override)}
+    return {name: value for name, value in answer.items() if value is not None}
+
+
+def executor_of(name: str | None) -> str:
+    """The class of the executor of this name or alias; of the deployment's first where none is named."""
+    from airflow.sdk.configuration import conf
+
+    known: dict[str, str] = {}
+    for entry in conf.get_mandatory_list_value("core", "executor"):
+        first, _, second = entry.strip().partition(":")
+        path = second or first
+        kind = path.rpartition(".")[2]
+        known |= dict.fromkeys((first, path, kind), kind)
+    if name is None:
+        return next(iter(known.values()))
+    if name not in known:
+        raise _refused("executor", f"{name!r} is none of this deployment's; its [core] executor has {', '.join(known)}")
+    return known[name]
+
+
+def _pod(override: Mapping[str, Any]) -> Any:
+    try:
+        from airflow.providers.cncf.kubernetes.pod_generator import PodGenerator
+    except ImportError:
+        raise _refused("resources", "make pods, which wants apache-airflow-providers-cncf-kubernetes") from None
+    return PodGenerator.deserialize_model_dict(dict(override))
+
+
+def _refused(key: str, problem: str) -> Exception:
+    from ratchet.adapters.specs import SpecRefused
+
+    return SpecRefused([f"runtime.{key}: {problem}"])
 
 
 def verbs() -> Any:

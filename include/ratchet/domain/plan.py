@@ -139,6 +139,7 @@ def resources(spec: ModelSpec) -> list[Resource]:
         Resource("retrains", "on", ", ".join(heard) or "requests only"),
         Resource("registered model", model, "alias champion after a promotion, challenger after a verdict"),
         Resource("pool", spec.runtime.pool, f"{spec.runtime.threads} threads a task, {spec.train.workers} tuning"),
+        *([Resource("steps", "where they run", where)] if (where := _where(spec)) else []),
         Resource("budget", "runs", _budget(spec)),
         Resource("study", "trials", f"{spec.train.trials} trials on {spec.train.workers} workers"),
         *(Resource("dataset", name) for name in spec.datasets),
@@ -147,6 +148,17 @@ def resources(spec: ModelSpec) -> list[Resource]:
     if spec.scoring is not None:
         found.append(Resource("storage", f"predictions/{model}", "a file for each day and role"))
     return found
+
+
+def _where(spec: ModelSpec) -> str:
+    """Where the steps run that do the work, as far as the spec says so."""
+    runtime, asked = spec.runtime, spec.runtime.resources
+    told = [f"{name} {value}" for name in ("executor", "queue", "image") if (value := getattr(runtime, name))]
+    if asked is not None:
+        gpus = [f"{asked.gpu} of {asked.gpu_name}"] if asked.gpu else []
+        memory = [asked.memory] if asked.memory else []
+        told.append("pods of " + ", ".join([f"{asked.cpu or runtime.threads:g} cores", *memory, *gpus]))
+    return "; ".join(told)
 
 
 def dags(spec: ModelSpec) -> list[str]:
@@ -360,6 +372,10 @@ MEANS: Mapping[str, str] = {
     "scoring": "days that have no predictions yet are scored by it; what was written stays",
     "retention": "what ratchet purge may remove from then on; what a champion or an open attempt needs stays",
     "runtime": "where and how the next tasks run; no verdict depends on it",
+    "runtime.queue": "the next tasks go to this queue, which a worker must listen to",
+    "runtime.executor": "the next tasks run by this executor, which the deployment must have",
+    "runtime.resources": "the next tasks' pods ask for this much, and may use no more",
+    "runtime.image": "the next tasks run in this image; its code must be what the DAGs were deployed with",
     "runtime.pool": "the next tasks take slots of this pool, which must exist",
     DATASETS: "new snapshots read it so, whatever spec made the champion; the digest of the spec does not tell",
     f"{DATASETS}.timezone": "in whose days rows are counted",

@@ -34,6 +34,7 @@ from pydantic import (
     Field,
     PlainSerializer,
     SerializerFunctionWrapHandler,
+    StringConstraints,
     ValidationError,
     ValidationInfo,
     field_serializer,
@@ -140,13 +141,14 @@ def kind_of(estimator: str) -> Kind:
 # Keys that DESIGN §6 names and no landed code obeys yet, by the path of their parent.
 NOT_YET_SUPPORTED: Mapping[tuple[str, ...], frozenset[str]] = {
     ("retention",): frozenset({"events", "dead_letters"}),
-    ("runtime",): frozenset({"queue", "executor", "resources", "image", "environment"}),
+    ("runtime",): frozenset({"environment"}),
 }
 
 _UNIT_SECONDS = {"w": 604_800, "d": 86_400, "h": 3_600, "m": 60, "s": 1}
 _DURATION = re.compile(r"(?:(\d+)w)?(?:(\d+)d)?(?:(\d+)h)?(?:(\d+)m)?(?:(\d+)s)?")
 _DECIDED_AT = re.compile(r"([A-Za-z_]\w*)(?:\s*-\s*([0-9wdhms]+))?")
 _CRON_FIELDS = (("minute", 0, 59), ("hour", 0, 23), ("day", 1, 31), ("month", 1, 12), ("weekday", 0, 7))
+_PINNED_IMAGE = re.compile(r"[a-z0-9][a-z0-9._:/-]*(?::[A-Za-z0-9_][A-Za-z0-9._-]*)?@sha256:[0-9a-f]{64}")
 _CRON_PART = re.compile(r"(?:\*|(\d+)(?:-(\d+))?)(?:/(\d+))?")
 
 
@@ -1071,13 +1073,60 @@ class Gate(_Closed):
         return value
 
 
+class PodResources(_Closed):
+    """What a task's pod asks for, and may use: cores, memory as Kubernetes writes it (``512Mi``, ``4Gi``), whole GPUs.
+
+    ``cpu`` is ``runtime.threads`` where it is not given. GPUs are those that the cluster offers as ``gpu_name``.
+    """
+
+    cpu: Annotated[float, Field(strict=True, gt=0, le=1024, allow_inf_nan=False)] | None = None
+    memory: Annotated[str, StringConstraints(pattern=r"^[1-9][0-9]{0,9}(Ki|Mi|Gi|Ti)$")] | None = None
+    gpu: Count = 0
+    gpu_name: Annotated[str, StringConstraints(pattern=r"^[a-z0-9.-]{1,253}/[A-Za-z0-9._-]{1,63}$")] = "nvidia.com/gpu"
+
+    @model_validator(mode="after")
+    def _something(self) -> PodResources:
+        if self.cpu is None and self.memory is None and not self.gpu:
+            raise _rule("names none of cpu, memory and gpu; leave it out")
+        return self
+
+
 class Runtime(_Closed):
-    """Where and how long the steps run. ``threads`` is per task; ``retries`` per step."""
+    """Where and how long the steps run. ``threads`` is per task; ``retries`` per step.
+
+    ``queue`` and ``executor`` are the orchestrator's own, of the steps that do the work. ``resources`` and ``image``
+    make pods, so they want an executor that does; a deployment whose executor does not refuses them.
+    """
 
     pool: Annotated[str, Field(min_length=1, max_length=63)] = "default_pool"
+    queue: Annotated[str, Field(min_length=1, max_length=256)] | None = None
+    executor: Annotated[str, Field(min_length=1, max_length=256)] | None = None
     timeout: PositiveDuration = timedelta(hours=2)
     threads: PositiveCount = 1
     retries: Count = 1
+    resources: PodResources | None = None
+    image: Annotated[str, Field(min_length=1, max_length=512)] | None = None
+
+    @property
+    def makes_pods(self) -> bool:
+        """Whether the steps ask for pods of their own."""
+        return self.resources is not None or self.image is not None
+
+    @field_validator("image")
+    @classmethod
+    def _pinned(cls, value: str | None) -> str | None:
+        if value is not None and not _PINNED_IMAGE.fullmatch(value):
+            raise _rule(
+                f"must be pinned by its digest, as name@sha256:…, so that a dossier says what ran, but got {value!r}"
+            )
+        return value
+
+    @model_validator(mode="after")
+    def _room_for_its_threads(self) -> Runtime:
+        cpu = self.resources.cpu if self.resources else None
+        if cpu is not None and cpu < self.threads:
+            raise _at(("resources", "cpu"), f"is {cpu:g}, but each task runs {self.threads} threads (runtime.threads)")
+        return self
 
 
 class LossLimit(_Closed):
