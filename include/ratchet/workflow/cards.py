@@ -26,7 +26,8 @@ svg text{fill:var(--soft)}.good{color:var(--good);fill:var(--good)}.bad{color:va
 .champion{color:var(--champion);fill:var(--champion)}.challenger{color:var(--challenger);fill:var(--challenger)}
 .champion-line{stroke:var(--champion)}.challenger-line{stroke:var(--challenger)}.plain{fill:var(--challenger)}
 .unseen{position:absolute;clip-path:inset(50%);width:1px;height:1px;overflow:hidden;white-space:nowrap}
-thead th{overflow-wrap:normal}.table,.figure{overflow-x:auto}code{font-size:.85em}@media print{body{margin:0;max-width:none}}
+thead th{overflow-wrap:normal}.table,.plot{overflow-x:auto}code{font-size:.85em}
+@media print{body{margin:0;max-width:none}}
 """.replace("\n", "")
 
 

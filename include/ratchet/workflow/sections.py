@@ -488,7 +488,7 @@ def bullets(items: Iterable[str]) -> str:
 
 def figure(drawn: str) -> str:
     """A chart in a frame that scrolls by itself where it is too narrow."""
-    return f'<div class="figure" role="group" aria-label="Chart" tabindex="0">{drawn}</div>'
+    return f'<div class="plot" role="group" aria-label="Chart" tabindex="0">{drawn}</div>'
 
 
 def table(rows: Iterable[tuple[str, Any]], caption: str) -> str:
