@@ -12,6 +12,7 @@ import pytest
 from api_worlds import Client
 
 from ratchet.errors import Unavailable
+from ratchet.ports.ledger import ProbationRow
 from ratchet.workflow import dossiers
 
 DAY = datetime(2013, 1, 2, tzinfo=UTC)
@@ -121,9 +122,15 @@ def test_an_attempt_says_what_became_of_its_version(api: Client) -> None:
     told = api.get(f"/v1/attempts/{attempt}").json()
     assert [(entry["version"], entry["kind"]) for entry in told["served"]] == [(2, "promotion")]
     assert told["followed_by"] is None
+    watched = {"model": "flight_delay", "seq": 2, "version": 2, "predecessor_seq": 1, "predecessor_version": 1}
+    days = {"first_day": DAY.date(), "last_day": DAY.date() + timedelta(days=27), "since": DAY, "until": APRIL}
+    said = {"state": "watching", "reason": "a watch", "plan": {}, "record": {}, "opened_at": DAY}
+    with api.world.ledger.transaction() as tx:
+        tx.insert_probation(ProbationRow(**watched, **days, **said, spec_digest=api.world.spec.digest))
+    told = api.get(f"/v1/attempts/{attempt}").json()
     assert told["probation"]["state"] == "watching"
     assert (told["probation"]["version"], told["probation"]["predecessor_version"]) == (2, 1)
-    api.world.promotions.rollback("flight_delay", actor="ann", reason="no good", to_version=1)
+    api.world.promotions.rollback("flight_delay", 1, "ann", "no good")
     told = api.get(f"/v1/attempts/{attempt}").json()
     assert (told["followed_by"]["version"], told["followed_by"]["kind"]) == (1, "rollback")
     assert told["probation"]["state"] == "superseded"
