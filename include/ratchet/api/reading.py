@@ -122,6 +122,7 @@ def attempt(
         spec_digest=row.spec_digest,
         code_digest=row.code_digest,
         options=row.options,
+        trigger_event=row.trigger_event_pk,
         steps=steps,
         core_hours=seconds * document["runtime"]["threads"] / 3600,
         approval=approval,
@@ -131,6 +132,7 @@ def attempt(
             (s.Probation.model_validate(w) for w in watches if w.seq in {champions[i].seq for i in own}), None
         ),
         dossier=dossier,
+        dossier_sha256=row.dossier_sha256,
         dossier_problem=problem,
     )
 

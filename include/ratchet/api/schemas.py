@@ -164,6 +164,7 @@ class AttemptInFull(Attempt):
     spec_digest: str
     code_digest: str
     options: dict[str, Any]
+    trigger_event: int | None = Field(description="The number of the event that started it; null of a dry run.")
     steps: list[Step]
     core_hours: float = Field(description="What its finished steps took.")
     approval: Approval | None
@@ -173,6 +174,7 @@ class AttemptInFull(Attempt):
     dossier: dict[str, Any] | None = Field(
         description="All that explains and repeats it, to the byte as the ledger recorded it; null where there is none."
     )
+    dossier_sha256: str | None = Field(description="The SHA-256 that the ledger recorded of it.")
     dossier_problem: str | None = Field(description="Why there is none.")
 
 

@@ -432,9 +432,9 @@ def pinned(dossier: Mapping[str, Any], digest: str) -> str:
 
 
 def made_by(dossier: Mapping[str, Any]) -> str:
-    """How the judged challenger was made, as a table."""
+    """How the judged challenger was made, as a table; of one that was trained, without what it was trained on."""
     made = dossier["challenger"]
-    rows = _recalibration(made) if "scorer_of" in made["provenance"] else _training(dossier)
+    rows = _recalibration(made) if "scorer_of" in made["provenance"] else _training(dossier)[2:]
     return table(rows, "How the challenger was made")
 
 
@@ -495,7 +495,7 @@ def table(rows: Iterable[tuple[str, Any]], caption: str) -> str:
     """Names and values, plain texts; what has no value is left out."""
     told = ((name, value) for name, value in rows if value not in (None, ""))
     body = "".join(f'<tr><th scope="row">{_e(name)}</th><td>{_e(value)}</td></tr>' for name, value in told)
-    return _framed("", body, caption, "facts")
+    return _framed("", body, caption, "named")
 
 
 def grid(heads: Sequence[str], rows: Iterable[Sequence[str]], caption: str, *, numeric: set[int]) -> str:
