@@ -70,6 +70,12 @@ CAME: Mapping[str, str] = {
     "rollback": "taken back by hand",
     "revert": "taken back by probation",
 }
+ORIGINS: Mapping[str, str] = {
+    "manual": "none: a person asked in Airflow",
+    "schedule": "none: the schedule asked",
+    "attempt": "none: an attempt left it for later",
+}
+"""Where an event came from that no record brought."""
 STEPS: Mapping[str, str] = {
     "snapshot": "Snapshot: the rows, joined as known when each decision was made, and frozen",
     "tune": "Tuning: challengers tried on the older rows",
@@ -157,6 +163,12 @@ def _window(data: Mapping[str, Any]) -> str:
 
 def _is_moment(text: str) -> bool:
     return len(text) >= 16 and text[4:5] == text[7:8] == "-" and text[10:11] == "T" and text[13:14] == ":"
+
+
+def because(detail: Mapping[str, Any]) -> str:
+    """Why something was done, as an entry of the audit log has it; empty where it does not say."""
+    why = detail.get("reason") or detail.get("why") or ""
+    return "; ".join(str(each) for each in why) if isinstance(why, list) else str(why)
 
 
 def web(address: Any) -> str | None:

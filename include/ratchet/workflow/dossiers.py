@@ -88,8 +88,9 @@ def stored(store: Store, attempt: AttemptRow) -> bytes:
         RatchetError: its bytes are not those whose digest is in the ledger (``CorruptObjectError``), or are gone.
     """
     if attempt.dossier_sha256 is None:
-        why = "before digests of dossiers were kept" if attempt.dossier_uri else f"not: it is {attempt.state}"
-        raise Refused(f"attempt {attempt.id} was judged {why}, so it has no dossier to trust. See: ratchet attempts")
+        before = "was judged before digests of dossiers were kept"
+        why = before if attempt.dossier_uri else f"is {attempt.state} and was not judged"
+        raise Refused(f"attempt {attempt.id} {why}, so it has no dossier to trust. See: ratchet attempts")
     return store.get_bytes(key_of(attempt.id), digest=attempt.dossier_sha256)
 
 

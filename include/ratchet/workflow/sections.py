@@ -444,7 +444,7 @@ def _training(dossier: Mapping[str, Any]) -> list[tuple[str, Any]]:
     counted = ", ".join(f"{states.count(state)} {state}" for state in dict.fromkeys(states))
     return [
         ("Rows trained on", f"{snapshot['files']['train']['rows']:,}"),
-        ("Days", " · ".join(f"{k} {v}" for k, v in snapshot["plan"].items() if k in _RANGES)),
+        ("Days", ", ".join(_days(snapshot["plan"], part) for part in ("fit", "calibrate"))),
         ("Parameters", ", ".join(f"{name} = {_number(value)}" for name, value in study["params"].items())),
         ("Trials", f"best is number {study['best_trial']} of {len(states)} ({counted})"),
         *_policy(study.get("policy")),
@@ -471,7 +471,8 @@ def _recalibration(made: Mapping[str, Any]) -> list[tuple[str, Any]]:
     ]
 
 
-_RANGES = ("fit_start", "fit_end", "calibrate_start", "calibrate_end")
+def _days(plan: Mapping[str, Any], part: str) -> str:
+    return f"{part} {plan[f'{part}_start']} until {plan[f'{part}_end']}"
 
 
 def _number(value: Any) -> str:
