@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from fastapi import APIRouter, Path, Query, Request
+from fastapi import APIRouter, Path, Request
 from fastapi.responses import Response
 
 from ratchet.api import reading
@@ -13,14 +13,11 @@ from ratchet.api.access import Person
 from ratchet.api.door import Door, DoorDep, PersonDep
 from ratchet.api.problems import Problem
 from ratchet.pages import story, wording
+from ratchet.pages.lists import MOST, Filter, Spot
 from ratchet.pages.rendering import may, page, pretty
 
 router = APIRouter()
-MOST = 50
 MOST_EVENTS = 12
-Filter = Annotated[str, Query(max_length=255, pattern=r"^[^\x00]*$")]
-"""A field of a form that narrows a list; left empty it narrows nothing."""
-Spot = Annotated[str | None, Query(max_length=500)]
 RunPart = Annotated[str, Path(max_length=250, pattern=r"^[^\x00]*$")]
 
 
@@ -92,6 +89,7 @@ def _story(request: Request, door: Door, person: Person, told: s.AttemptInFull) 
         chapters=story.chapters(told, events.items),
         lead=story.lead(told),
         events=shown,
+        kept=story.events(told) if not shown else [],
         more_events=events.next is not None,
         facts=facts,
         shift=shift,

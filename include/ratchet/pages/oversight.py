@@ -8,7 +8,7 @@ from fastapi.responses import Response
 from ratchet.api import reading
 from ratchet.api.door import DoorDep, PersonDep
 from ratchet.pages import wording
-from ratchet.pages.attempts import MOST, Filter, Spot
+from ratchet.pages.lists import MOST, Filter, Spot
 from ratchet.pages.rendering import page
 
 router = APIRouter()

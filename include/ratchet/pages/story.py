@@ -17,6 +17,8 @@ from ratchet.workflow.sections import Section
 Dossier = Mapping[str, Any]
 MOST_RAW = 200_000
 """Characters of a dossier that are shown on the page; a larger one is only sent as a file."""
+MOST_KEPT = 12
+"""Events of a dossier that are shown; all of them are in the dossier."""
 UNREADABLE = Markup('<p class="soft">The dossier says this in a way that is not read here; it is below, raw.</p>')
 
 
@@ -55,6 +57,18 @@ def lead(told: s.AttemptInFull) -> str:
     return told.failure or "It ended without a verdict."
 
 
+def events(told: s.AttemptInFull) -> list[dict[str, Any]]:
+    """The events as the dossier keeps them, the one that started it first: the ledger's may be gone by retention."""
+    kept = (told.dossier or {}).get("events") or ()
+    rows = [row for row in kept if isinstance(row, Mapping) and isinstance(row.get("data"), Mapping)]
+    rows.sort(key=lambda row: not row.get("trigger"))
+    return [
+        {"kind": wording.kind(str(row.get("type"))), "said": wording.said(str(row.get("type")), row["data"])}
+        | {"source": row.get("source"), "time": row.get("time"), "trigger": bool(row.get("trigger"))}
+        for row in rows[:MOST_KEPT]
+    ]
+
+
 def data(told: s.AttemptInFull) -> tuple[list[tuple[str, str]], Markup]:
     """The facts of the data (name and value), and how it has changed."""
     if told.dossier is None:
@@ -78,7 +92,7 @@ def judged(told: s.AttemptInFull) -> tuple[Markup, Markup, Markup]:
     headline = _html([lambda d: sections.headline(d["verdict"], d["challenger"]["version"])], told.dossier, missing="")
     if not compared:
         return headline, Markup(), Markup()
-    first: list[Part] = [sections.uplift, sections.candidates, sections.checks]
+    first: list[Part] = [sections.looks, sections.uplift, sections.candidates, sections.checks]
     more: list[Part] = [
         sections.metrics,
         sections.slices,

@@ -86,6 +86,10 @@ _SHIFT = (
     "How far the judged days differ from the days the model learned from, feature by feature (population stability "
     f"index: below {MODERATE} is small, above {LARGE} is large). A large change is a reason to look, not an error."
 )
+_LOOKS = (
+    "The challenger was frozen at the first look; later ones judge it on more days. Each spends its share of alpha, as "
+    "the spec planned before the first."
+)
 _METRICS = "On the same rows for both models; the bounds are one-sided, each at the verdict's confidence."
 _SLICES = "Uplift within each group, in {unit} per decision, with its own interval. Small groups have wide ones."
 
@@ -220,6 +224,26 @@ def candidates(dossier: Mapping[str, Any]) -> list[Section]:
     words = f"All met the champion on the same rows, each with its share of alpha; in {_e(unit)} per decision."
     title = "Challengers judged"
     return [Section(title, words, grid(heads, rows, title, numeric={3, 4, 5, 6}) + bullets([*why, *left]))]
+
+
+def looks(dossier: Mapping[str, Any]) -> list[Section]:
+    """Every look at the challenger, where the spec plans for more than one."""
+    planned = dossier["looks"]["plan"]
+    if len(planned) < 2:
+        return []
+    rows = [
+        (
+            f"{look['look']} of {len(planned)}",
+            look["attempt"],
+            f"{look['n_clusters']} days",
+            *(_number(look[part]) for part in ("estimate", "lower", "upper")),
+            f"{look['alpha_share']:.4g}",
+            look["decision"].replace("_", " "),
+        )
+        for look in dossier["looks"]["taken"]
+    ]
+    heads = ("look", "attempt", "on", "uplift", "at least", "at most", "share of alpha", "verdict")
+    return [Section("Looks at this challenger", _LOOKS, grid(heads, rows, "Looks", numeric={3, 4, 5, 6}))]
 
 
 def uplift(dossier: Mapping[str, Any]) -> Section:

@@ -185,6 +185,31 @@ def test_the_event_that_started_it_is_told_though_hundreds_came_after(told: Clie
     assert "/ratchet/events?attempt=flight_delay.2" in seen.links
 
 
+def test_events_that_the_ledger_has_forgotten_are_told_from_the_dossier(told: Client) -> None:
+    numbers = [row.pk for row in told.world.events(attempt_id="flight_delay.2")]
+    with told.world.ledger.transaction() as tx:
+        tx.change_fates([FateChange(pk, "pending", "as if it were gone", None, None) for pk in numbers])
+    update(told, "flight_delay.2", trigger_event_pk=None)
+    seen = page(told, STORY)
+    assert "weather_drift, severity 0.8" in seen.said
+    assert "retention" in seen.said
+    assert seen.said.index("started it ann: to see") < seen.said.index("weather_drift")
+    assert not [link for link in seen.links if link.startswith("/ratchet/events/")]
+
+
+def test_every_look_at_a_challenger_is_told_where_more_than_one_was_planned(told: Client) -> None:
+    assert "Looks at this challenger" not in page(told, STORY).said
+
+    def change(dossier: dict[str, Any]) -> None:
+        first = dossier["looks"]["taken"][0]
+        dossier["looks"] = {"plan": [0.4, 0.6], "taken": [first | {"attempt": "flight_delay.0", "alpha_share": 0.4}]}
+
+    rewrite(told, "flight_delay.2", change)
+    seen = page(told, STORY).said
+    assert "Looks at this challenger" in seen
+    assert re.search(r"1 of 2\s+flight_delay\.0\s+14 days .* 0\.4 not enough evidence", seen)
+
+
 def test_evidence_is_a_link_only_where_a_browser_may_be_led(told: Client) -> None:
     seen = page(told, STORY)
     assert "https://monitor.example.com/weather" in seen.links
