@@ -193,6 +193,15 @@ def test_a_model_sleeps_and_wakes_by_the_word_of_whoever_the_log_names(api: Clie
     assert api.get(path).json()["snoozed"] is None
 
 
+def test_a_snooze_that_ended_by_itself_is_told_no_more(api: Client) -> None:
+    path = "/v1/models/flight_delay"
+    api.post(f"{path}/snooze", json={"reason": "r", "until": "2013-01-02T00:00:00Z"})
+    assert api.get(path).json()["snoozed"]
+    with api.world.ledger.transaction() as tx:
+        tx.set_clock("replay", datetime(2013, 1, 2, tzinfo=UTC))
+    assert api.get(path).json()["snoozed"] is None
+
+
 @pytest.mark.parametrize(
     ("asked", "status"),
     [

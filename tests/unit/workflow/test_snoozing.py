@@ -55,6 +55,7 @@ def test_events_wait_while_it_sleeps_and_start_the_run_when_it_wakes_by_itself(m
     assert at(may, MAY + 3 * DAY - timedelta(seconds=1)) == []
     assert at(may, MAY + 3 * DAY) == [may.model]
     assert sleeping(may) is None
+    assert not wake(may.ledger, may.model, ADA), "it woke by itself"
     assert may.claim()["attempt"]
 
 
