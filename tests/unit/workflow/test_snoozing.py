@@ -62,9 +62,9 @@ def test_events_wait_while_it_sleeps_and_start_the_run_when_it_wakes_by_itself(m
 def test_a_bell_that_was_due_falls_silent_and_a_run_that_was_rung_finds_nothing_to_do(may: World) -> None:
     assert may.arrive(MAY) == [may.model]
     sleep(may)
+    assert may.intake.tick() == []
     rung = may.claim()
     assert (rung["attempt"], rung["reason"][:14]) == (None, "snooze: by ada")
-    assert may.intake.tick() == []
 
 
 def test_woken_early_it_decides_at_once(may: World) -> None:
