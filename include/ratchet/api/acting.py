@@ -48,7 +48,7 @@ def retrain(door: DoorDep, person: PersonDep, model: ModelPath, asked: s.Because
 async def start_run(
     request: Request, door: DoorDep, person: PersonDep, model: ModelPath, asked: s.RunAsked
 ) -> s.RunStarted:
-    """What Airflow's own trigger form does, in your name: no event, no quiet hours; lease and budget hold."""
+    """What Airflow's own trigger form does, in your name. Its claim decides: quiet hours, lease and budget hold."""
     name = await run_in_threadpool(door.one, person, model, "retrain")
     run_id = await door.access.start(request, person, name, asked.model_dump(mode="json"))
     return s.RunStarted(dag_id=f"retrain__{name}", run_id=run_id)

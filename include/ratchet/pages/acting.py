@@ -140,8 +140,8 @@ _FIELDS = [
 def _retrain(door: Door, person: PersonDep, model: str) -> Form:
     door.one(person, model, "retrain")
     lead = (
-        "A run starts at once, without an event and without waiting for quiet hours. It trains a challenger, and the "
-        "gate judges it as any: the champion is replaced only if it is beaten."
+        "A run starts at once. Its claim decides whether there is something to do: quiet hours and the budget hold, a "
+        "snooze does not. The gate judges its challenger as any: the champion is replaced only if it is beaten."
     )
     return Form(f"Retrain {model} now", lead, "Start the run", _FIELDS, ("models", model))
 
