@@ -64,17 +64,19 @@ from ratchet.workflow.requesting import request_retrain
 from ratchet.workflow.retiring import retire
 from ratchet.workflow.scoring import Scoring
 from ratchet.workflow.self_testing import SelfTests
+from ratchet.workflow.snoozing import Who, snooze, wake
 from ratchet.workflow.sweeping import RunStates, Sweeper
 from ratchet.workflow.telling import Relay
 from ratchet.workflow.verifying import Verifier
 from ratchet.workflow.watching import Watch
 
 if TYPE_CHECKING:
-    from datetime import date, datetime
+    from datetime import date, datetime, timedelta
 
     from ratchet.domain.costs import Prices
     from ratchet.domain.events import Announcement
     from ratchet.domain.monthly import OwnerMonth
+    from ratchet.domain.snooze import Snooze
     from ratchet.ports.bus import Bus
     from ratchet.ports.features import Features
     from ratchet.ports.registry import Registry
@@ -508,6 +510,14 @@ class Ratchet:
     ) -> Announcement:
         """Ask for a retrain as this person; the event is told to Kafka within a second or two."""
         return request_retrain(self.ledger, model, actor, reason, via=via, user_id=user_id)
+
+    def snooze(self, model: str, by: Who, *, length: timedelta | None = None, until: datetime | None = None) -> Snooze:
+        """Let the model start no run by itself for so long, or until then."""
+        return snooze(self.ledger, model, by, length=length, until=until)
+
+    def wake(self, model: str, by: Who) -> bool:
+        """End the model's snooze; false where it did not sleep."""
+        return wake(self.ledger, model, by)
 
     def signing_keys(self) -> dict[str, tuple[str, ...]]:
         """The secrets by which sources may sign what they post, by the source's name; none where none are defined."""

@@ -15,6 +15,7 @@ from ratchet.adapters.ledger.schema import metadata
 from ratchet.adapters.ledger.sql import MIGRATIONS
 from ratchet.domain.audit import audit_problems
 from ratchet.domain.positions import Known
+from ratchet.domain.snooze import Snooze
 from ratchet.errors import ChampionMoved, Refused, StaleAttempt
 from ratchet.ports.ledger import (
     OPEN_FATES,
@@ -1167,3 +1168,36 @@ def test_specs_are_given_of_the_models_asked_for(ledger):
         assert [row.model for row in tx.specs()] == ["m", "n"]
         assert [row.model for row in tx.specs(["n", "none"])] == ["n"]
         assert tx.specs([]) == []
+
+
+# -- snoozes -----------------------------------------------------------------------------------------------------------
+
+
+def test_a_model_has_one_snooze_and_another_replaces_it_until_it_is_woken(ledger):
+    first = Snooze(NOW, NOW + timedelta(days=3), "ann", "labels are being mended")
+    with ledger.transaction() as tx:
+        assert tx.snoozes() == {}
+        tx.snooze("m", first)
+        tx.snooze("n", replace(first, actor="bo"))
+    second = Snooze(NOW, NOW + timedelta(days=1), "cy", "almost")
+    with ledger.transaction() as tx:
+        assert tx.snoozes(["m", "z"]) == {"m": first}
+        tx.snooze("m", second)
+    with ledger.transaction() as tx:
+        assert tx.snoozes() == {"m": second, "n": replace(first, actor="bo")}
+        assert tx.snoozes([]) == {}
+        tx.wake("m")
+        tx.wake("m")
+        assert list(tx.snoozes()) == ["n"]
+
+
+def test_the_migration_of_snoozes_goes_back_and_forth(ledger):
+    with ledger.engine.begin() as db:
+        config = Config()
+        config.set_main_option("script_location", str(MIGRATIONS))
+        config.attributes["connection"] = db
+        command.downgrade(config, "0019")
+        assert not sa.inspect(db).has_table("snooze")
+        command.upgrade(config, "head")
+    with ledger.transaction() as tx:
+        assert tx.snoozes() == {}

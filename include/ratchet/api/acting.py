@@ -11,7 +11,9 @@ from ratchet.api import schemas as s
 from ratchet.api.door import Door, DoorDep, PersonDep
 from ratchet.api.problems import documented
 from ratchet.api.reading import ModelPath, found
+from ratchet.domain.spec import parse_duration
 from ratchet.workflow.replaying import Letters, Operator
+from ratchet.workflow.snoozing import Who
 
 router = APIRouter(prefix="/v1")
 VIA = "api"
@@ -46,7 +48,7 @@ def retrain(door: DoorDep, person: PersonDep, model: ModelPath, asked: s.Because
 async def start_run(
     request: Request, door: DoorDep, person: PersonDep, model: ModelPath, asked: s.RunAsked
 ) -> s.RunStarted:
-    """What Airflow's own trigger form does, in your name: no event, no quiet hours; lease and budget hold."""
+    """What Airflow's own trigger form does, in your name. Its claim decides: quiet hours, lease and budget hold."""
     name = await run_in_threadpool(door.one, person, model, "retrain")
     run_id = await door.access.start(request, person, name, asked.model_dump(mode="json"))
     return s.RunStarted(dag_id=f"retrain__{name}", run_id=run_id)
@@ -60,6 +62,30 @@ def rollback(door: DoorDep, person: PersonDep, model: ModelPath, asked: s.Rollba
     name = door.one(person, model, "rollback")
     answer = door.ratchet.rollback(name, asked.version, person.name, asked.reason, via=VIA, user_id=person.id)
     return s.RolledBack(**answer)
+
+
+@router.post(
+    "/models/{model}/snooze",
+    tags=["models"],
+    summary="Let a model start no run by itself for a while",
+    responses=documented(404, 409),
+)
+def snooze(door: DoorDep, person: PersonDep, model: ModelPath, asked: s.SnoozeAsked) -> s.Snoozed:
+    """What counts, follow-ups and the schedule wait until it ends; your own request for a retrain does not.
+
+    An attempt at work goes on, and so do probation, monitor, approvals and rollback. It replaces an earlier snooze.
+    """
+    name = door.one(person, model, "retrain")
+    length = parse_duration(asked.length) if asked.length is not None else None
+    by = Who(person.name, asked.reason, VIA, person.id)
+    return s.Snoozed.model_validate(door.ratchet.snooze(name, by, length=length, until=asked.until))
+
+
+@router.post("/models/{model}/wake", tags=["models"], summary="End a snooze", responses=documented(404, 409))
+def wake(door: DoorDep, person: PersonDep, model: ModelPath, asked: s.Because) -> s.Woken:
+    """What waited for it is decided again at once."""
+    name = door.one(person, model, "retrain")
+    return s.Woken(model=name, woken=door.ratchet.wake(name, Who(person.name, asked.reason, VIA, person.id)))
 
 
 @router.post(

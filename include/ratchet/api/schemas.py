@@ -90,6 +90,15 @@ class Budget(_Answer):
     unit: str | None
 
 
+class Snoozed(_Answer):
+    """Whose word keeps a model from starting a run by itself. Business time."""
+
+    since: datetime = Field(description="When the sleep began, earlier snoozes that it went on from included.")
+    until: datetime = Field(description="When it wakes by itself.")
+    actor: str
+    reason: str
+
+
 class Model(_Answer):
     """One model at a glance."""
 
@@ -105,6 +114,7 @@ class Model(_Answer):
     approvals_waiting: list[str] = Field(description="The attempts that people are asked about.")
     budget: Budget | None = Field(description="Null where the deployed spec is none for this code.")
     held: str | None = Field(description="Why the model is due and waits its turn, if it does.")
+    snoozed: Snoozed | None = Field(description="While it starts no run by itself; null while it does.")
 
 
 class Attempt(_Answer):
@@ -293,6 +303,15 @@ class RollbackAsked(Because):
     )
 
 
+class SnoozeAsked(Because):
+    """For how long, or until when: one of the two, 30 days at most."""
+
+    length: Annotated[str, StringConstraints(pattern=r"^[1-9][0-9]{0,4}[wdhm]$")] | None = Field(
+        default=None, alias="for", description="How long, such as 3d, 12h or 90m."
+    )
+    until: Moment | None = Field(default=None, description="When it is to wake, in business time.")
+
+
 class ReplayAsked(Because):
     """Which events are to have another chance."""
 
@@ -333,6 +352,13 @@ class RolledBack(_Answer):
     model: str
     version: int
     before: int
+
+
+class Woken(_Answer):
+    """Whether that changed anything."""
+
+    model: str
+    woken: bool = Field(description="False where it did not sleep.")
 
 
 class Responded(_Answer):

@@ -20,6 +20,7 @@ from ratchet.cli.plan import plan
 from ratchet.cli.probation import probation, validate_lines
 from ratchet.cli.rehearsal import show, try_snapshots
 from ratchet.cli.scoring import predictions, score
+from ratchet.cli.snooze import snooze
 from ratchet.cli.tables import AsJson, print_rows
 from ratchet.errors import Refused
 
@@ -44,7 +45,7 @@ def register(app: typer.Typer) -> None:
         ("gate", gate_app),
     ):
         app.add_typer(group, name=name)
-    named = (new, plan, deploy, validate, retire, attempts, rollback, probation, monitor, score, predictions)
+    named = (new, plan, deploy, validate, retire, snooze, attempts, rollback, probation, monitor, score, predictions)
     for command in named:
         app.command(command.__name__)(command)
 

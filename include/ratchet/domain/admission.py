@@ -13,11 +13,12 @@ An event is first judged by itself: *expired*, *suppressed* (not listened to, to
 (unconfirmed, accumulating), or it *counts*. The follow-up that an undecided attempt left behind counts from its date,
 once the data reach so far; until then data and mild drift wait for it, unless something else counts (a request,
 degraded performance, urgent drift), which takes all of them along. Where at least one counts, the rules of the model
-decide: champion, data that the monitor believes, fresh days, quiet hours, cooldown, whether it pays, runs per day, core
-hours and money, then debounce, which lasts until a look of the monitor that is under way has ended.
+decide: champion, data that the monitor believes, fresh days, quiet hours, a person's snooze, cooldown, whether it pays,
+runs per day, core hours and money, then debounce, which lasts until a look of the monitor that is under way has ended.
 Events wait as ``deferred`` with the moment the rule lifts, and at the latest until they are too old; while debounce
 runs they are ``pending``. A request passes debounce, cooldown and the question whether it pays; a person's also passes
-broken data (whoever asks may have mended them) and waits for no look. A schedule asks on whatever rows there are.
+broken data (whoever asks may have mended them) and a snooze (which is of what comes by itself), and waits for no look.
+A schedule asks on whatever rows there are.
 
 Business time rules everything but debounce, which runs on the wall clock. Whose turn it is among several models that
 are admitted is another decision: :mod:`ratchet.domain.fleet`.
@@ -42,6 +43,7 @@ from ratchet.domain.events import (
 from ratchet.domain.fleet import SHRINKS_TO
 from ratchet.domain.forecasting import RunCost, forecast, trials_within
 from ratchet.domain.quiet import QuietWindow, quiet_until
+from ratchet.domain.snooze import Snooze
 from ratchet.domain.spec import ModelSpec, Money, format_duration
 from ratchet.domain.waiting import Waiting, pays_at
 
@@ -164,7 +166,8 @@ class History:
     far the data are complete, None when that is not known; ``waiting``, where the spec asks whether a run pays and the
     past tells. ``broken`` is what the monitor could not believe in the newest window that it looked at, in words, and
     ``looked_at`` (wall) when that was: what it found comes in as events, so that it counts as a receipt. ``look_ends``
-    (wall) is when a look that is under way is waited for no longer.
+    (wall) is when a look that is under way is waited for no longer. ``snooze`` is the last one that was not lifted,
+    over or not.
     """
 
     has_champion: bool
@@ -180,6 +183,7 @@ class History:
     broken: str | None = None
     looked_at: datetime | None = None
     look_ends: datetime | None = None
+    snooze: Snooze | None = None
 
 
 @dataclass(frozen=True)
@@ -533,8 +537,8 @@ def _decide_for_model(
     amiss = _amiss(policy, history, by_person=by_person)
     if amiss is not None:
         return None, amiss
-    pays = _not_paying(policy, counting, history, now)
-    block = _blocking_rule(policy, history, room, now, pays, requested=requested)
+    waits = [_not_paying(policy, counting, history, now), None if by_person else _snoozed(history, now)]
+    block = _blocking_rule(policy, history, room, now, [each for each in waits if each], requested=requested)
     if block is not None:
         return None, block
     received = [event.received_at for event in counting] + ([history.looked_at] if history.looked_at else [])
@@ -567,17 +571,25 @@ def _not_paying(
     return (at, f"when_it_pays: {asked.said}; pays {_said(at)}") if now.business < at else None
 
 
+def _snoozed(history: History, now: Now) -> tuple[datetime, str] | None:
+    """Until when the model sleeps, and by whose word; a person's request does not wait for it."""
+    snooze = history.snooze
+    if snooze is None or not snooze.holds(now.business):
+        return None
+    return snooze.until, f"snooze: by {snooze.actor}: {snooze.reason}; lifts {_said(snooze.until)}"
+
+
 def _blocking_rule(
     policy: AdmissionPolicy,
     history: History,
     room: _Room,
     now: Now,
-    pays: tuple[datetime, str] | None,
+    waits: Sequence[tuple[datetime, str]],
     *,
     requested: bool,
 ) -> _Verdict | None:
-    """The rule that holds the model back longest, or None. A request passes the cooldown only."""
-    blocks: list[tuple[datetime, str]] = []
+    """The rule that holds the model back longest, one of ``waits`` too, or None. A request passes the cooldown only."""
+    blocks = list(waits)
     fresh = history.fresh
     if fresh.count < fresh.needed:
         text = f"fresh_days: {fresh.count} of {fresh.needed} fresh mature days"
@@ -594,7 +606,6 @@ def _blocking_rule(
             blocks.append((lift, f"{text}; lifts {_said(lift)}"))
     if room.lift is not None:
         blocks.append((room.lift, room.reason))
-    blocks += [pays] if pays else []
     quiet = quiet_until(policy.quiet_hours, now.business, policy.timezone)
     if quiet is not None:
         windows = " and ".join(str(window) for window in policy.quiet_hours)

@@ -13,6 +13,7 @@ from datetime import datetime, timedelta
 from typing import Literal
 
 from ratchet.domain.sensitive import AllowedColumn
+from ratchet.domain.snooze import Snooze
 from ratchet.domain.spec import ModelSpec, Problem, format_duration
 
 Severity = Literal["ok", "info", "warning", "critical"]
@@ -25,6 +26,7 @@ SILENT_AFTER = timedelta(days=35)
 """Of what is watched or loaded: a month and some days: what publishes monthly is not called silent."""
 IDLE_AFTER = timedelta(days=90)
 PROOF_AFTER = timedelta(days=180)
+SNOOZED_LONG = timedelta(days=14)
 SELF_TEST_AFTER = timedelta(days=2)
 """The self-test runs every night."""
 BUDGET_NEARLY = 0.8
@@ -120,7 +122,8 @@ class Facts:
     ``heard`` has the business time of the newest event by kind (``drift``, ``data``, ``performance``), ``complete`` how
     far each of the spec's datasets is known to be, None where nothing was told. ``sensitive`` are the columns that rows
     hold by the spec's word, ``sensitive_problems`` what it would be refused for now. ``used`` is the business time of
-    the newest attempt or scored day; ``has_folder``: whether the spec's folder is still there.
+    the newest attempt or scored day; ``has_folder``: whether the spec's folder is still there; ``snooze`` is the last
+    one that was not lifted, over or not.
     """
 
     spec: ModelSpec
@@ -140,6 +143,7 @@ class Facts:
     watched: Watched | None = None
     used: datetime | None = None
     has_folder: bool = True
+    snooze: Snooze | None = None
 
 
 Answers = Iterator[tuple[Severity, str, str]]
@@ -218,6 +222,21 @@ def _starts(facts: Facts) -> Answers:
     else:
         schedule = f"schedule {retrain.schedule}" if retrain.schedule else "no schedule"
         yield "ok", f"{', '.join(kinds)} events; {schedule}", ""
+
+
+def _snoozed(facts: Facts) -> Answers:
+    snooze = facts.snooze
+    if snooze is None or not snooze.holds(facts.business):
+        yield "ok", "no snooze keeps it from starting a run", ""
+        return
+    said = f"starts no run by itself until {snooze.until:%Y-%m-%d %H:%M}Z, by {snooze.actor}: {snooze.reason}"
+    remedy = f"Ask whether the reason still holds, else: ratchet snooze {facts.spec.model} --lift --reason …"
+    slept = facts.business - snooze.since
+    if slept > SNOOZED_LONG:
+        said = f"has slept for {slept.days} days (limit {_days(SNOOZED_LONG)}) and {said}"
+        yield "warning", said, remedy
+    else:
+        yield "info", said, remedy
 
 
 def _monitor(facts: Facts) -> Answers:
@@ -422,6 +441,7 @@ CHECKS: Mapping[str, Callable[[Facts], Answers]] = {
     "owner": _owner,
     "review": _review,
     "starts": _starts,
+    "snooze": _snoozed,
     "monitor": _monitor,
     "data": _data,
     "labels": _labels,

@@ -9,8 +9,8 @@ promote by the verdict. The *blind* ones promote whatever they have made: on eac
 when drift alone would be admitted; they wait for nothing but data that are newer than what they have seen.
 
 What is not replayed: debounce (what comes at one moment is decided together), approvals (given at once), the fleet and
-budgets of core hours, whether a run pays, data that the monitor cannot believe, probation, and another look at the same
-challenger (``gate.looks``).
+budgets of core hours, whether a run pays, snoozes, data that the monitor cannot believe, probation, and another look at
+the same challenger (``gate.looks``).
 """
 
 from __future__ import annotations

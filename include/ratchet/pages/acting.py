@@ -140,8 +140,8 @@ _FIELDS = [
 def _retrain(door: Door, person: PersonDep, model: str) -> Form:
     door.one(person, model, "retrain")
     lead = (
-        "A run starts at once, without an event and without waiting for quiet hours. It trains a challenger, and the "
-        "gate judges it as any: the champion is replaced only if it is beaten."
+        "A run starts at once. Its claim decides whether there is something to do: quiet hours and the budget hold, a "
+        "snooze does not. The gate judges its challenger as any: the champion is replaced only if it is beaten."
     )
     return Form(f"Retrain {model} now", lead, "Start the run", _FIELDS, ("models", model))
 
@@ -200,6 +200,72 @@ async def rollback(request: Request, door: DoorDep, person: PersonDep, model: Mo
         return urls(request)("models", model)
 
     return await done(request, person, form, values, s.RollbackAsked, act)
+
+
+# -- snooze, wake ------------------------------------------------------------------------------------------------------
+
+
+def _snooze(door: Door, person: PersonDep, model: str) -> Form:
+    door.one(person, model, "retrain")
+    lead = (
+        "Until it wakes no event, follow-up or schedule starts a run: they wait and say why. A run by hand starts, and "
+        "an attempt at work, probation, approvals and rollback go on. Say how long, or until when: 30 days at most."
+    )
+    inputs = [
+        Input("for", "text", "How long", "Such as `3d` or `12h`."),
+        Input("until", "moment", "Or until when (UTC)", "By the business clock."),
+        REASON,
+    ]
+    return Form(f"Let {model} sleep", lead, "Snooze", inputs, ("models", model), _slept(door, person, model))
+
+
+def _wake(door: Door, person: PersonDep, model: str) -> Form:
+    door.one(person, model, "retrain")
+    lead = "What waited for its end is decided upon again at once."
+    return Form(f"Wake {model}", lead, "Wake", [REASON], ("models", model), _slept(door, person, model))
+
+
+def _slept(door: Door, person: PersonDep, model: str) -> list[tuple[str, str]]:
+    snoozed = reading.model(door, person, model).snoozed
+    if snoozed is None:
+        return [("Sleeps now", "no")]
+    return [("Sleeps until", f"{snoozed.until:%Y-%m-%d %H:%M} UTC"), (f"By {snoozed.actor}", snoozed.reason)]
+
+
+@router.get("/models/{model}/snooze")
+def ask_snooze(request: Request, door: DoorDep, person: PersonDep, model: ModelPath) -> Response:
+    """Whether it sleeps, and the form."""
+    return shown(request, person, _snooze(door, person, model))
+
+
+@router.post("/models/{model}/snooze")
+async def snooze(request: Request, door: DoorDep, person: PersonDep, model: ModelPath, values: Written) -> Response:
+    """Let it sleep."""
+    form = await run_in_threadpool(_snooze, door, person, model)
+
+    async def act(asked: s.SnoozeAsked) -> str:
+        await run_in_threadpool(acting.snooze, door, person, model, asked)
+        return urls(request)(*form.back)
+
+    return await done(request, person, form, values, s.SnoozeAsked, act)
+
+
+@router.get("/models/{model}/wake")
+def ask_wake(request: Request, door: DoorDep, person: PersonDep, model: ModelPath) -> Response:
+    """Until when it sleeps, and the form."""
+    return shown(request, person, _wake(door, person, model))
+
+
+@router.post("/models/{model}/wake")
+async def wake(request: Request, door: DoorDep, person: PersonDep, model: ModelPath, values: Written) -> Response:
+    """Wake it."""
+    form = await run_in_threadpool(_wake, door, person, model)
+
+    async def act(asked: s.Because) -> str:
+        await run_in_threadpool(acting.wake, door, person, model, asked)
+        return urls(request)(*form.back)
+
+    return await done(request, person, form, values, s.Because, act)
 
 
 # -- approve, refuse ---------------------------------------------------------------------------------------------------

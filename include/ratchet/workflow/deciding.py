@@ -163,6 +163,7 @@ def history(tx: Tx, spec: ModelSpec, business: datetime, until: datetime | None)
         broken=broken,
         looked_at=looked_at,
         look_ends=look_ends,
+        snooze=tx.snoozes([spec.model]).get(spec.model),
     )
 
 

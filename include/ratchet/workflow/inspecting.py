@@ -147,6 +147,7 @@ def facts_of(tx: Tx, spec: ModelSpec, ruling: Ruling, unknown: str | None = None
         watched=_watched(tx, spec.model),
         used=_last_used(tx, spec, attempts),
         has_folder=has_folder,
+        snooze=past.snooze,
     )
 
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
+from ratchet.domain.snooze import Snooze
 from ratchet.domain.spec import ModelSpec
 from ratchet.ports.ledger import AWAITING_APPROVAL, AttemptRow, ChampionRow, RunTaken, SpecRow, Tx
 from ratchet.workflow.deciding import local_midnight_after, local_month
@@ -44,7 +45,8 @@ class BudgetUse:
 class ModelOverview:
     """One model. ``age_days`` is how long its champion has served in business time; None where nobody kept it.
 
-    ``budget`` is None of a spec that another code deployed. ``held`` says why the model waits its turn, if it does.
+    ``budget`` is None of a spec that another code deployed. ``held`` says why the model waits its turn, if it does;
+    ``snoozed`` who lets it sleep, and until when (business time), while it does.
     """
 
     model: str
@@ -59,6 +61,7 @@ class ModelOverview:
     approvals_waiting: tuple[str, ...]
     budget: BudgetUse | None
     held: str | None
+    snoozed: Snooze | None
 
 
 class Overviews:
@@ -80,6 +83,7 @@ class Overviews:
         for run in runs:
             taken.setdefault(run.model, []).append(run)
         held = {due.model: due.held for due in tx.due_rows()}
+        snoozes = {name: snooze for name, snooze in tx.snoozes(names).items() if snooze.holds(business)}
         told = []
         for row in rows:
             spec, champion = self._spec(row), serving.get(row.model)
@@ -98,6 +102,7 @@ class Overviews:
                     approvals_waiting=tuple(waiting.get(row.model, ())),
                     budget=_budget(spec, business, taken.get(row.model, ())) if spec else None,
                     held=held.get(row.model),
+                    snoozed=snoozes.get(row.model),
                 )
             )
         return told

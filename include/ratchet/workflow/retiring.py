@@ -13,8 +13,8 @@ def retire(ledger: Ledger, model: str, actor: str, reason: str, most_tries: int)
     """End what is open for the model and let nothing new begin, in one transaction; its history stays.
 
     An attempt at work, or waiting to be promoted or approved, is superseded: the next write of its task is refused.
-    Open events are rejected and the doorbell falls silent. The champion goes on serving. Retiring twice changes
-    nothing.
+    Open events are rejected, the doorbell falls silent and a snooze is over. The champion goes on serving. Retiring
+    twice changes nothing.
 
     Returns:
         ``{"retired": false when it was already, "attempts": ids superseded, "events": how many rejected}``
@@ -36,6 +36,7 @@ def retire(ledger: Ledger, model: str, actor: str, reason: str, most_tries: int)
         rows = tx.events(model=model, fates=("pending", "deferred"))
         tx.change_fates([FateChange(row.pk, "rejected", why) for row in rows])
         tx.set_due(model, None, why)
+        tx.wake(model)
         tx.unmark(model)
         answer = {"attempts": [attempt.id for attempt in ended], "events": len(rows)}
         tx.audit(actor, "model.retired", model, {"reason": reason} | answer)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime
 
 import pytest
+import sqlalchemy as sa
 from api_worlds import Client
 
 from ratchet.domain.events import DriftDetected, parse
@@ -149,7 +150,8 @@ def test_a_dead_letter_is_read_again(api: Client) -> None:
     ],
 )
 def test_no_act_without_a_reason_and_nothing_besides(api: Client, body: object) -> None:
-    for path in ("/v1/models/flight_delay/retrain", "/v1/models/flight_delay/rollback", "/v1/dead-letters/replay"):
+    model = "/v1/models/flight_delay"
+    for path in (*(f"{model}/{act}" for act in ("retrain", "rollback", "snooze", "wake")), "/v1/dead-letters/replay"):
         answer = api.post(path, json=body)
         assert answer.status_code == 422, path
         assert answer.json()["errors"][0]["rule"]
@@ -160,3 +162,80 @@ def test_a_retired_model_is_not_retrained(api: Client) -> None:
     api.ratchet.retire("flight_delay", "ann", "replaced")
     answer = api.post("/v1/models/flight_delay/retrain", json={"reason": "r"})
     assert (answer.status_code, answer.json()["type"]) == (409, "urn:ratchet:problem:refused")
+
+
+def test_a_model_sleeps_and_wakes_by_the_word_of_whoever_the_log_names(api: Client) -> None:
+    path = "/v1/models/flight_delay"
+    assert api.get(path).json()["snoozed"] is None
+    answer = api.post(f"{path}/snooze", json={"reason": " labels are being mended ", "for": "3d"})
+    told = {
+        "since": "2013-01-01T00:00:00Z",
+        "until": "2013-01-04T00:00:00Z",
+        "actor": "ada",
+        "reason": "labels are being mended",
+    }
+    assert (answer.status_code, answer.json()) == (200, told)
+    assert api.get(path).json()["snoozed"] == told
+    assert [row["snoozed"] for row in api.get("/v1/models").json()["items"]] == [told]
+    (entry,) = api.audited("model.snoozed")
+    assert (entry["actor"], entry["model"]) == ("ada", "flight_delay")
+    assert entry["detail"] == {
+        "until": "2013-01-04T00:00:00+00:00",
+        "reason": "labels are being mended",
+        "user_id": "id of ada",
+        "via": "api",
+    }
+    for woken in (True, False):
+        answer = api.post(f"{path}/wake", json={"reason": "they are"})
+        assert (answer.status_code, answer.json()) == (200, {"model": "flight_delay", "woken": woken})
+    (entry,) = api.audited("model.woken")
+    assert (entry["actor"], entry["detail"]["user_id"], entry["detail"]["via"]) == ("ada", "id of ada", "api")
+    assert api.get(path).json()["snoozed"] is None
+
+
+def test_a_snooze_that_ended_by_itself_is_told_no_more(api: Client) -> None:
+    path = "/v1/models/flight_delay"
+    api.post(f"{path}/snooze", json={"reason": "r", "until": "2013-01-02T00:00:00Z"})
+    assert api.get(path).json()["snoozed"]
+    with api.world.ledger.transaction() as tx:
+        tx.set_clock("replay", datetime(2013, 1, 2, tzinfo=UTC))
+    assert api.get(path).json()["snoozed"] is None
+
+
+@pytest.mark.parametrize(
+    ("asked", "status"),
+    [
+        ({}, 409),
+        ({"for": "3d", "until": "2013-01-03T00:00:00Z"}, 409),
+        ({"for": "31d"}, 409),
+        ({"for": "99999w"}, 409),
+        ({"until": "2012-12-31T00:00:00Z"}, 409),
+        ({"until": "2013-02-01T00:00:00Z"}, 409),
+        ({"for": "0d"}, 422),
+        ({"for": "soon"}, 422),
+        ({"length": "3d"}, 422),
+        ({"until": "2013-01-03T00:00:00"}, 422),
+    ],
+)
+def test_a_snooze_says_how_long_or_until_when_and_has_an_end_that_is_near(
+    api: Client, asked: dict[str, str], status: int
+) -> None:
+    answer = api.post("/v1/models/flight_delay/snooze", json={"reason": "r"} | asked)
+    assert answer.status_code == status, answer.text
+    assert api.audited("model.snoozed") == []
+
+
+def test_how_many_queries_tell_of_models_does_not_depend_on_how_many_sleep(api: Client) -> None:
+    counted: list[str] = []
+    sa.event.listen(api.world.ledger.engine, "before_cursor_execute", lambda *args: counted.append(args[2]))
+    asked = []
+    for name in ("alpha", "beta", "gamma"):
+        with api.world.ledger.transaction() as tx:
+            spec = api.world.spec.model_copy(update={"model": name})
+            tx.publish_spec(name, spec.digest, spec.model_dump(mode="json"))
+        api.post(f"/v1/models/{name}/snooze", json={"reason": "r", "for": "1d"})
+        counted.clear()
+        rows = api.get("/v1/models").json()["items"]
+        asked.append(len(counted))
+    assert [row["model"] for row in rows if row["snoozed"]] == ["alpha", "beta", "gamma"]
+    assert len(set(asked)) == 1

@@ -16,6 +16,8 @@ from ratchet.domain.events import DriftDetected
 CHANGES = [
     ("/v1/models/flight_delay/retrain", {"reason": "new routes"}),
     ("/v1/models/flight_delay/rollback", {"reason": "worse"}),
+    ("/v1/models/flight_delay/snooze", {"reason": "labels are being mended", "for": "3d"}),
+    ("/v1/models/flight_delay/wake", {"reason": "mended"}),
     ("/v1/models/flight_delay/replay", {"reason": "mended", "since": "2013-01-01T00:00:00Z"}),
     ("/v1/attempts/flight_delay.1/approve", {"reason": "fine"}),
     ("/v1/attempts/flight_delay.1/reject", {"reason": "not fine"}),
@@ -82,6 +84,7 @@ def test_a_viewer_changes_nothing(api: Client, path: str, body: dict[str, Any]) 
     assert answer.status_code == 403, answer.text
     assert answer.json()["type"] == "urn:ratchet:problem:forbidden"
     assert api.audited("champion") == api.audited("retrain") == api.audited("approval") == api.audited("events") == []
+    assert api.audited("model") == []
 
 
 def test_a_viewer_tells_no_event(api: Client) -> None:

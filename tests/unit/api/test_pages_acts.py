@@ -13,6 +13,8 @@ from test_api_acts import APRIL, awaited
 FORMS = {
     "/models/flight_delay/retrain": "retrain",
     "/models/flight_delay/rollback": "rollback",
+    "/models/flight_delay/snooze": "retrain",
+    "/models/flight_delay/wake": "retrain",
     "/models/flight_delay/replay": "retrain",
     "/dead-letters/replay": "retrain",
 }
@@ -38,13 +40,14 @@ def test_who_may_not_gets_no_form_and_does_nothing(api: Client, path: str) -> No
 def test_without_a_reason_nothing_is_done_and_what_was_written_stays(api: Client, path: str) -> None:
     api.world.crown(1)
     api.world.crown(2)
-    answer = fill(api, path, reason="  ", record="ml.drift:0:7", trials="12", version="1")
+    answer = fill(api, path, reason="  ", record="ml.drift:0:7", trials="12", version="1", **{"for": "3d"})
     assert answer.status_code == 422
     assert 'id="fault-reason"' in answer.text
     assert 'aria-invalid="true"' in answer.text
-    assert any(kept in answer.text for kept in ('value="ml.drift:0:7"', 'value="12"', 'value="1" selected', "datetime"))
+    kept = ('value="ml.drift:0:7"', 'value="12"', 'value="1" selected', "datetime", 'value="3d"')
+    assert path.endswith("/wake") or any(each in answer.text for each in kept)
     assert api.people.started == []
-    assert api.audited("champion") == []
+    assert api.audited("champion") == api.audited("model") == []
 
 
 def test_a_run_is_started_with_the_form_as_airflow_knows_it(api: Client) -> None:
@@ -91,6 +94,22 @@ def test_a_rule_that_says_no_is_told_beside_the_form(api: Client) -> None:
     answer = fill(api, "/models/flight_delay/rollback", reason="r")
     assert answer.status_code == 409
     assert 'role="alert"' in answer.text
+
+
+def test_a_model_is_let_sleep_and_woken_knowing_who_had_let_it(api: Client) -> None:
+    path = "/models/flight_delay"
+    assert "Sleeps now no" in text(api.get(f"{path}/snooze"))
+    wrong = fill(api, f"{path}/snooze", reason="r", **{"for": "soon"})
+    assert (wrong.status_code, 'id="fault-for"' in wrong.text) == (422, True)
+    assert "30d at most" in text(fill(api, f"{path}/snooze", reason="r", **{"for": "31d"}))
+    answer = fill(api, f"{path}/snooze", reason="labels are being mended", until="2013-01-04T00:00", **{"for": ""})
+    assert (answer.status_code, answer.headers["location"]) == (303, "/ratchet/models/flight_delay")
+    (entry,) = api.audited("model.snoozed")
+    assert (entry["actor"], entry["detail"]["until"]) == ("ada", "2013-01-04T00:00:00+00:00")
+    asked = text(api.get(f"{path}/wake"))
+    assert "Sleeps until 2013-01-04 00:00 UTC By ada labels are being mended" in asked
+    assert fill(api, f"{path}/wake", reason="mended").status_code == 303
+    assert [entry["detail"]["reason"] for entry in api.audited("model.woken")] == ["mended"]
 
 
 @pytest.mark.parametrize(("verb", "action"), [("approve", "approval.approved"), ("reject", "approval.rejected")])

@@ -18,6 +18,7 @@ from ratchet.adapters.ledger import schema as t
 from ratchet.cli import app, audit, dossiers
 from ratchet.domain.findings import CHECKS
 from ratchet.domain.sensitive import TaggedColumn
+from ratchet.domain.snooze import Snooze
 from ratchet.domain.spec import ModelSpec
 from ratchet.errors import Refused
 from ratchet.ports.ledger import ApprovalRequestRow, ApprovalRow, MonitoredRow
@@ -92,6 +93,17 @@ def test_every_check_is_in_the_json(world) -> None:
 
 def test_warnings_end_it_with_one_where_they_count(world) -> None:
     assert (run().exit_code, run("--strict").exit_code) == (0, 1)
+
+
+def test_a_model_that_sleeps_is_told_with_who_and_why(world) -> None:
+    assert found("snooze") == ("ok", "no snooze keeps it from starting a run")
+    with world.ledger.transaction() as tx:
+        now = tx.clock()[1]
+        tx.snooze(MODEL, Snooze(now - timedelta(days=15), now + timedelta(days=1), "ada", "labels are being mended"))
+    severity, said = found("snooze")
+    assert severity == "warning"
+    assert said.startswith("has slept for 15 days (limit 14 days) and starts no run by itself until 2013-03-26 00:00Z")
+    assert said.endswith(", by ada: labels are being mended")
 
 
 def test_a_reproduction_is_the_proof(world) -> None:

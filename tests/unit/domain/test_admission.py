@@ -36,6 +36,7 @@ from ratchet.domain.events import (
 )
 from ratchet.domain.forecasting import RunCost
 from ratchet.domain.quiet import QuietWindow
+from ratchet.domain.snooze import Snooze
 from ratchet.domain.spec import Money
 from ratchet.domain.waiting import Waiting
 from ratchet.settings import load_settings
@@ -273,6 +274,49 @@ def test_a_schedule_starts_no_run_on_broken_rows_and_waits_for_the_look_though_i
     assert only(decide(ticked, history=replace(QUIET, broken="no wind"))).reason.startswith("broken_data: no wind; ")
     looking = replace(QUIET, look_ends=WALL + 100 * SECOND)
     assert decide(ticked, history=looking).due_at == WALL + 100 * SECOND
+
+
+ASLEEP = replace(QUIET, snooze=Snooze(TODAY - DAY, TODAY + 2 * DAY, "ada", "labels are being mended"))
+
+
+@pytest.mark.parametrize(
+    "event",
+    [
+        heard(1, DEGRADED),
+        heard(1, rows(30_000)),
+        replace(heard(1, REQUEST), origin="schedule"),
+        replace(heard(1, REQUEST), origin="attempt", not_before=TODAY - DAY),
+    ],
+    ids=["performance", "data", "schedule", "follow-up"],
+)
+def test_what_comes_by_itself_waits_until_the_model_wakes(event: OpenEvent) -> None:
+    assert decide(event).go
+    admission = decide(event, history=ASLEEP)
+    assert (admission.go, admission.due_at) == (False, None)
+    assert only(admission) == Outcome(
+        1, "deferred", "snooze: by ada: labels are being mended; lifts 2013-06-18T04:00Z", TODAY + 2 * DAY
+    )
+    assert decide(event, history=ASLEEP, now=Now(TODAY + 2 * DAY, WALL)).go
+
+
+def test_a_persons_request_wakes_nobody_but_passes_and_takes_along_what_waits() -> None:
+    admission = decide(heard(1, DEGRADED), heard(2, REQUEST), history=ASLEEP)
+    assert (admission.go, admission.trigger) == (True, 2)
+    assert {outcome.fate for outcome in admission.outcomes} == {"pending"}
+
+
+def test_a_snooze_adds_nothing_to_a_rule_that_holds_longer_and_keeps_no_event_alive() -> None:
+    later = replace(ASLEEP, fresh=FreshDays(count=3, needed=14, ready_at=TODAY + 11 * DAY))
+    assert only(decide(heard(1, DEGRADED), history=later)).reason.startswith("fresh_days: ")
+    outcome = only(decide(heard(1, DEGRADED, age=29 * DAY), history=ASLEEP))
+    assert outcome.until == TODAY + DAY
+    assert outcome.reason.endswith("lifts 2013-06-18T04:00Z; this event expires 2013-06-17T04:00Z")
+    assert only(decide(heard(1, DEGRADED), history=replace(ASLEEP, broken="no wind"))).reason.startswith("broken_data")
+
+
+def test_what_does_not_count_is_told_so_asleep_or_awake() -> None:
+    for event in (heard(1, drift()), heard(1, cleared()), heard(1, rows(5))):
+        assert decide(event, history=ASLEEP) == decide(event)
 
 
 def test_a_run_waits_for_the_monitor_to_look_at_the_rows_and_then_for_what_it_found() -> None:
@@ -668,6 +712,7 @@ histories = st.builds(
     broken=st.sampled_from([None, None, None, "no wind"]),
     looked_at=st.none() | st.integers(-600, 0).map(lambda seconds: WALL + seconds * SECOND),
     look_ends=st.sampled_from([None, None, WALL + 60 * SECOND]),
+    snooze=st.sampled_from([None, None, ASLEEP.snooze]),
 )
 policies = st.builds(
     replace,
@@ -715,7 +760,7 @@ def test_every_event_has_exactly_one_fate_with_a_rule_and_a_moment_ahead(
             "accumulating", "admitted", "broken_data", "cleared", "cooldown", "core_hours_per_day",
             "core_hours_per_month", "debounce", "follow_up", "fresh_days", "max_event_age", "min_severity",
             "money_per_month", "monitor", "no_champion",
-            "not_subscribed", "quiet_hours", "recovered", "runs_per_day", "unconfirmed", "when_it_pays",
+            "not_subscribed", "quiet_hours", "recovered", "runs_per_day", "snooze", "unconfirmed", "when_it_pays",
         }  # fmt: skip
         assert (outcome.until is not None) == (outcome.fate == "deferred")
         assert outcome.until is None or outcome.until > now.business

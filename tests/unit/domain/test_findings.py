@@ -27,6 +27,7 @@ from ratchet.domain.findings import (
     worst,
 )
 from ratchet.domain.sensitive import AllowedColumn
+from ratchet.domain.snooze import Snooze
 from ratchet.domain.spec import ModelSpec, Problem
 
 SHIPPED = load_spec(Path(__file__).parents[3] / "include" / "models" / "flight_delay")
@@ -132,6 +133,18 @@ def test_the_day_of_a_review_is_the_business_local_one() -> None:
 def test_something_beside_people_starts_a_retrain(on, schedule, severity) -> None:
     changed = spec(retrain={"on": on, "schedule": schedule, "urgent": None})
     assert of("starts", replace(GOOD, spec=changed))[0][0] == severity
+
+
+@pytest.mark.parametrize(
+    ("slept", "left", "severity"),
+    [(0, 3, "info"), (14, 1, "info"), (14.5, 1, "warning"), (20, 0, "ok"), (20, -1, "ok")],
+)
+def test_a_model_that_sleeps_is_told_and_one_that_sleeps_for_long_is_warned_of(slept, left, severity) -> None:
+    snooze = Snooze(NOW - days(slept), NOW + days(left), "ada", "labels are being mended")
+    ((found, said),) = of("snooze", replace(GOOD, snooze=snooze))
+    assert found == severity
+    assert ("by ada: labels are being mended" in said) == (severity != "ok")
+    assert ("slept for 14 days (limit 14 days)" in said) == (severity == "warning")
 
 
 @pytest.mark.parametrize(

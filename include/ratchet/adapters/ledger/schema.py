@@ -205,6 +205,17 @@ doorbell = sa.Table(
     comment="When a model is due and was rung; since and incident order the fleet, held says why it waits its turn",
 )
 
+snooze = sa.Table(
+    "snooze",
+    metadata,
+    _column("model", sa.String(100), primary_key=True),
+    _column("since", UtcDateTime),
+    _column("until", UtcDateTime),
+    _column("actor", sa.String(200)),
+    _column("reason", sa.Text),
+    comment="The last snooze of a model that was not lifted, over or not: until then it starts no run by itself",
+)
+
 lease = sa.Table(
     "lease",
     metadata,

@@ -29,6 +29,7 @@ from ratchet.adapters.ledger.removals import Removals
 from ratchet.adapters.ledger.scored import Scored
 from ratchet.adapters.ledger.self_tests import SelfTests
 from ratchet.adapters.ledger.signatures import Signatures
+from ratchet.adapters.ledger.snoozes import Snoozes
 from ratchet.errors import Refused, Unavailable
 from ratchet.ports.ledger import Tx
 
@@ -41,6 +42,7 @@ class SqlTx(
     Pumps,
     Operators,
     Doorbells,
+    Snoozes,
     Attempts,
     Approvals,
     Promotions,
