@@ -65,7 +65,8 @@ def test_every_route_refuses_whoever_is_not_known(api: Client) -> None:
     for route in routes(api):
         for method in route.methods:
             for user in (None, "stranger"):
-                path = route.path.replace("{number}", "1").format(model="flight_delay", attempt="a", system="grafana")
+                path = route.path.replace("{number}", "1").replace("{run_id:path}", "r")
+                path = path.format(model="flight_delay", attempt="a", system="grafana", dag_id="d")
                 answer = api.ask(method, path, user, json={"reason": "r", "since": "2013-01-01T00:00:00Z"})
                 assert answer.status_code == 401, (method, path)
                 shown = "application/problem+json" if path.startswith("/v1/") else "text/html; charset=utf-8"
