@@ -1088,6 +1088,10 @@ def test_pages_of_attempts_meet_also_where_two_began_in_the_same_moment(ledger):
         assert [row.id for row in (*first, *second)] == ["m.3", "m.2", "m.1"]
         assert [row.id for row in tx.attempts_before(None, models=["m"], verdicts=["promote"], limit=2)] == ["m.2"]
         assert tx.attempts_before(None, models=["m"], states=["claimed"], limit=2) == []
+        of_run = {"dag_id": first[0].dag_id, "dag_run_id": first[0].dag_run_id}
+        assert first[0] in tx.attempts_before(None, models=["m"], **of_run, limit=9)
+        assert tx.attempts_before(None, models=["m"], dag_id=first[0].dag_id, dag_run_id="other", limit=2) == []
+        assert tx.attempts_before(None, models=["m"], dag_id="other", limit=2) == []
         assert {name: row.id for name, row in tx.last_judged(["m", "n"]).items()} == {"m": "m.2"}
 
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Annotated, Any
+from urllib.parse import quote
 
-from fastapi import APIRouter, Path, Query
+from fastapi import APIRouter, Path, Query, Response
 
 from ratchet.api import cursors
 from ratchet.api import schemas as s
@@ -21,6 +22,7 @@ from ratchet.workflow.overview import ModelOverview
 router = APIRouter(prefix="/v1")
 
 ModelPath = Annotated[s.Text, Path(description="The model.")]
+AttemptPath = Annotated[s.Text, Path(description="The attempt, or model@version: the one that judged it.")]
 ModelQuery = Annotated[s.Text | None, Query(description="Only this model's.")]
 
 
@@ -70,6 +72,8 @@ def attempts(
     model: ModelQuery = None,
     state: Annotated[list[s.Text] | None, Query(max_length=9, description="Only in these states.")] = None,
     verdict: Annotated[list[s.Text] | None, Query(max_length=9, description="Only with these verdicts.")] = None,
+    dag_id: Annotated[s.Text | None, Query(description="Only those that runs of this DAG made.")] = None,
+    dag_run_id: Annotated[s.Text | None, Query(description="Only the one that this run made; with dag_id.")] = None,
     cursor: Cursor = None,
     limit: Limit = 50,
 ) -> s.Page[s.Attempt]:
@@ -77,7 +81,15 @@ def attempts(
     spot = cursors.read(cursor, tuple[cursors.Moment, str])
     names = door.names_seen(person, model)
     with door.ratchet.ledger.transaction() as tx:
-        rows = tx.attempts_before(spot, models=names, states=state, verdicts=verdict, limit=limit + 1)
+        rows = tx.attempts_before(
+            spot,
+            models=names,
+            states=state,
+            verdicts=verdict,
+            dag_id=dag_id,
+            dag_run_id=dag_run_id,
+            limit=limit + 1,
+        )
     return cursors.page(rows, limit, lambda row: (row.created_at, row.id), lambda row: s.Attempt(**_attempt(row)))
 
 
@@ -87,13 +99,17 @@ def attempts(
 def attempt(
     door: DoorDep,
     person: PersonDep,
-    attempt: Annotated[s.Text, Path(description="The attempt, or model@version: the one that judged it.")],
+    attempt: AttemptPath,
 ) -> s.AttemptInFull:
     """Why it started, what was tried, how it was judged, who approved: the dossier says all of it."""
     with door.ratchet.ledger.transaction() as tx:
         row = found(door, person, tx, attempt)
         steps = [s.Step.model_validate(step) for step in tx.steps(row.id).values()]
         approval = _approval(tx, row)
+        champions, watches = tx.champions(row.model), tx.probations(model=row.model)
+        document = tx.spec_document(row.spec_digest)
+    own = [i for i, champion in enumerate(champions) if champion.attempt_id == row.id]
+    seconds = sum((step.finished_at - step.started_at).total_seconds() for step in steps)
     dossier, problem = None, None
     try:
         dossier = dossiers.read(door.ratchet.store, row)
@@ -106,11 +122,38 @@ def attempt(
         spec_digest=row.spec_digest,
         code_digest=row.code_digest,
         options=row.options,
+        trigger_event=row.trigger_event_pk,
         steps=steps,
+        core_hours=seconds * document["runtime"]["threads"] / 3600,
         approval=approval,
+        served=[s.Champion.model_validate(champions[i]) for i in own],
+        followed_by=s.Champion.model_validate(champions[own[-1] + 1]) if own and champions[own[-1] + 1 :] else None,
+        probation=next(
+            (s.Probation.model_validate(w) for w in watches if w.seq in {champions[i].seq for i in own}), None
+        ),
         dossier=dossier,
+        dossier_sha256=row.dossier_sha256,
         dossier_problem=problem,
     )
+
+
+@router.get(
+    "/attempts/{attempt}/dossier",
+    tags=["attempts"],
+    summary="The dossier as it is stored",
+    responses=documented(404, 409, 500),
+    response_model=dict[str, Any],
+)
+def dossier(door: DoorDep, person: PersonDep, attempt: AttemptPath) -> Response:
+    """To the byte as the ledger recorded it: its SHA-256 is `ETag`. Sent as a file."""
+    with door.ratchet.ledger.transaction() as tx:
+        row = found(door, person, tx, attempt)
+    content = dossiers.stored(door.ratchet.store, row)
+    headers = {
+        "Content-Disposition": f"attachment; filename*=UTF-8''{quote(f'{row.id}.json', safe='')}",
+        "ETag": f'"{row.dossier_sha256}"',
+    }
+    return Response(content, media_type="application/json", headers=headers)
 
 
 @router.get("/events", tags=["events"], summary="Events and their fates", responses=documented(400, 404))

@@ -150,17 +150,41 @@ class Step(_Answer):
     finished_at: datetime
 
 
+class Probation(_Answer):
+    """The watch over a promotion: whether the new champion keeps its word against the one that it beat."""
+
+    seq: int = Field(description="Of the champion that is watched.")
+    version: int
+    predecessor_version: int
+    first_day: date
+    last_day: date
+    until: datetime = Field(description="When the last day's labels are known, in business time.")
+    state: str = Field(description="watching, then reverted, alerted, confirmed, unproven or superseded.")
+    reason: str
+    opened_at: datetime
+    ended_at: datetime | None
+
+
 class AttemptInFull(Attempt):
-    """One attempt with its steps, what people answered, and the dossier; /v1/events?attempt=… lists its events."""
+    """One attempt with its steps, what people answered, what became of its version, and the dossier.
+
+    /v1/events?attempt=… lists its events.
+    """
 
     spec_digest: str
     code_digest: str
     options: dict[str, Any]
+    trigger_event: int | None = Field(description="The number of the event that started it; null of a dry run.")
     steps: list[Step]
+    core_hours: float = Field(description="What its finished steps took.")
     approval: Approval | None
+    served: list[Champion] = Field(description="What it is in the model's champion history, oldest first.")
+    followed_by: Champion | None = Field(description="Who has served after it; null while it serves, or never did.")
+    probation: Probation | None = Field(description="The watch over its promotion, where its spec asks for one.")
     dossier: dict[str, Any] | None = Field(
         description="All that explains and repeats it, to the byte as the ledger recorded it; null where there is none."
     )
+    dossier_sha256: str | None = Field(description="The SHA-256 that the ledger recorded of it.")
     dossier_problem: str | None = Field(description="Why there is none.")
 
 

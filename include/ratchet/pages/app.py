@@ -15,10 +15,10 @@ from ratchet.api.access import Access, Person
 from ratchet.api.door import door_of
 from ratchet.api.problems import Problem
 from ratchet.bootstrap import Ratchet
-from ratchet.pages import acting, models, rendering
+from ratchet.pages import acting, attempts, events, models, oversight, rendering
 
 FOREVER = {"Cache-Control": "public, max-age=31536000, immutable"}
-PAGES = (acting.router, models.router)
+PAGES = (acting.router, attempts.router, events.router, models.router, oversight.router)
 
 itself = APIRouter(include_in_schema=False)
 

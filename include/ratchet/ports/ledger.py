@@ -733,6 +733,8 @@ class Tx(Protocol):
         models: Collection[str],
         states: Collection[str] | None = None,
         verdicts: Collection[str] | None = None,
+        dag_id: str | None = None,
+        dag_run_id: str | None = None,
         limit: int,
     ) -> list[AttemptRow]: ...
     def audited_before(

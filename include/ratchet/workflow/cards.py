@@ -2,31 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from html import escape
 from typing import Any
 
-from ratchet.domain.looks import spent_confidence
-from ratchet.domain.shift import LARGE, MODERATE
-from ratchet.workflow import charts
-from ratchet.workflow.charts import Interval
-from ratchet.workflow.guarding import in_words
-
-MOST_SLICES = 30
-HEADLINES = {
-    "promote": ("good", "earned its promotion"),
-    "keep_champion": ("bad", "is not to replace the champion"),
-    "not_enough_evidence": ("open", "has not shown enough yet"),
-}
-CELLS = {
-    "tp": "acting when it was right to",
-    "fp": "acting in vain",
-    "fn": "not acting when it was needed",
-    "tn": "rightly not acting",
-    "under": "each unit predicted too low",
-    "over": "each unit predicted too high",
-}
-PASSED = {True: ("good", "holds"), False: ("bad", "does not hold"), None: ("open", "not judged")}
+from ratchet.workflow import sections
 
 STYLE = """
 :root{color-scheme:light dark;--ink:#1c2430;--soft:#5c6675;--paper:#fff;--rule:#d9dee6;--good:#1a7f4b;--bad:#b3372f;
@@ -38,14 +18,16 @@ padding:0 1rem}h1{font-size:1.6rem;margin:0}h2{font-size:1.15rem;margin:2.2rem 0
 padding-top:1.2rem}p.lead{font-size:1.1rem}.soft{color:var(--soft)}.tag{font-weight:600}
 table{border-collapse:collapse;width:100%;font-size:.92rem}td,th{text-align:left;padding:.3rem .6rem .3rem 0;
 border-bottom:1px solid var(--rule);vertical-align:top;overflow-wrap:anywhere}td.n,th.n{text-align:right;
-font-variant-numeric:tabular-nums;white-space:nowrap}svg{width:100%;height:auto;font:12px system-ui,sans-serif}
+font-variant-numeric:tabular-nums;white-space:nowrap}svg{max-width:100%;height:auto;font:12px system-ui,sans-serif}
 svg text{fill:var(--soft)}.good{color:var(--good);fill:var(--good)}.bad{color:var(--bad);fill:var(--bad)}
 .open{color:var(--open);fill:var(--open)}.band{fill:var(--band)}.grid{stroke:var(--rule)}.axis{stroke:var(--soft)}
 .estimate{stroke:var(--challenger);stroke-width:2}.limit{stroke:var(--bad);stroke-dasharray:5 4}
 .whisker{stroke:var(--ink);stroke-width:2}.line{fill:none;stroke:var(--challenger);stroke-width:2}
 .champion{color:var(--champion);fill:var(--champion)}.challenger{color:var(--challenger);fill:var(--challenger)}
 .champion-line{stroke:var(--champion)}.challenger-line{stroke:var(--challenger)}.plain{fill:var(--challenger)}
-code{font-size:.85em}@media print{body{margin:0;max-width:none}}
+.unseen{position:absolute;clip-path:inset(50%);width:1px;height:1px;overflow:hidden;white-space:nowrap}
+thead th{overflow-wrap:normal}.table,.plot{overflow-x:auto}code{font-size:.85em}
+@media print{body{margin:0;max-width:none}}
 """.replace("\n", "")
 
 
@@ -56,431 +38,32 @@ def key_of(attempt_id: str) -> str:
 
 def card(dossier: Mapping[str, Any], dossier_sha256: str) -> str:
     """The page of a dossier as :mod:`ratchet.workflow.attempting` writes it; every text in it is escaped."""
-    model, version = dossier["model"], dossier["challenger"]["version"]
-    verdict, told = dossier["verdict"], dossier["explanation"]
-    unit = verdict["unit"]
-    kind, headline = HEADLINES[verdict["decision"]]
-    sections = [
-        f"<h1>{_e(model)}, version {version}</h1>",
-        f'<p class="lead"><span class="tag {kind}">Version {version} {headline}.</span> {_e(_in_words(dossier))}</p>',
-        _list(verdict["reasons"]),
-        _deployed(dossier),
-        _about(dossier),
-        _candidates(dossier.get("candidates"), unit),
-        _h2("Uplift by day", _UPLIFT.format(unit=_e(unit))) + _uplift(verdict, unit),
-        _payoff_curve(dossier, unit),
-        _by_capacity(dossier.get("payoff_by_capacity"), unit),
-        _slices(told["slices"], unit, dossier),
-        _scored(dossier),
-        _h2("What changed in the data", _SHIFT) + _shift(told["data_shift"]),
-        _h2("Metrics", "On the same rows for both models; the bounds are one-sided, each at the verdict's confidence.")
-        + _metrics(told["metrics"]),
-        _h2("Checks", "What the verdict looked at.") + _checks(verdict["checks"]),
-        _h2("Where it comes from", "Enough to make it again: ratchet reproduce " + dossier["attempt"])
-        + _provenance(dossier, dossier_sha256),
+    version, verdict = dossier["challenger"]["version"], dossier["verdict"]
+    name = escape(dossier["model"])
+    lead = f"{sections.headline(verdict, version)} {escape(sections.verdict_in_words(dossier))}"
+    told = [
+        *sections.candidates(dossier),
+        sections.uplift(dossier),
+        *sections.payoff_by_threshold(dossier),
+        *sections.payoff_by_capacity(dossier),
+        *sections.slices(dossier),
+        *sections.scored(dossier),
+        sections.data_shift(dossier),
+        sections.metrics(dossier),
+        sections.checks(dossier),
+        sections.provenance(dossier, dossier_sha256),
+    ]
+    parts = [
+        f"<h1>{name}, version {version}</h1>",
+        f'<p class="lead">{lead}</p>',
+        sections.bullets(verdict["reasons"]),
+        *(section.html() for section in sections.deployed(dossier)),
+        sections.about(dossier),
+        *(section.html() for section in told),
     ]
     head = f'<meta charset="utf-8"><meta name="viewport" content="width=device-width,initial-scale=1">{_STYLE}'
-    title = f"<title>{_e(model)} version {version}</title>"
-    return f'<!doctype html><html lang="en"><head>{head}{title}</head><body>{"".join(sections)}</body></html>'
+    title = f"<title>{name} version {version}</title>"
+    return f'<!doctype html><html lang="en"><head>{head}{title}</head><body>{"".join(parts)}</body></html>'
 
 
 _STYLE = f"<style>{STYLE}</style>"
-_UPLIFT = (
-    "What the challenger earned beyond the champion, in {unit} per decision. Each bar is a day that neither model was "
-    "made with. The line is the estimate over all days, the band its interval, which allows for days that vary."
-)
-_REFIT = (
-    "The recipe of version {judged} fitted again on every day whose labels are known, so that the newest count too. "
-    "All that this page says of money and of doubt is about version {judged}: version {version} has seen the judged "
-    "days, so they cannot judge it, and how far the two differ there says little of days to come. Its probation does."
-)
-_CURVE = (
-    "What acting from each probability on would have earned on the judged days, in {unit} per decision. The line marks "
-    "the threshold that the model was frozen with before these days were seen."
-)
-_BY_CAPACITY = (
-    "What acting on so many of each day's best would have earned on the judged days, in {unit} per decision. The line "
-    "marks the capacity. Where the curve still rises there, more room would pay; where it falls, less would."
-)
-_CALIBRATION = (
-    "When the model says 30 %, does it happen in 30 of 100 cases? On the dashed diagonal it does; above, it happens "
-    "more often than said. Each dot is a tenth of the rows."
-)
-_RESIDUALS = (
-    "How far the target lay from what was predicted, on the judged days and in the target's own unit: above zero the "
-    "prediction was too low. Half of the rows lie below the 50 % quantile."
-)
-_BY_PREDICTION = (
-    "The same for each tenth of the rows, by the challenger's prediction: the dot is the median, the line reaches from "
-    "the 10 % to the 90 % quantile."
-)
-_SHIFT = (
-    "How far the judged days differ from the days the model learned from, feature by feature (population stability "
-    f"index: below {MODERATE} is small, above {LARGE} is large). A large change is a reason to look, not an error."
-)
-_SLICES = "Uplift within each group, in {unit} per decision, with its own interval. Small groups have wide ones."
-
-
-def _in_words(dossier: Mapping[str, Any]) -> str:
-    verdict, unit = dossier["verdict"], dossier["verdict"]["unit"]
-    days, rows, estimate = verdict["n_clusters"], verdict["n_rows"], verdict["estimate"]
-    rival = dossier["champion"]["version"]
-    beaten = _constant(dossier) if rival is None else f"the champion, version {rival}"
-    if estimate is None:
-        return f"It was compared with {beaten} on {rows:,} decisions of {days} days, and no number can be given."
-    more = "more" if estimate >= 0 else "less"
-    said = (
-        f"On {rows:,} decisions of {days} days it earned {abs(estimate):,.2f} {unit} per decision {more} than "
-        f"{beaten}: {estimate * rows:+,.0f} {unit} in all."
-    )
-    if verdict["lower"] is None:
-        return said
-    policy = dossier["policy"]
-    sure = f"{spent_confidence(policy['confidence'], policy.get('alpha_share', 1.0)) * 100:.4g}%"
-    said += (
-        f" The difference is at least {verdict['lower']:+,.2f} with {sure} confidence, and at most "
-        f"{verdict['upper']:+,.2f} with the same."
-    )
-    if verdict["decision"] == "promote":
-        said += " The estimate was chosen for being good, so expect something nearer the lower bound."
-    if verdict["needed_clusters"] is not None:
-        said += f" About {verdict['needed_clusters']} fresh days would tell."
-    return said
-
-
-def _scores(dossier: Mapping[str, Any]) -> str:
-    if "payoff_by_capacity" in dossier:
-        return "Scores"
-    return "Predictions" if "residuals" in dossier["explanation"] else "Probabilities"
-
-
-def _scored(dossier: Mapping[str, Any]) -> str:
-    """How good the scores are by themselves: a ranking's say nothing but an order, which its metrics measure."""
-    told = dossier["explanation"]
-    if "residuals" in told:
-        return _residuals(told["residuals"])
-    if "payoff_by_capacity" in dossier:
-        return ""
-    return _h2("Calibration", _CALIBRATION) + _calibration(told["calibration"])
-
-
-def _constant(dossier: Mapping[str, Any]) -> str:
-    predicted = dossier.get("constant_prediction")
-    if predicted is None:
-        return "the best single decision for every row"
-    return f"the best single prediction for every row, {_number(predicted)}"
-
-
-def _deployed(dossier: Mapping[str, Any]) -> str:
-    """What serves when people agree, where the spec asked for a refit of what is judged on this page."""
-    deployed, judged = dossier.get("deployed"), dossier["challenger"]["version"]
-    if deployed is None:
-        return ""
-    if deployed["kind"] == "judged":
-        return _h2(f"What serves: version {judged}", _e(f"As it was judged, not refitted: {deployed['why']}."))
-    moved = deployed["on_holdout"]
-    words = _REFIT.format(judged=judged, version=deployed["version"])
-    rows = [
-        ("Judged version learned from", " until ".join(deployed["judged_fit"])),
-        ("Deployed version learned from", f"{' until '.join(deployed['fit'])}: {deployed['fit_rows']:,} rows"),
-        ("The same in both", ", ".join(deployed["frozen"])),
-        ("Decisions that differ", f"{moved['flipped']:,} of {moved['rows']:,} on the judged days"),
-        (f"{_scores(dossier)} differ by", f"{_number(moved['mean'])} on average, {_number(moved['largest'])} at most"),
-        ("Deployed model (SHA-256)", deployed["digest"]),
-    ]
-    return _h2(f"What serves: version {deployed['version']}", words) + _table(rows)
-
-
-def _about(dossier: Mapping[str, Any]) -> str:
-    spec = dossier["spec"]["document"]
-    business, owner = spec["business"], spec["owner"]
-    payoff = business["payoff"]
-    unit = payoff.get("unit", "")
-    worth = [f"{words}: {payoff[cell]} {unit}" for cell, words in CELLS.items() if payoff.get(cell) is not None]
-    triggers = [event for event in dossier["events"] if event["trigger"]]
-    why = "; ".join(f"{event['type']} of {event['time']}" for event in triggers) or dossier["trigger"]
-    return _table(
-        [
-            ("What it is", _what_it_is(dossier["challenger"]["provenance"])),
-            ("Goal", business["goal"]),
-            ("Owner", " · ".join(str(owner[name]) for name in ("team", "email", "escalation") if owner.get(name))),
-            ("What a decision is worth", "; ".join(worth)),
-            ("Look at the goal again by", business.get("review_by")),
-            ("Started by", f"{why} ({len(dossier['events']):,} events)"),
-            ("Asked by", dossier["actor"]),
-            ("Reason", dossier["reason"]),
-            ("Data as of", dossier["as_of"]),
-            ("Sensitive columns held", "; ".join(in_words(dossier["snapshot"]))),
-        ]
-    )
-
-
-def _what_it_is(made: Mapping[str, Any]) -> str:
-    """Of which kind the model is, in a sentence."""
-    if "scorer_of" not in made:
-        return "A challenger, trained and tuned by this attempt"
-    start, end = made["calibrate"]
-    return (
-        f"The champion, version {made['scorer_of']}, recalibrated: its scorer is untouched, its calibration and its "
-        f"threshold were set anew on the days from {start} until {end}, which it had not been fitted on"
-    )
-
-
-def _candidates(listed: Mapping[str, Any] | None, unit: str) -> str:
-    """Every challenger of the attempt with its verdict, where the spec asks for more than one."""
-    if listed is None:
-        return ""
-    rows = [
-        (
-            entry["name"].replace("_", " "),
-            "yes" if entry["name"] == listed["chosen"] else "no",
-            entry["verdict"]["decision"],
-            *(_number(entry["verdict"][part]) for part in ("estimate", "lower", "upper")),
-            f"{listed['share']:.4g}",
-        )
-        for entry in listed["judged"]
-    ]
-    heads = ("challenger", "this card's", "verdict", "uplift", "at least", "at most", "share of alpha")
-    left = [f"{name.replace('_', ' ')}: not judged, {why}" for name, why in listed["not_judged"].items()]
-    why = [listed["why"]] if listed["why"] else []
-    words = f"All met the champion on the same rows, each with its share of alpha; in {_e(unit)} per decision."
-    return _h2("Challengers judged", words) + _grid(heads, rows, numeric={3, 4, 5, 6}) + _list([*why, *left])
-
-
-def _uplift(verdict: Mapping[str, Any], unit: str) -> str:
-    days = verdict["diagnostics"].get("clusters", [])
-    if not days or verdict["estimate"] is None:
-        return '<p class="soft">There are no numbers to draw.</p>'
-    overall = Interval("", verdict["estimate"], verdict["lower"], verdict["upper"])
-    each = [day["total_uplift"] / day["rows"] for day in days]
-    return charts.days([str(day["label"]) for day in days], each, overall, f"{unit} per decision")
-
-
-def _payoff_curve(dossier: Mapping[str, Any], unit: str) -> str:
-    curve = dossier.get("payoff_curve")
-    if not curve:
-        return ""
-    known = [(x, y) for x, y in zip(curve["thresholds"], curve["challenger"], strict=True) if y is not None]
-    if not known:
-        return ""
-    chosen, hindsight = curve["chosen"]["challenger"], curve["hindsight"]["challenger"]
-    words = _CURVE.format(unit=_e(unit))
-    if hindsight is not None:
-        words += (
-            f" The best threshold in hindsight would have earned {hindsight['loss']:.4g} {_e(unit)} more."
-            if hindsight["loss"] > 0
-            else " No single threshold would have earned more, even in hindsight."
-        )
-    drawn = charts.curve(known, chosen if isinstance(chosen, float) else None, "threshold")
-    return _h2("Payoff by threshold", words) + drawn
-
-
-def _by_capacity(curve: Mapping[str, Any] | None, unit: str) -> str:
-    if not curve:
-        return ""
-    known = [(x, y) for x, y in zip(curve["at_most"], curve["challenger"], strict=True) if y is not None]
-    if not known:
-        return ""
-    drawn = charts.curve(known, curve["chosen"], "acted on, of each day at most")
-    return _h2("Payoff by capacity", _BY_CAPACITY.format(unit=_e(unit))) + drawn
-
-
-def _slices(slices: Sequence[Mapping[str, Any]], unit: str, dossier: Mapping[str, Any]) -> str:
-    drawn = []
-    for column in dict.fromkeys(part["column"] for part in slices):
-        parts = [part for part in slices if part["column"] == column and part["uplift"]["value"] is not None]
-        rows = [
-            Interval(
-                f"{part['value']} ({part['rows']:,})",
-                part["uplift"]["value"],
-                part["uplift"]["lower"],
-                part["uplift"]["upper"],
-                f"{column}={part['value']}: {part['uplift']['value']:+.4g} {unit} per decision",
-            )
-            for part in parts[:MOST_SLICES]
-        ]
-        limits = [
-            -guardrail["max_regression"]
-            for guardrail in dossier["policy"]["guardrails"]
-            if guardrail["metric"] == "payoff" and guardrail["slice"] == column
-        ]
-        more = f" The {MOST_SLICES} largest of {len(parts)} are drawn." if len(parts) > MOST_SLICES else ""
-        limit = limits[0] if limits else None
-        dashed = "" if limit is None else f" The dashed line is the loss at which a group blocks, {limit:g} {_e(unit)}."
-        words = _SLICES.format(unit=_e(unit)) + dashed + more
-        drawn.append(_h2(f"Payoff by {column}", words) + charts.intervals(rows, limit))
-    return "".join(drawn)
-
-
-def _calibration(sides: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
-    series = [
-        (side, [(each["said"], each["was"], each["rows"]) for each in sides[side]])
-        for side in ("champion", "challenger")
-        if sides[side]
-    ]
-    if not series:
-        return '<p class="soft">Neither model gives probabilities.</p>'
-    legend = " · ".join(f'<span class="tag {side}">{side}</span>' for side, _ in series)
-    return f"<p>{legend}</p>{charts.reliability(series)}"
-
-
-def _residuals(sides: Mapping[str, Mapping[str, Any] | None]) -> str:
-    """A table of both models' quantiles, and the challenger's errors by what it predicted."""
-    known = {side: found for side, found in sides.items() if found is not None}
-    if not known:
-        return _h2("Errors", "There are no numbers to show.")
-    heads = ("quantile", *known)
-    rows = [
-        (f"{level:.0%}", *(_number(found["quantiles"][i][1]) for found in known.values()))
-        for i, (level, _) in enumerate(next(iter(known.values()))["quantiles"])
-    ]
-    table = _h2("Errors", _RESIDUALS) + _grid(heads, rows, numeric=set(range(1, len(heads))))
-    challenger = sides["challenger"]
-    if challenger is None:
-        return table
-    drawn = [
-        Interval(
-            f"{_number(part['low'])} to {_number(part['high'])} ({part['rows']:,})",
-            part["q50"],
-            part["q10"],
-            part["q90"],
-            f"median {part['q50']:.4g}, from {part['q10']:.4g} to {part['q90']:.4g}",
-        )
-        for part in challenger["bins"]
-    ]
-    return table + _h2("Errors by prediction", _BY_PREDICTION) + charts.intervals(drawn, dots="challenger")
-
-
-def _shift(features: Sequence[Mapping[str, Any]]) -> str:
-    kinds = {"large": "bad", "moderate": "open", "small": "plain"}
-    known = sorted((f for f in features if f["stability_index"] is not None), key=lambda f: -f["stability_index"])
-    drawn = charts.bars([(f["feature"], f["stability_index"], kinds[f["size"]]) for f in known], [MODERATE, LARGE])
-    rows = [
-        (
-            f["feature"],
-            _number(f["stability_index"]),
-            f["size"],
-            f"{f['missing_before']:.1%}",
-            f"{f['missing_after']:.1%}",
-        )
-        for f in features
-        if f["missing_before"] or f["missing_after"] or f["stability_index"] is None
-    ]
-    heads = ("feature", "index", "change", "missing before", "missing now")
-    return drawn + (_grid(heads, rows, numeric={1, 3, 4}) if rows else "<p>No feature has missing values.</p>")
-
-
-def _metrics(metrics: Sequence[Mapping[str, Any]]) -> str:
-    rows = [
-        (f"{m['name']}" + (f", {m['unit']}" if m["unit"] else ""), *(_measured(m[s]) for s in _SIDES)) for m in metrics
-    ]
-    return _grid(("metric", "champion", "challenger", "difference"), rows, numeric={1, 2, 3})
-
-
-_SIDES = ("champion", "challenger", "difference")
-
-
-def _measured(measured: Mapping[str, Any] | None) -> str:
-    if measured is None or measured["value"] is None:
-        return "–"
-    if measured["lower"] is None:
-        return _number(measured["value"])
-    return f"{_number(measured['value'])} ({_number(measured['lower'])} … {_number(measured['upper'])})"
-
-
-def _checks(checks: Sequence[Mapping[str, Any]]) -> str:
-    heads = "".join(f"<th>{name}</th>" for name in ("check", "required", "outcome", "detail"))
-    rows = ""
-    for check in checks:
-        kind, words = PASSED[check["passed"]]
-        name = check["metric"] + (f" of {check['slice']}" if check["slice"] else "")
-        rows += (
-            f"<tr><td>{_e(name)}</td><td>{_e(check['required'])}</td>"
-            f'<td class="{kind}">{words}</td><td>{_e(check["detail"])}</td></tr>'
-        )
-    return f"<table><tr>{heads}</tr>{rows}</table>"
-
-
-def _provenance(dossier: Mapping[str, Any], digest: str) -> str:
-    environment, made = dossier["environment"], dossier["challenger"]
-    return _table(
-        [
-            ("Attempt", dossier["attempt"]),
-            ("Dossier (SHA-256)", digest),
-            ("Model (SHA-256)", made["digest"]),
-            ("Snapshot (SHA-256)", dossier["snapshot_manifest"]["sha256"]),
-            *(_recalibration(made) if "scorer_of" in made["provenance"] else _training(dossier)),
-            ("Code", environment.get("commit") or environment["code"]),
-            ("Lock file (SHA-256)", environment["lock_sha256"]),
-            ("Libraries", ", ".join(f"{name} {found}" for name, found in environment["libraries"].items() if found)),
-        ]
-    )
-
-
-def _training(dossier: Mapping[str, Any]) -> list[tuple[str, Any]]:
-    study, snapshot = dossier["study"], dossier["snapshot"]
-    states = [trial["state"] for trial in study["trials"]]
-    counted = ", ".join(f"{states.count(state)} {state}" for state in dict.fromkeys(states))
-    return [
-        ("Rows trained on", f"{snapshot['files']['train']['rows']:,}"),
-        ("Days", " · ".join(f"{k} {v}" for k, v in snapshot["plan"].items() if k in _RANGES)),
-        ("Parameters", ", ".join(f"{name} = {_number(value)}" for name, value in study["params"].items())),
-        ("Trials", f"best is number {study['best_trial']} of {len(states)} ({counted})"),
-        *_policy(study.get("policy")),
-        ("Seed", dossier["seed"]),
-    ]
-
-
-def _policy(told: Mapping[str, Any] | None) -> list[tuple[str, Any]]:
-    """What a tuning policy has to say, and that the winner sits where the search space ends."""
-    if told is None:
-        return []
-    rows = [("Tuning", f"{told['policy']}, {told['fewer_rows_trials']} trials on fewer days")]
-    rows += [("Tuning stopped", why) for why in told["stopped"].values()]
-    at = ", ".join(f"{name} at {_number(bound)}" for name, bound in told["edges"].items())
-    return rows + ([("On the edge of the search space", f"{at}: widen it")] if at else [])
-
-
-def _recalibration(made: Mapping[str, Any]) -> list[tuple[str, Any]]:
-    of = made["provenance"]
-    return [
-        ("Scorer", f"that of version {of['scorer_of']}, fitted on {of['fit'][0]} until {of['fit'][1]}"),
-        ("Calibrated on", f"{of['calibrate'][0]} until {of['calibrate'][1]}, {of['calibrate_rows']:,} rows"),
-        ("Parameters", ", ".join(f"{name} = {_number(value)}" for name, value in made["params"].items())),
-    ]
-
-
-_RANGES = ("fit_start", "fit_end", "calibrate_start", "calibrate_end")
-
-
-def _number(value: Any) -> str:
-    if value is None:
-        return "–"
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
-
-
-def _h2(title: str, words: str) -> str:
-    return f'<h2>{_e(title)}</h2><p class="soft">{words}</p>'
-
-
-def _list(items: Iterable[str]) -> str:
-    return "<ul>" + "".join(f"<li>{_e(item)}</li>" for item in items) + "</ul>"
-
-
-def _table(rows: Iterable[tuple[str, Any]]) -> str:
-    told = ((name, value) for name, value in rows if value not in (None, ""))
-    return "<table>" + "".join(f"<tr><th>{_e(name)}</th><td>{_e(value)}</td></tr>" for name, value in told) + "</table>"
-
-
-def _grid(heads: Sequence[str], rows: Iterable[Sequence[str]], *, numeric: set[int]) -> str:
-    def cells(tag: str, values: Sequence[str]) -> str:
-        return "".join(
-            f"<{tag}{' class=n' if i in numeric else ''}>{_e(value)}</{tag}>" for i, value in enumerate(values)
-        )
-
-    body = "".join(f"<tr>{cells('td', row)}</tr>" for row in rows)
-    return f"<table><tr>{cells('th', heads)}</tr>{body}</table>"
-
-
-def _e(value: Any) -> str:
-    return escape(str(value))

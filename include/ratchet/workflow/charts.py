@@ -1,4 +1,7 @@
-"""Charts for a model card: SVG, each a function of its numbers. Colours are the page's classes; text is escaped."""
+"""Charts: SVG, each a function of its numbers. Colours are the page's classes; text is escaped.
+
+Each says in words what it shows, for those who do not see it.
+"""
 
 from __future__ import annotations
 
@@ -47,7 +50,10 @@ def days(labels: Sequence[str], values: Sequence[float], overall: Interval | Non
         anchor = "end" if len(labels) > 1 and i == len(labels) - 1 else "middle"
         x = WIDTH - RIGHT if anchor == "end" else LEFT + (i + 0.5) * step
         parts += [_text(x, HEIGHT - BOTTOM + 18, labels[i], anchor)]
-    return _svg("".join(parts), HEIGHT)
+    each = ", ".join(f"{label} {value:+.4g}" for label, value in zip(labels, values, strict=True))
+    above = sum(value >= 0 for value in values)
+    told = f"{unit} by day: {above} of {len(values)} days at zero or above. {_in_words(overall)}{each}."
+    return _svg("".join(parts), HEIGHT, told)
 
 
 @dataclass(frozen=True)
@@ -81,7 +87,9 @@ def paths(labels: Sequence[str], lines: Sequence[Line]) -> str:
     for i in _spread(len(labels), 7):
         anchor = "end" if len(labels) > 1 and i == len(labels) - 1 else "middle"
         parts.append(_text(x(i), HEIGHT - BOTTOM + 18, labels[i], anchor))
-    return _svg("".join(parts), top + -(-len(lines) // columns) * ROW)
+    ends = "; ".join(f"{line.label} ends at {line.values[-1]:.4g}" for line in lines if line.values)
+    told = f"Lines from {labels[0]} to {labels[-1]}: {ends}." if labels else "No days."
+    return _svg("".join(parts), top + -(-len(lines) // columns) * ROW, told)
 
 
 def curve(points: Sequence[tuple[float, float]], marked: float | None, x_title: str) -> str:
@@ -93,7 +101,10 @@ def curve(points: Sequence[tuple[float, float]], marked: float | None, x_title: 
     if marked is not None and min(xs) <= marked <= max(xs):
         parts.append(_line(x(marked), TOP, x(marked), HEIGHT - BOTTOM, "estimate", f"{marked:.4g}"))
     parts.append(_text((LEFT + WIDTH) / 2, HEIGHT - 8, x_title, "middle"))
-    return _svg("".join(parts), HEIGHT)
+    told = f"A curve over {x_title}, from {xs[0]:.4g}: {ys[0]:.4g} to {xs[-1]:.4g}: {ys[-1]:.4g}"
+    best = max(points, key=lambda point: point[1])
+    told += f"; highest at {best[0]:.4g}: {best[1]:.4g}" + (f"; marked at {marked:.4g}." if marked is not None else ".")
+    return _svg("".join(parts), HEIGHT, told)
 
 
 def intervals(rows: Sequence[Interval], limit: float | None = None, dots: str | None = None) -> str:
@@ -116,7 +127,8 @@ def intervals(rows: Sequence[Interval], limit: float | None = None, dots: str | 
         parts.append(
             f'<circle class="{kind}" cx="{x(row.value):.1f}" cy="{middle:.1f}" r="4">{_title(row.note)}</circle>'
         )
-    return _svg("".join(parts), height)
+    told = "; ".join(f"{row.label}: {row.value:+.4g}{_bounds(row)}" for row in rows)
+    return _svg("".join(parts), height, told + (f". The limit is {limit:g}." if limit is not None else "."))
 
 
 def bars(rows: Sequence[tuple[str, float, str]], limits: Sequence[float]) -> str:
@@ -130,7 +142,7 @@ def bars(rows: Sequence[tuple[str, float, str]], limits: Sequence[float]) -> str
         parts.append(_text(LABELS - 8, top + ROW / 2 + 4, label, "end"))
         parts.append(_rect(x(0), top + 4, max(x(value), x(0) + 1), top + ROW - 4, kind, f"{label}: {value:.3f}"))
     parts += [_line(x(limit), 4, x(limit), height - 28, "limit") for limit in limits]
-    return _svg("".join(parts), height)
+    return _svg("".join(parts), height, "; ".join(f"{label}: {value:.3f}" for label, value, _ in rows) + ".")
 
 
 def reliability(series: Sequence[tuple[str, Sequence[tuple[float, float, int]]]]) -> str:
@@ -148,7 +160,20 @@ def reliability(series: Sequence[tuple[str, Sequence[tuple[float, float, int]]]]
             note = f"said {said:.1%}, was {was:.1%} ({rows:,} rows)"
             parts.append(f'<circle class="{kind}" cx="{x(said):.1f}" cy="{y(was):.1f}" r="4">{_title(note)}</circle>')
     parts.append(_text(LEFT + side / 2, side + TOP + 36, "probability said (across), share that was so (up)", "middle"))
-    return _svg("".join(parts), side + TOP + BOTTOM, LEFT + side + RIGHT)
+    told = "; ".join(
+        f"{kind}: " + ", ".join(f"said {said:.0%}, was {was:.0%}" for said, was, _ in bins) for kind, bins in series
+    )
+    return _svg("".join(parts), side + TOP + BOTTOM, told + ".", LEFT + side + RIGHT)
+
+
+def _in_words(overall: Interval | None) -> str:
+    return "" if overall is None else f"Over all days {overall.value:+.4g}{_bounds(overall)}. "
+
+
+def _bounds(interval: Interval) -> str:
+    if interval.lower is None or interval.upper is None:
+        return ""
+    return f" (from {interval.lower:+.4g} to {interval.upper:+.4g})"
 
 
 def _numbers(interval: Interval | None) -> list[float]:
@@ -213,5 +238,6 @@ def _title(note: str) -> str:
     return f"<title>{escape(note)}</title>" if note else ""
 
 
-def _svg(content: str, height: float, width: float = WIDTH) -> str:
-    return f'<svg viewBox="0 0 {width:g} {height:g}" role="img" style="max-width:{width:g}px">{content}</svg>'
+def _svg(content: str, height: float, told: str, width: float = WIDTH) -> str:
+    size = f'viewBox="0 0 {width:g} {height:g}" width="{width:g}"'
+    return f'<svg class="chart" {size} role="img" aria-label="{escape(told)}">{content}</svg>'

@@ -74,14 +74,24 @@ def read(store: Store, attempt: AttemptRow) -> dict[str, Any]:
     """The attempt's dossier, to the byte as the ledger recorded it when the attempt was judged.
 
     Raises:
+        Refused, RatchetError: as :func:`stored` does.
+    """
+    dossier: dict[str, Any] = json.loads(stored(store, attempt))
+    return dossier
+
+
+def stored(store: Store, attempt: AttemptRow) -> bytes:
+    """The bytes of the attempt's dossier, which are those whose digest is in the ledger.
+
+    Raises:
         Refused: the attempt has no dossier, or one from before digests were kept.
         RatchetError: its bytes are not those whose digest is in the ledger (``CorruptObjectError``), or are gone.
     """
     if attempt.dossier_sha256 is None:
-        why = "before digests of dossiers were kept" if attempt.dossier_uri else f"not: it is {attempt.state}"
-        raise Refused(f"attempt {attempt.id} was judged {why}, so it has no dossier to trust. See: ratchet attempts")
-    dossier: dict[str, Any] = json.loads(store.get_bytes(key_of(attempt.id), digest=attempt.dossier_sha256))
-    return dossier
+        before = "was judged before digests of dossiers were kept"
+        why = before if attempt.dossier_uri else f"is {attempt.state} and was not judged"
+        raise Refused(f"attempt {attempt.id} {why}, so it has no dossier to trust. See: ratchet attempts")
+    return store.get_bytes(key_of(attempt.id), digest=attempt.dossier_sha256)
 
 
 def compared(dossier: dict[str, Any]) -> dict[str, Any]:

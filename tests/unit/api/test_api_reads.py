@@ -12,6 +12,7 @@ import pytest
 from api_worlds import Client
 
 from ratchet.errors import Unavailable
+from ratchet.ports.ledger import ProbationRow
 from ratchet.workflow import dossiers
 
 DAY = datetime(2013, 1, 2, tzinfo=UTC)
@@ -94,6 +95,61 @@ def test_an_attempt_in_full_has_the_dossier_to_the_byte(api: Client) -> None:
     assert api.get("/v1/attempts/flight_delay@2").json()["id"] == attempt
     assert [row["id"] for row in api.get("/v1/attempts", params={"verdict": "promote"}).json()["items"]] == [attempt]
     assert api.get("/v1/attempts", params={"state": "failed"}).json()["items"] == []
+
+
+def test_the_dossier_is_a_file_to_the_byte_as_the_ledger_recorded_it(api: Client) -> None:
+    attempt = judged(api)
+    assert api.get(f"/v1/attempts/{attempt}/dossier").status_code == 409
+    content = b'{"attempt":   "x"}'
+    digest = hashlib.sha256(content).hexdigest()
+    api.world.store.put_bytes(dossiers.key_of(attempt), content)
+    with api.world.ledger.transaction() as tx:
+        tx.update_attempt(attempt, dossier_sha256=digest)
+    sent = api.get(f"/v1/attempts/{attempt}/dossier")
+    assert (sent.content, sent.headers["etag"]) == (content, f'"{digest}"')
+    assert sent.headers["content-disposition"] == f"attachment; filename*=UTF-8''{attempt}.json"
+    api.people.only["vic"] = set()
+    assert api.get(f"/v1/attempts/{attempt}/dossier", "vic").status_code == 404
+    api.world.store.put_bytes(dossiers.key_of(attempt), b"{}")
+    assert api.get(f"/v1/attempts/{attempt}/dossier").status_code == 500
+
+
+def test_an_attempt_says_what_became_of_its_version(api: Client) -> None:
+    attempt = judged(api)
+    told = api.get(f"/v1/attempts/{attempt}").json()
+    assert (told["served"], told["followed_by"], told["probation"]) == ([], None, None)
+    api.world.promotions.promote("flight_delay")
+    told = api.get(f"/v1/attempts/{attempt}").json()
+    assert [(entry["version"], entry["kind"]) for entry in told["served"]] == [(2, "promotion")]
+    assert told["followed_by"] is None
+    watched = {"model": "flight_delay", "seq": 2, "version": 2, "predecessor_seq": 1, "predecessor_version": 1}
+    days = {"first_day": DAY.date(), "last_day": DAY.date() + timedelta(days=27), "since": DAY, "until": APRIL}
+    said = {"state": "watching", "reason": "a watch", "plan": {}, "record": {}, "opened_at": DAY}
+    with api.world.ledger.transaction() as tx:
+        tx.insert_probation(ProbationRow(**watched, **days, **said, spec_digest=api.world.spec.digest))
+    told = api.get(f"/v1/attempts/{attempt}").json()
+    assert told["probation"]["state"] == "watching"
+    assert (told["probation"]["version"], told["probation"]["predecessor_version"]) == (2, 1)
+    api.world.promotions.rollback("flight_delay", 1, "ann", "no good")
+    told = api.get(f"/v1/attempts/{attempt}").json()
+    assert (told["followed_by"]["version"], told["followed_by"]["kind"]) == (1, "rollback")
+    assert told["probation"]["state"] == "superseded"
+
+
+def test_an_attempt_says_what_its_steps_took(api: Client) -> None:
+    attempt = judged(api)
+    with api.world.ledger.transaction() as tx:
+        tx.save_step(attempt, "snapshot", {}, tx.wall() - timedelta(hours=2))
+    told = api.get(f"/v1/attempts/{attempt}").json()
+    assert told["core_hours"] == pytest.approx(2 * api.world.spec.runtime.threads, rel=1e-3)
+
+
+def test_the_attempt_of_a_run_is_found_by_the_run(api: Client) -> None:
+    attempt = judged(api)
+    run = {"dag_id": "retrain__flight_delay", "dag_run_id": "run1"}
+    assert [row["id"] for row in api.get("/v1/attempts", params=run).json()["items"]] == [attempt]
+    assert api.get("/v1/attempts", params=run | {"dag_run_id": "run2"}).json()["items"] == []
+    assert api.get("/v1/attempts", params=run | {"dag_id": "other"}).json()["items"] == []
 
 
 def test_the_audit_log_says_who_did_what(api: Client) -> None:

@@ -57,6 +57,23 @@ def test_every_chart_is_there_and_is_sound_svg(judging):
     assert len(re.findall(r'<rect class="(?:good|bad)"', drawn[0])) == days
 
 
+def test_every_chart_says_in_words_what_it_shows_and_carries_no_style_of_its_own(judging):
+    page = page_of(judging, judging.second)
+    drawn = [ET.fromstring(svg) for svg in re.findall(r"<svg.*?</svg>", page, flags=re.DOTALL)]
+    verdict = judging.second.verdict_record
+    assert all(len(svg.get("aria-label")) > 20 for svg in drawn)
+    assert verdict["diagnostics"]["clusters"][0]["label"] in drawn[0].get("aria-label")
+    assert f"{verdict['estimate']:+.4g}" in drawn[0].get("aria-label")
+    assert "style=" not in page
+
+
+def test_every_table_of_the_card_has_a_caption_and_names_its_rows(judging):
+    page = page_of(judging, judging.second)
+    for table in re.findall(r"<table.*?</table>", page, flags=re.DOTALL):
+        assert "<caption" in table
+        assert 'scope="row"' in table or "scope=row" in table
+
+
 def test_the_card_says_in_words_and_money_what_the_verdict_was(judging):
     page = page_of(judging, judging.second)
     verdict = judging.second.verdict_record
@@ -77,7 +94,7 @@ def test_a_first_champions_card_names_its_rival_and_that_its_estimate_was_select
 
 def test_what_comes_from_outside_is_escaped(judging):
     def attack(dossier: dict) -> None:
-        dossier["reason"] = dossier["actor"] = "<script>alert(1)</script>"
+        dossier["reason"] = dossier["actor"] = dossier["attempt"] = "<script>alert(1)</script>"
         dossier["explanation"]["slices"][0]["value"] = '"><img src=x onerror=alert(1)>'
         dossier["explanation"]["data_shift"][0]["feature"] = "<b>wind</b>"
         dossier["verdict"]["reasons"] = ["<i>because</i>"]

@@ -54,6 +54,8 @@ class Pages(Base):
         models: Collection[str],
         states: Collection[str] | None = None,
         verdicts: Collection[str] | None = None,
+        dag_id: str | None = None,
+        dag_run_id: str | None = None,
         limit: int,
     ) -> list[AttemptRow]:
         """Attempts, the newest first, of those before ``spot``: the last one's ``created_at`` and id."""
@@ -67,6 +69,9 @@ class Pages(Base):
             query = query.where(c.state.in_(list(states)))
         if verdicts is not None:
             query = query.where(c.verdict.in_(list(verdicts)))
+        for column, asked in ((c.dag_id, dag_id), (c.dag_run_id, dag_run_id)):
+            if asked is not None:
+                query = query.where(column == asked)
         return [AttemptRow(**r) for r in self._db.execute(query).mappings()]
 
     def audited_before(
