@@ -183,6 +183,21 @@ def test_what_an_alert_says_itself_may_not_be_given() -> None:
     assert (error.rule, error.got) == ("given_twice", "window_end")
 
 
+def test_alerts_without_a_label_of_ours_are_drift_of_the_model_that_the_caller_names() -> None:
+    queue, scores = data_of("grafana-webhook-plain.json", ABOUT)
+    started = datetime(2013, 6, 14, 4, 51, 3, 157076, UTC)
+    assert queue == DriftDetected(
+        check="Queue of decisions is long",
+        severity=0.5,
+        window_start=started - timedelta(hours=1),
+        window_end=started,
+        evidence_uri="https://grafana.example.org/alerting/2bq41c8d/edit",
+    )
+    assert (scores.check, scores.severity) == ("Scores stand still", 0.5)
+    error = refused("grafana", sample("grafana-webhook-plain.json"), Given())
+    assert error.where == "/alerts/0/labels/model"
+
+
 def test_grafanas_message_is_not_taken_for_alertmanagers() -> None:
     assert refused("alertmanager", sample("grafana-webhook.json")).where == "/version"
 
@@ -430,6 +445,22 @@ def test_attributions_that_lost_their_order_are_drift() -> None:
     assert (drift.check, drift.severity, drift.feature) == ("attributions", 0.6, "label0")
 
 
+def test_bias_that_left_its_constraint_is_drift_of_its_facet() -> None:
+    (drift,) = data_of("sagemaker-bias.json", replace(AT_DAWN, check="bias"))
+    assert (drift.check, drift.severity, drift.feature) == ("bias", 0.5, "carrier")
+
+
+def test_types_and_columns_that_changed_are_one_alarm_at_its_bound_in_whatever_words() -> None:
+    (drift,) = data_of("sagemaker-data-types.json")
+    assert (drift.severity, drift.feature) == (0.5, "month")
+
+
+def test_a_metric_of_the_senders_own_that_fell_is_degraded_performance() -> None:
+    assert data_of("sagemaker-custom-metric.json") == [
+        PerformanceDegraded(metric="earned_per_flight", value=-0.4, threshold=-0.1, window_end=MORNING)
+    ]
+
+
 def test_a_file_without_violations_is_an_all_clear() -> None:
     assert data_of("sagemaker-none.json") == [DriftCleared(check="constraint_violations", window_end=MORNING)]
 
@@ -459,6 +490,25 @@ def test_vertexs_payload_alone_or_in_a_list_is_the_entry_and_its_statistics_have
     drift, cleared = told("vertex", sample("vertex-search.json"))
     assert drift == events[0]
     assert cleared.data == DriftCleared(check="raw_feature_drift", window_end=MORNING + DAY)
+
+
+def searched(objective: str, **statistics: float) -> tuple[Announcement, ...]:
+    window = {"startTime": "2013-06-13T04:00:00Z", "endTime": "2013-06-14T04:00:00Z"}
+    feature = {"featureDisplayName": "temp", "threshold": {"value": 0.3}, "predictionStats": [window | statistics]}
+    return told("vertex", {"monitoringStats": [{"objective": objective, "featureStats": [feature]}]})
+
+
+def test_how_far_a_feature_moved_is_its_deviation_and_no_deviation_is_nought() -> None:
+    (drift,) = searched("RAW_FEATURE_DRIFT", distributionDeviation=0.65)
+    assert drift.data.severity == 0.75  # type: ignore[union-attr]
+    for quiet in (searched("RAW_FEATURE_DRIFT", distributionDeviation=0.3), searched("RAW_FEATURE_DRIFT")):
+        assert [event.data for event in quiet] == [DriftCleared(check="raw_feature_drift", window_end=MORNING)]
+
+
+def test_the_size_of_an_attribution_says_neither_drift_nor_all_clear() -> None:
+    assert searched("FEATURE_ATTRIBUTION_DRIFT", score=0.9) == ()
+    (drift,) = searched("FEATURE_ATTRIBUTION_DRIFT", score=0.1, distributionDeviation=0.65)
+    assert drift.data.severity == 0.75  # type: ignore[union-attr]
 
 
 # -- the scale ---------------------------------------------------------------------------------------------------------

@@ -6,7 +6,9 @@ https://cloud.google.com/vertex-ai/docs/reference/rest/v1/projects.locations.mod
 - an entry of the log ``model_monitoring_anomaly``, a list of them as ``gcloud logging read`` prints it, the
   ``jsonPayload`` of one alone, or the message in which Pub/Sub pushes it. An entry is written only where a feature is
   beyond its threshold: there is no all-clear in it.
-- the answer of ``searchModelDeploymentMonitoringStatsAnomalies``, which has the windows without anomalies too.
+- the answer of ``searchModelDeploymentMonitoringStatsAnomalies``, which has the windows without anomalies too. How far
+  a feature moved is its ``distributionDeviation``; JSON made from protocol buffers leaves out a nought, so that none is
+  nought. Where there is only a ``score``, the size of an attribution, nothing is told of the feature.
 
 The check is the objective (``raw_feature_drift``), one event per objective, deployed model and window; its feature is
 the one furthest beyond its threshold. Distances lie between 0 and 1. The anomalies that are stored in a bucket are
@@ -60,6 +62,7 @@ class _Bound(Struct):
 class _Statistics(Struct, rename="camel"):
     start_time: Moment
     end_time: Moment
+    distribution_deviation: float | None = None
     score: float | None = None
     anomaly_detection_threshold: float | None = None
 
@@ -160,13 +163,16 @@ def _searched(objectives: list[_Objective], given: Given) -> list[Told]:
             where = pointer("monitoringStats", at, "featureStats", place)
             for each in feature.prediction_stats:
                 window = in_utc(each.start_time, where), in_utc(each.end_time, where)
+                deviation = each.distribution_deviation
+                if deviation is None and each.score is not None:
+                    continue
                 beyond = windows.setdefault(window, [])
                 bound = each.anomaly_detection_threshold
                 if bound is None and feature.threshold is not None:
                     bound = feature.threshold.value
-                if each.score is not None and bound is not None and each.score > bound:
+                if deviation is not None and bound is not None and deviation > bound:
                     called = name(feature.feature_display_name, f"{where}/featureDisplayName")
-                    beyond.append(_Beyond(called, severity.above(each.score, bound, 1.0)))
+                    beyond.append(_Beyond(called, severity.above(deviation, bound, 1.0)))
         told += [
             _told(
                 objective.objective, objective.deployed_model_id, window, beyond, given, pointer("monitoringStats", at)
