@@ -23,8 +23,10 @@ from ratchet.domain.event_schemas import documents
 DOCS = Path(__file__).resolve().parents[1] / "docs"
 MADE = "Made from the code by `make schemas`; what is wrong here is to be mended there."
 ENDS = """What a command ends with is told under [exit codes](operations.md#exit-codes): 0 done, 1 refused or the
-answer is no, 2 no such command or option, 130 interrupted; where one means more, the command says so. Every command
-has `--help`."""
+answer is no, 2 no such command or option, 70 a fault of Ratchet's own, 130 interrupted; where one means more, the
+command says so. Every command has `--help` with an example, and `--json`: then standard output is JSON and nothing else
+(one object per line from `ratchet events follow`). What takes longer than two seconds says on standard error what is
+done. `ratchet --install-completion` completes commands and options in your shell."""
 EVENTS = """What events are for, the attributes of each, and why one is rejected: [Events](events.md). The same for
 machines: a JSON Schema per type, and [`asyncapi.json`](events/asyncapi.json)."""
 ROUTES = """How to sign in, who may what, and how events come in: [The API](api.md). The same for machines:
@@ -53,7 +55,8 @@ def commands(root: Any) -> str:
         ENDS,
     ]
     for words, command in walk(root, root.name):
-        parts += [f"## {words}", *map(prose, paragraphs(command.help or "")), usage(words, command), *options(command)]
+        told = [*map(prose, paragraphs(command.help or "")), usage(words, command)]
+        parts += [f"## {words}", *dict.fromkeys(told), *options(command)]
     return "\n\n".join([*parts, ""]).rstrip() + "\n"
 
 

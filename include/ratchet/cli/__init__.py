@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import traceback
 
 import typer
 
@@ -14,16 +15,17 @@ from ratchet.cli import (
     demo,
     dossiers,
     events,
+    failures,
     intake,
     monthly,
     notifications,
     operate,
     publish,
     purge,
+    stack,
     verify,
 )
 from ratchet.errors import RatchetError
-from ratchet.stack import commands as stack_commands
 
 app = typer.Typer(
     name="ratchet",
@@ -31,7 +33,7 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
-stack_commands.register(app)
+stack.register(app)
 operate.register(app)
 approvals.register(app)
 dossiers.register(app)
@@ -49,11 +51,18 @@ app.command("demo")(demo.demo)
 
 
 def main() -> None:
-    """Run; an error raised on purpose is one line on stderr and exit code 1, an interrupt is 130."""
+    """Run; an error is one line on stderr, no traceback. Its exit code is 1, or 70 where nobody raised it on purpose.
+
+    An interrupt is 130.
+    """
     try:
         app()
-    except RatchetError as error:
-        typer.secho(f"ratchet: {error}", fg=typer.colors.RED, err=True)
-        sys.exit(1)
     except KeyboardInterrupt:
         sys.exit(130)
+    except Exception as error:  # noqa: BLE001 - whatever it is, nobody is to read a traceback who did not ask for one
+        if failures.wants_traceback():
+            traceback.print_exception(error)
+        on_purpose = isinstance(error, RatchetError)
+        said = str(error) if on_purpose else failures.in_a_line(error)
+        typer.secho(f"ratchet: {said}", fg=typer.colors.RED, err=True)
+        sys.exit(1 if on_purpose else failures.UNEXPECTED)

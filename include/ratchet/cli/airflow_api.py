@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,7 +11,7 @@ import httpx
 
 from ratchet.bootstrap import Ratchet
 from ratchet.errors import Refused, Unavailable
-from ratchet.ports.ledger import AWAITING_APPROVAL
+from ratchet.ports.ledger import AWAITING_APPROVAL, AttemptRow
 from ratchet.settings import Settings
 
 OPEN = ("queued", "running")
@@ -89,11 +90,17 @@ def connect(settings: Settings) -> Airflow:
 
 
 def wait_for_attempt(
-    ratchet: Ratchet, model: str, run_id: str, *, promoted: bool = False, timeout_seconds: float = 900
-) -> str:
+    ratchet: Ratchet,
+    model: str,
+    run_id: str,
+    *,
+    promoted: bool = False,
+    timeout_seconds: float = 900,
+    tell: Callable[[str], None] = lambda _: None,
+) -> AttemptRow:
     """Wait until the run's attempt has ended (with ``promoted``, until a promotion has been made too, or is asked for).
 
-    Returns one sentence. Raises ``Refused`` when the run ended without an attempt, ``Unavailable`` after the timeout.
+    Raises ``Refused`` when the run ended without an attempt, ``Unavailable`` after the timeout.
     """
     airflow = connect(ratchet.settings)
     dag_id = f"retrain__{model}"
@@ -103,11 +110,17 @@ def wait_for_attempt(
             found = tx.attempts(dag_run=(dag_id, run_id))
         waiting = ("claimed", "snapshotted", "tuned", "judged") if promoted else ("claimed", "snapshotted", "tuned")
         if found and found[0].state not in waiting:
-            attempt = found[0]
-            verdict = f"verdict {attempt.verdict}, challenger version {attempt.challenger_version}"
-            asked = ". People must agree: ratchet approvals" if attempt.state == AWAITING_APPROVAL else ""
-            return f"{attempt.id}: {attempt.state}, {verdict}{asked}"
-        if not found and airflow.run_state(dag_id, run_id) not in OPEN:
+            return found[0]
+        state = found[0].state if found else airflow.run_state(dag_id, run_id)
+        if not found and state not in OPEN:
             raise Refused(f"run {run_id} ended without an attempt: its first task says why. See the run in Airflow.")
+        tell(f"{found[0].id} {state}" if found else state)
         time.sleep(0.5)
     raise Unavailable(f"run {run_id} of {dag_id} has no verdict after {timeout_seconds:.0f} s; it goes on in Airflow")
+
+
+def outcome_of(attempt: AttemptRow) -> str:
+    """What became of an attempt, in one sentence."""
+    verdict = f"verdict {attempt.verdict}, challenger version {attempt.challenger_version}"
+    asked = ". People must agree: ratchet approvals" if attempt.state == AWAITING_APPROVAL else ""
+    return f"{attempt.id}: {attempt.state}, {verdict}{asked}"

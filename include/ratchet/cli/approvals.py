@@ -9,7 +9,8 @@ from typing import Annotated, Any
 import typer
 
 from ratchet.bootstrap import wire
-from ratchet.cli.tables import AsJson, print_rows
+from ratchet.cli.progress import working
+from ratchet.cli.tables import AsJson, print_done, print_rows
 from ratchet.ports.ledger import AWAITING_APPROVAL
 from ratchet.workflow.approving import approvals_of, verdict_of
 
@@ -26,7 +27,10 @@ def register(app: typer.Typer) -> None:
 def approvals(
     model: Annotated[str | None, typer.Option(help="Only this model's.")] = None, as_json: AsJson = False
 ) -> None:
-    """What waits for people: until when, how many must agree, who has, and what is at risk."""
+    """What waits for people: until when, how many must agree, who has, and what is at risk.
+
+    ratchet approvals --model flight_delay
+    """
     with wire().ledger.transaction() as tx:
         waiting = tx.attempts(model=model, states=(AWAITING_APPROVAL,))
         rows = [_row(attempt.id, verdict_of(attempt), approvals_of(tx, attempt.id) or {}) for attempt in waiting]
@@ -61,19 +65,26 @@ def _uplift(verdict: dict[str, Any]) -> str:
     return f"{estimate} [{lower}, {upper}]"
 
 
-def approve(attempt: Attempt, reason: Reason) -> None:
-    """Agree that an attempt's challenger serves; with the last person that is needed it does at once."""
-    _answer(attempt, reason, agree=True)
+def approve(attempt: Attempt, reason: Reason, as_json: AsJson = False) -> None:
+    """Agree that an attempt's challenger serves; with the last person that is needed it does at once.
+
+    ratchet approve flight_delay.4 --reason "seen with Newark"
+    """
+    _answer(attempt, reason, agree=True, as_json=as_json)
 
 
-def reject(attempt: Attempt, reason: Reason) -> None:
-    """Refuse an attempt's challenger: the champion stays. One person's word is enough."""
-    _answer(attempt, reason, agree=False)
+def reject(attempt: Attempt, reason: Reason, as_json: AsJson = False) -> None:
+    """Refuse an attempt's challenger: the champion stays. One person's word is enough.
+
+    ratchet reject flight_delay.4 --reason "not before the holidays"
+    """
+    _answer(attempt, reason, agree=False, as_json=as_json)
 
 
-def _answer(attempt: str, reason: str, *, agree: bool) -> None:
-    answer = wire().respond(attempt, approve=agree, actor=getpass.getuser(), reason=reason, via="command line")
+def _answer(attempt: str, reason: str, *, agree: bool, as_json: bool) -> None:
+    with working(f"answering for {attempt}"):
+        answer = wire().respond(attempt, approve=agree, actor=getpass.getuser(), reason=reason, via="command line")
     said = answer["stands"]
     if answer["decision"] == "waiting":
         said += "; another person must agree" if answer["counted"] else "; you had agreed already, another person must"
-    typer.echo(f"{attempt}: {answer['state']}, {said}")
+    print_done({"attempt": attempt} | answer, [f"{attempt}: {answer['state']}, {said}"], as_json=as_json)

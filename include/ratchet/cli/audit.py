@@ -13,7 +13,8 @@ import typer
 
 from ratchet.bootstrap import wire
 from ratchet.cli.events import MOMENT, before
-from ratchet.cli.tables import AsJson, print_rows
+from ratchet.cli.progress import working
+from ratchet.cli.tables import AsJson, print_done, print_rows, write_page
 from ratchet.domain.audit import Head
 from ratchet.domain.findings import SEVERITIES, exit_code, worst
 from ratchet.errors import Refused
@@ -35,14 +36,17 @@ def findings(
 
     Ends with 2 where anything is critical; with --strict with 1 where anything is a warning; else with 0. An audit that
     could not be made ends with 1 too, and says why.
+
+    ratchet audit --model flight_delay --strict
     """
     if ctx.invoked_subcommand is not None:
         return
-    report = wire().inspection.inspect(model)
+    with working("looking at every model" if model is None else f"looking at {model}"):
+        report = wire().inspection.inspect(model)
     if html is not None:
         from ratchet.workflow.findings_page import page  # noqa: PLC0415 - numpy, by the cards' charts
 
-        html.write_text(page(report))
+        write_page(html, page(report))
     if as_json:
         typer.echo(json.dumps(asdict(report) | {"worst": worst(report.findings)}, default=str, indent=1))
     else:
@@ -75,7 +79,10 @@ def show(
     limit: Annotated[int, typer.Option(help="The newest so many.")] = 50,
     as_json: AsJson = False,
 ) -> None:
-    """Print the log, oldest first, by the wall clock."""
+    """Print the log, oldest first, by the wall clock.
+
+    ratchet audit show --model flight_delay --action champion --since 7d
+    """
     with wire().ledger.transaction() as tx:
         rows = tx.audit_log(model, actor=actor, action=action, since=before(tx.wall(), since), limit=limit)
     if not as_json:
@@ -91,12 +98,15 @@ def verify(
     """Walk the whole log: exit code 1, and one line each, when an entry was edited, removed, moved or inserted.
 
     The end of the log is compared with the ledger's own count and with what the sweep keeps in storage each minute.
+
+    ratchet audit verify
     """
     try:
         heads = [Head.parse(text, "--head") for text in head or ()]
     except ValueError as error:
         raise Refused(f"--head: {error}") from error
-    state = wire().audit_log.verify(heads)
+    with working("walking the audit log"):
+        state = wire().audit_log.verify(heads)
     if as_json:
         ends = {"head": state.head and str(state.head), "kept": state.kept and str(state.kept)}
         typer.echo(json.dumps({"whole": not state.problems, **ends, "problems": list(state.problems)}, indent=1))
@@ -117,7 +127,12 @@ def verify(
 @app.command()
 def accept(
     reason: Annotated[str, typer.Option(help="Why, such as which backup was restored; kept in the audit log.")],
+    as_json: AsJson = False,
 ) -> None:
-    """Keep the log's present end although entries kept before are missing, as after restoring a backup."""
-    head = wire().audit_log.accept(getpass.getuser(), reason)
-    typer.echo(f"accepted; head {head}")
+    """Keep the log's present end although entries kept before are missing, as after restoring a backup.
+
+    ratchet audit accept --reason "restored the backup of Sunday"
+    """
+    with working("walking the audit log"):
+        head = wire().audit_log.accept(getpass.getuser(), reason)
+    print_done({"head": str(head)}, [f"accepted; head {head}"], as_json=as_json)

@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.table import Table
 
 from ratchet.bootstrap import Ratchet, wire
-from ratchet.cli.living import Teller
+from ratchet.cli.progress import Teller
 from ratchet.cli.tables import AsJson
 from ratchet.domain.admission import OpenEvent
 from ratchet.domain.events import EventRejected, parse

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from ratchet.bootstrap import wire
+from ratchet.cli.progress import working
 from ratchet.cli.tables import AsJson, print_rows
 from ratchet.domain.costs import GIGABYTE, By, Cost, Prices, months, report
 from ratchet.errors import Refused
@@ -32,14 +33,19 @@ def costs(
     snapshots, evidence, dossiers and cards, and of a model's predictions and monitor's reports. A forecast is of core
     hours: the median of what the last runs would have taken with the spec's trials, and what four of five of them would
     not exceed.
+
+    ratchet costs --by model --core-hour 0.05
     """
     ratchet = wire()
     if forecast:
         if month is not None:
             raise Refused("--month is of what was spent; a forecast is of the next run")
-        _print_forecasts(ratchet.forecasts(model), core_hour, unit, as_json=as_json)
+        with working("forecasting the next runs"):
+            forecasts = ratchet.forecasts(model)
+        _print_forecasts(forecasts, core_hour, unit, as_json=as_json)
         return
-    found = ratchet.costs(model)
+    with working("counting what is kept"):
+        found = ratchet.costs(model)
     asked = months((*found.attempts, *found.kept_days))
     if month is not None:
         if month not in asked:

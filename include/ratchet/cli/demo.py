@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import fcntl
 import shutil
-import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -20,8 +19,10 @@ from rich.console import Console
 from ratchet import settings
 from ratchet.bootstrap import Ratchet, wire
 from ratchet.cli import airflow_api, report
-from ratchet.cli.living import Lived, Teller, Unsettled, Year
+from ratchet.cli.living import Lived, Unsettled, Year
 from ratchet.cli.monitor import monitor_report
+from ratchet.cli.progress import Teller
+from ratchet.cli.tables import AsJson
 from ratchet.cli.year import YEAR, Act, midnight, plan_year
 from ratchet.domain.spec import ModelSpec
 from ratchet.errors import RatchetError, Refused, Unavailable
@@ -69,15 +70,21 @@ def demo(
         str | None,
         typer.Option(help="Stop after this month's decision (2013-05) and publish the next half month unjudged."),
     ] = None,
+    as_json: AsJson = False,
 ) -> None:
     """Live through the year 2013: set everything up, publish its data, wait for each decision, tell what came of it.
 
     What has drifted the monitor finds and publishes by itself.
 
     A home that has lived a demo before starts afresh: its ledger, topics, runs and models are removed.
+
+    ratchet demo --until 2013-05
     """
     acts = plan_year(until)
-    teller = Teller(Console(width=None if sys.stdout.isatty() else PLAIN_WIDTH))
+    console = Console(stderr=as_json)
+    if not console.is_terminal:
+        console.width = PLAIN_WIDTH
+    teller = Teller(console)
     place = settings.load_settings()
     place.home.mkdir(parents=True, exist_ok=True, mode=0o700)
     with _alone(place.home):
@@ -88,6 +95,8 @@ def demo(
         except KeyboardInterrupt:
             teller.say("\nStopped. What was begun goes on; `make down` stops it, `make demo` starts afresh.")
             raise
+    if as_json:
+        typer.echo((place.home / REPORT).read_text(), nl=False)
     if not solved:
         raise typer.Exit(1)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import getpass
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Annotated, Any
 
@@ -13,11 +13,13 @@ from rich.console import Console
 from rich.markup import escape
 
 from ratchet.bootstrap import Ratchet, wire
-from ratchet.cli.tables import AsJson, print_rows
+from ratchet.cli.events import in_full, lines_of
+from ratchet.cli.progress import working
+from ratchet.cli.tables import AsJson, print_done, print_rows
 from ratchet.errors import RatchetError, Refused
-from ratchet.ports.ledger import AttemptRow
+from ratchet.ports.ledger import AttemptRow, EventRow, Tx
 from ratchet.workflow import dossiers
-from ratchet.workflow.approving import approvals_of
+from ratchet.workflow.approving import approvals_of, verdict_of
 from ratchet.workflow.guarding import in_words
 
 What = Annotated[str, typer.Argument(help="<attempt> or <model>@<version>")]
@@ -43,14 +45,84 @@ class Story:
     audit: Sequence[Mapping[str, Any]]
 
 
-def trace(what: What, as_json: AsJson = False) -> None:
-    """Everything that explains an attempt or a version: events, people, data, code, study, verdict, what followed."""
-    story = story_of(wire(), what)
+def trace(
+    what: Annotated[str, typer.Argument(help="<attempt>, <model>@<version>, or an event's id")],
+    as_json: AsJson = False,
+) -> None:
+    """Everything that explains an attempt or a version: events, people, data, code, study, verdict, what followed.
+
+    Of an event, its way: the record it came as, each fate it had, the attempt that took it, who agreed, what the
+    verdict was, and since when its model serves.
+
+    ratchet trace flight_delay@4
+
+    ratchet trace weather-drift-2013-06-14
+    """
+    ratchet = wire()
+    with ratchet.ledger.transaction() as tx:
+        named = _names_attempt(tx, what)
+        journeys = [] if named else journeys_of(tx, tx.events(event_id=what))
+    if not (named or journeys or "@" in what):
+        raise Refused(f"there is no attempt {what!r}, and no event of this id. See: ratchet attempts, ratchet events")
+    if journeys:
+        print_done({"event": what, "journeys": journeys}, journey_lines(journeys), as_json=as_json)
+        return
+    story = story_of(ratchet, what)
     if as_json or story.dossier["evidence"]["key"] is None:
         after = {"approvals": story.approvals, "champions": story.champions, "audit": story.audit}
         typer.echo(json.dumps({"dossier": story.dossier, "after": after}, default=str, indent=1))
         return
     show(story)
+
+
+def _names_attempt(tx: Tx, what: str) -> bool:
+    try:
+        dossiers.attempt_of(tx, what)
+    except Refused:
+        return False
+    return True
+
+
+def journeys_of(tx: Tx, rows: Sequence[EventRow]) -> list[dict[str, Any]]:
+    """An event's way for each of its models: in full, then its attempt, the answers to it, and what it let serve."""
+    told = []
+    for event in in_full(tx, rows):
+        attempt = tx.attempt(event["attempt_id"]) if event["attempt_id"] else None
+        reigns = _reigns(tx, event["model"]) if attempt else []
+        told.append(
+            event
+            | {
+                "attempt": attempt and vars(attempt),
+                "approvals": approvals_of(tx, attempt.id) if attempt else None,
+                "champions": [reign for reign in reigns if attempt and reign["attempt_id"] == attempt.id],
+            }
+        )
+    return told
+
+
+def journey_lines(journeys: Iterable[Mapping[str, Any]]) -> Iterator[str]:
+    """The ways of :func:`journeys_of`, for people."""
+    for journey in journeys:
+        yield from lines_of(journey)
+        if journey["attempt"] is None:
+            yield "no attempt took it"
+            continue
+        attempt = AttemptRow(**journey["attempt"])
+        yield f"attempt {attempt.id}, {attempt.trigger}: {attempt.state}" + (
+            f", {attempt.failure}" if attempt.failure else ""
+        )
+        verdict = verdict_of(attempt)
+        if attempt.verdict is None:
+            yield "  not judged"
+        else:
+            yield f"  verdict {attempt.verdict}: {'; '.join(verdict.get('reasons') or ['no reason is recorded'])}"
+        for answer in (journey["approvals"] or {}).get("answers", ()):
+            yield f"  {answer['actor']} by {answer['via']}: {answer['answer']}, {answer['reason']}"
+        for reign in journey["champions"]:
+            until = f" until {reign['until']:%Y-%m-%d %H:%M:%SZ}" if reign["until"] else ", and serves"
+            since = f"{reign['promoted_at']:%Y-%m-%d %H:%M:%SZ}"
+            yield f"  champion #{reign['seq']}, version {reign['version']}, since {since}{until}"
+        yield f"  all of it: ratchet trace {attempt.id}"
 
 
 def story_of(ratchet: Ratchet, what: str) -> Story:
@@ -61,21 +133,23 @@ def story_of(ratchet: Ratchet, what: str) -> Story:
     """
     with ratchet.ledger.transaction() as tx:
         attempt = dossiers.attempt_of(tx, what)
-        champions = [vars(row) for row in tx.champions(attempt.model)]
+        reigns = _reigns(tx, attempt.model)
         audit = tx.audit_log(attempt.model)
         approvals = approvals_of(tx, attempt.id)
-    reigns = [
-        row | {"until": champions[i + 1]["promoted_at"] if i + 1 < len(champions) else None}
-        for i, row in enumerate(champions)
-        if row["version"] in _versions(attempt)
-    ]
     return Story(
         attempt=attempt,
         dossier=dossiers.read(ratchet.store, attempt),
         approvals=approvals,
-        champions=reigns,
+        champions=[reign for reign in reigns if reign["version"] in _versions(attempt)],
         audit=[entry for entry in audit if _concerns(entry["detail"], attempt)],
     )
+
+
+def _reigns(tx: Tx, model: str) -> list[dict[str, Any]]:
+    """The model's champions, oldest first, each with when the next one came."""
+    champions = tx.champions(model)
+    ends = [*(row.promoted_at for row in champions[1:]), None]
+    return [vars(row) | {"until": ends[i]} for i, row in enumerate(champions)]
 
 
 def _concerns(detail: Mapping[str, Any], attempt: AttemptRow) -> bool:
@@ -95,7 +169,10 @@ def replay(
     model: Annotated[str | None, typer.Option(help="With --all: only this model's.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Give the verdict again from the stored evidence, by the pinned policy; exit code 1 when anything differs."""
+    """Give the verdict again from the stored evidence, by the pinned policy; exit code 1 when anything differs.
+
+    ratchet replay flight_delay.4
+    """
     ratchet = wire()
 
     def once(attempt: AttemptRow) -> list[dict[str, Any]]:
@@ -120,7 +197,10 @@ def reproduce(
     ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Train again from the dossier: every prediction must be the stored one to the bit; exit code 1 when one is not."""
+    """Train again from the dossier: every prediction must be the stored one to the bit; exit code 1 when one is not.
+
+    ratchet reproduce flight_delay@4 --threads 2
+    """
     ratchet = wire()
 
     def once(attempt: AttemptRow) -> list[dict[str, Any]]:
@@ -140,12 +220,17 @@ def reproduce(
     _each(_chosen(ratchet, what, model, every=every), once, [*columns, "result"], as_json=as_json)
 
 
-def card(what: What) -> None:
-    """Write the model card of a version and print where it is: one HTML file that opens in any browser."""
+def card(what: What, as_json: AsJson = False) -> None:
+    """Write the model card of a version and print where it is: one HTML file that opens in any browser.
+
+    ratchet card flight_delay@4
+    """
     ratchet = wire()
     with ratchet.ledger.transaction() as tx:
         attempt = dossiers.attempt_of(tx, what)
-    typer.echo(ratchet.card(attempt))
+    with working(f"writing the card of {attempt.id}"):
+        uri = ratchet.card(attempt)
+    print_done({"attempt": attempt.id, "card": uri}, [uri], as_json=as_json)
 
 
 def _chosen(ratchet: Ratchet, what: str | None, model: str | None, *, every: bool) -> list[AttemptRow]:
@@ -163,7 +248,7 @@ def _chosen(ratchet: Ratchet, what: str | None, model: str | None, *, every: boo
 
 
 def _each(
-    attempts: Iterable[AttemptRow],
+    attempts: Sequence[AttemptRow],
     once: Callable[[AttemptRow], list[dict[str, Any]]],
     columns: Sequence[str],
     *,
@@ -171,21 +256,29 @@ def _each(
 ) -> None:
     """Do it for each attempt; a problem of one does not hide the others'. Exit code 1 unless all are the same."""
     rows: list[dict[str, Any]] = []
-    for attempt in attempts:
-        nothing: dict[str, Any] = dict.fromkeys(columns)
-        try:
-            for found in once(attempt):
-                told = [f"{d['field']}: recorded {d['recorded']}, found {d['found']}" for d in found["differences"]]
-                result = "the same" if found["same"] else "; ".join(told) or "other predictions"
-                rows.append(nothing | found | {"result": result})
-        except RatchetError as error:
-            found = {"attempt": attempt.id, "version": attempt.challenger_version, "same": False, "differences": []}
-            rows.append(nothing | found | {"result": str(error)})
+    with working("doing it again") as tell:
+        for number, attempt in enumerate(attempts, start=1):
+            tell(f"{attempt.id}, {number} of {len(attempts)}")
+            rows += _once(attempt, once, columns)
     print_rows(rows, columns, as_json=as_json)
     failed = sum(not row["same"] for row in rows)
     typer.echo(f"{len(rows) - failed} of {len(rows)} are the same", err=True)
     if failed:
         raise typer.Exit(1)
+
+
+def _once(
+    attempt: AttemptRow, once: Callable[[AttemptRow], list[dict[str, Any]]], columns: Sequence[str]
+) -> Iterator[dict[str, Any]]:
+    nothing: dict[str, Any] = dict.fromkeys(columns)
+    try:
+        for found in once(attempt):
+            told = [f"{d['field']}: recorded {d['recorded']}, found {d['found']}" for d in found["differences"]]
+            result = "the same" if found["same"] else "; ".join(told) or "other predictions"
+            yield nothing | found | {"result": result}
+    except RatchetError as error:
+        found = {"attempt": attempt.id, "version": attempt.challenger_version, "same": False, "differences": []}
+        yield nothing | found | {"result": str(error)}
 
 
 def show(story: Story) -> None:

@@ -6,25 +6,25 @@ import getpass
 import json
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Annotated, Any
 
 import typer
 
 from ratchet.bootstrap import wire
-from ratchet.cli.tables import AsJson, print_rows
+from ratchet.cli.progress import working
+from ratchet.cli.tables import AsJson, print_done, print_rows
 from ratchet.domain.spec import parse_duration
 from ratchet.errors import Refused, Unavailable
-from ratchet.ports.ledger import FateEntry, Ledger, RecordRow
+from ratchet.ports.ledger import EventRow, FateEntry, Ledger, RecordRow, Tx
 from ratchet.workflow.replaying import Letters, Operator
 
-app = typer.Typer(help="What became of events; replay some of them.", invoke_without_command=True)
+app = typer.Typer(invoke_without_command=True)
 FOLLOW_SECONDS = 0.5
 MISSING_SECONDS = 60.0
 """How long a number missing in the fate history may still turn up: longer than any transaction lives."""
 AT_ONCE = 1_000
-PROGRESS_SECONDS = 2.0
 
 Model = Annotated[str | None, typer.Option(help="Only this model's.")]
 MOMENT = "A time such as 2013-04-01T04:00Z, or how long ago: 90m, 6h, 2d."
@@ -62,7 +62,10 @@ def events(
     limit: Annotated[int, typer.Option(help="The newest so many.")] = 50,
     as_json: AsJson = False,
 ) -> None:
-    """List events with fate and reason, by business time; `show`, `follow`, `dead-letters` and `replay` do more."""
+    """List events with fate and reason, by business time; `show`, `follow`, `dead-letters` and `replay` do more.
+
+    ratchet events --model flight_delay --fate deferred --since 7d
+    """
     if context.invoked_subcommand is not None:
         return
     with wire().ledger.transaction() as tx:
@@ -90,25 +93,36 @@ def events(
 def show(
     event_id: Annotated[str, typer.Argument(help="The event's id.")], model: Model = None, as_json: AsJson = False
 ) -> None:
-    """Show all that is known of an event: where it came from, and each fate it had, for each of its models."""
+    """Show all that is known of an event: where it came from, and each fate it had, for each of its models.
+
+    ratchet events show weather-drift-2013-06-14
+    """
     with wire().ledger.transaction() as tx:
-        found = [
-            vars(row) | {"record": _origin(tx.record_of(row.pk)), "fates": tx.fate_history(row.pk)}
-            for row in tx.events(event_id=event_id, model=model)
-        ]
+        found = in_full(tx, tx.events(event_id=event_id, model=model))
     if not found:
         raise Refused(f"there is no event {event_id!r}. See: ratchet events, ratchet events dead-letters")
     if as_json:
         typer.echo(json.dumps(found, default=str, indent=1))
         return
     for event in found:
-        typer.echo(f"{event['event_id']} of {event['source']}, for {event['model']}")
-        typer.echo(f"  {event['type']}, business time {event['time']}, received {event['received_at']}")
-        typer.echo(f"  from {event['record'] or event['origin']}; attempt {event['attempt_id'] or 'none'}")
-        typer.echo(f"  {event['tries']} tries; data {json.dumps(event['data'])}")
-        for fate in event["fates"]:
-            until = f" until {fate['until']:%Y-%m-%d %H:%M}" if fate["until"] else ""
-            typer.echo(f"  {fate['at']:%Y-%m-%d %H:%M:%S} {fate['fate']}{until}: {fate['reason']}")
+        for line in lines_of(event):
+            typer.echo(line)
+
+
+def in_full(tx: Tx, rows: Sequence[EventRow]) -> list[dict[str, Any]]:
+    """Each event with its record's place and the fates it has had, oldest first."""
+    return [vars(row) | {"record": _origin(tx.record_of(row.pk)), "fates": tx.fate_history(row.pk)} for row in rows]
+
+
+def lines_of(event: Mapping[str, Any]) -> Iterator[str]:
+    """An event in full, for people."""
+    yield f"{event['event_id']} of {event['source']}, for {event['model']}"
+    yield f"  {event['type']}, business time {event['time']}, received {event['received_at']}"
+    yield f"  from {event['record'] or event['origin']}; attempt {event['attempt_id'] or 'none'}"
+    yield f"  {event['tries']} tries; data {json.dumps(event['data'])}"
+    for fate in event["fates"]:
+        until = f" until {fate['until']:%Y-%m-%d %H:%M}" if fate["until"] else ""
+        yield f"  {fate['at']:%Y-%m-%d %H:%M:%S} {fate['fate']}{until}: {fate['reason']}"
 
 
 def _origin(record: RecordRow | None) -> str | None:
@@ -120,7 +134,10 @@ def follow(
     model: Model = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object per line.")] = False,
 ) -> None:
-    """Print every change of fate as it happens, until Ctrl-C. A new event shows with the first decision on it."""
+    """Print every change of fate as it happens, until Ctrl-C. A new event shows with the first decision on it.
+
+    ratchet events follow --model flight_delay
+    """
     try:
         for entry in fate_changes(wire().ledger):
             if model not in {None, entry.model}:
@@ -168,7 +185,10 @@ def dead_letters(
     limit: Annotated[int, typer.Option(help="The newest so many.")] = 50,
     as_json: AsJson = False,
 ) -> None:
-    """List rejected records with topic:partition:offset and reason, oldest first."""
+    """List rejected records with topic:partition:offset and reason, oldest first.
+
+    ratchet events dead-letters --reason not_json
+    """
     with wire().ledger.transaction() as tx:
         records = tx.rejected_records(reason_contains=reason, limit=limit)
     rows = [
@@ -201,11 +221,14 @@ def replay(
         str | None, typer.Option(help="With --dead-letter all: only those whose reason contains this.")
     ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Tell what would be; change nothing.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Give events or dead letters another chance, by today's code, specs and rules. The same again changes nothing.
 
     `--since` is the wall clock's time at which events ended and records were published. Events that started a concluded
     attempt, or were merged into one, are final.
+
+    ratchet events replay --since 6h --reason "the disk was full" --dry-run
     """
     if (since is None) == (dead_letter is None):
         raise Refused("say either --since <time> or --dead-letter <all or topic:partition:offset>")
@@ -213,28 +236,30 @@ def replay(
         raise Refused("--reason-contains narrows --dead-letter all; it says nothing with --since")
     if dead_letter is not None and (fate or model):
         raise Refused("--fate and --model narrow --since; they say nothing with --dead-letter")
-    replays, operator, tell = wire().replays, Operator(getpass.getuser(), reason), _progress()
+    replays, operator = wire().replays, Operator(getpass.getuser(), reason)
     would = "would be " if dry_run else ""
     if since is not None:
         moment = before(datetime.now(UTC), since)
         assert moment is not None  # noqa: S101 - for the type checker: since is given
-        got = replays.since(
-            moment, operator, fates=fate or ("failed", "expired"), models=model or (), dry_run=dry_run, progress=tell
-        )
+        fates = fate or ("failed", "expired")
+        with working("replaying") as tell:
+            got = replays.since(moment, operator, fates=fates, models=model or (), dry_run=dry_run, progress=tell)
         by_model = ", ".join(f"{name} {count:,}" for name, count in sorted(got["by_model"].items()))
-        typer.echo(f"{got['reopened']:,} events {would}pending again{f': {by_model}' if by_model else ''}")
+        lines = [f"{got['reopened']:,} events {would}pending again{f': {by_model}' if by_model else ''}"]
         if got["too_old"]:
-            typer.echo(
+            lines.append(
                 f"{got['too_old']:,} left alone: beyond max_event_age of their model's spec. Raise it, then repeat"
             )
         if got["retired"]:
-            typer.echo(f"{got['retired']:,} left alone: their model is retired. See: ratchet deploy --revive")
-        typer.echo(f"{got['read']:,} records read from Kafka, {got['stored']:,} lacking ones {would}stored")
-        return
-    got = replays.letters(_letters(str(dead_letter), reason_contains), operator, dry_run=dry_run, progress=tell)
-    typer.echo(f"{got['read']:,} dead letters read, {got['stored']:,} {would}stored as events")
-    for why, count in got["still"].items():
-        typer.echo(f"{count:,} still rejected: {why}")
+            lines.append(f"{got['retired']:,} left alone: their model is retired. See: ratchet deploy --revive")
+        lines.append(f"{got['read']:,} records read from Kafka, {got['stored']:,} lacking ones {would}stored")
+    else:
+        letters = _letters(str(dead_letter), reason_contains)
+        with working("reading dead letters again") as tell:
+            got = replays.letters(letters, operator, dry_run=dry_run, progress=tell)
+        lines = [f"{got['read']:,} dead letters read, {got['stored']:,} {would}stored as events"]
+        lines += [f"{count:,} still rejected: {why}" for why, count in got["still"].items()]
+    print_done(got | {"dry_run": dry_run}, lines, as_json=as_json)
 
 
 def _letters(selection: str, reason_contains: str | None) -> Letters:
@@ -247,16 +272,3 @@ def _letters(selection: str, reason_contains: str | None) -> Letters:
     if reason_contains:
         raise Refused("--reason-contains narrows --dead-letter all; it says nothing with one record")
     return Letters((topic, int(partition), int(offset)))
-
-
-def _progress() -> Any:
-    """Tell of progress on stderr, every two seconds at most."""
-    told = time.monotonic()
-
-    def tell(line: str) -> None:
-        nonlocal told
-        if time.monotonic() - told >= PROGRESS_SECONDS:
-            told = time.monotonic()
-            typer.echo(line, err=True)
-
-    return tell

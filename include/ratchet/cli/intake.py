@@ -19,6 +19,8 @@ def intake(as_json: AsJson = False) -> None:
 
     Lag is in records per topic/partition. Ends with 1 when no pump has beaten for five minutes: records then wait in
     Kafka, and inbound topics keep them for 30 days.
+
+    ratchet intake
     """
     with wire().ledger.transaction() as tx:
         pumps, now = tx.pumps(), tx.wall()

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import date, datetime
 from typing import Any, Protocol
 
-from rich.console import Console
-
 from ratchet.cli import year
 from ratchet.cli.airflow_api import OPEN as OPEN_RUNS
 from ratchet.cli.airflow_api import Airflow
+from ratchet.cli.progress import Tell, Teller
 from ratchet.domain import events as cloudevents
 from ratchet.domain.spec import ModelSpec
 from ratchet.errors import RatchetError, Unavailable
@@ -43,8 +41,6 @@ DOING = {
     "judged": "promoting",
     AWAITING_APPROVAL: "waiting for approval: ratchet approvals",
 }
-
-Tell = Callable[[str], None]
 
 
 class Unsettled(RatchetError):
@@ -87,36 +83,6 @@ class Lived:
     seconds: float
     looks: tuple[Looked, ...] = ()
     claimed: Mapping[str, tuple[EventRow, ...]] = field(default_factory=dict)
-
-
-class Teller:
-    """Says what happens: a line that changes on a terminal, a line for each change elsewhere."""
-
-    def __init__(self, console: Console) -> None:
-        self.console = console
-
-    def say(self, text: str, style: str = "") -> None:
-        """One line that stays."""
-        self.console.print(text, style=style, markup=False, highlight=False, soft_wrap=True)
-
-    @contextmanager
-    def during(self, what: str) -> Iterator[Tell]:
-        """While the block runs, show what it says, with the seconds it has taken."""
-        began = time.monotonic()
-        if self.console.is_terminal:
-            with self.console.status(what) as status:
-                yield lambda text: status.update(f"{what}: {text} ({time.monotonic() - began:.0f} s)")
-            return
-        last = ""
-        self.say(f"  … {what}")
-
-        def tell(text: str) -> None:
-            nonlocal last
-            if text != last:
-                last = text
-                self.say(f"  … {what}: {text} ({time.monotonic() - began:.0f} s)")
-
-        yield tell
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ from zoneinfo import ZoneInfo
 import typer
 
 from ratchet.bootstrap import Ratchet, wire
+from ratchet.cli.progress import working
 from ratchet.cli.tables import AsJson, print_rows
 from ratchet.domain.spec import ModelSpec
 from ratchet.errors import Refused
@@ -40,7 +41,8 @@ def monitor(
         raise Refused("a window is a model's: name the model. Run: ratchet monitor <model> …")
     end = window_end.date() if window_end is not None else None
     if run and model is not None:
-        answer = ratchet.monitor(model, end)
+        with working(f"looking at the new rows of {model}"):
+            answer = ratchet.monitor(model, end)
         if not as_json:
             typer.echo(answer["reason"])
     with ratchet.ledger.transaction() as tx:

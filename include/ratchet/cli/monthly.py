@@ -11,7 +11,8 @@ from typing import Annotated
 import typer
 
 from ratchet.bootstrap import wire
-from ratchet.cli.tables import AsJson, print_rows
+from ratchet.cli.progress import working
+from ratchet.cli.tables import AsJson, print_rows, write_page
 from ratchet.domain.costs import GIGABYTE, Prices
 from ratchet.domain.monthly import DAYS, OwnerMonth
 from ratchet.errors import Refused
@@ -31,19 +32,22 @@ def report(
     """The month of each owner: attempts, verdicts, what promotions are worth at least, costs, budgets, findings.
 
     Findings are those of today's audit; what promotions are worth is the sum of their verdicts' lower bounds.
+
+    ratchet report --owner ops-analytics --month 2013-06
     """
     if month is not None and not MONTH.fullmatch(month):
         raise Refused(f"--month must be like 2013-06, but got {month!r}")
     prices = None
     if core_hour is not None or gigabyte_month is not None:
         prices = Prices(core_hour or 0.0, gigabyte_month or 0.0, unit)
-    months = wire().months(month, owner, prices)
+    with working("gathering the month"):
+        months = wire().months(month, owner, prices)
     if owner is not None and not months:
         raise Refused(f"--owner: no deployed model and no attempt is of {owner!r}. See: ratchet costs")
     from ratchet.workflow.monthly_page import page, totals, verdicts  # noqa: PLC0415 - numpy, by the cards' charts
 
     if html is not None:
-        html.write_text(page(months))
+        write_page(html, page(months))
     if as_json:
         typer.echo(json.dumps([_record(each) for each in months], default=str, indent=1))
         return

@@ -14,6 +14,8 @@ from zoneinfo import ZoneInfo
 import typer
 
 from ratchet.bootstrap import wire
+from ratchet.cli.progress import working
+from ratchet.cli.tables import AsJson, print_done
 from ratchet.domain.spec import did_you_mean, parse_duration
 from ratchet.errors import Refused
 
@@ -75,14 +77,18 @@ def new(
     leave_out: Annotated[
         list[str] | None, typer.Option(help="A column not known at the decision, or no feature; repeatable.")
     ] = None,
+    as_json: AsJson = False,
 ) -> None:
     """Make the folder of a new model from a file; what no flag says is asked for, where somebody can answer.
 
     Every column that is not named becomes a feature: leave out what was not known when the decision was made. With
-    --example the folder and the data are those of a shipped example, and nothing else need be said.
+    --example the folder and the data are those of a shipped example, and nothing else need be said. With --json nothing
+    is asked.
+
+    ratchet new standby_crew --example
     """
     if example:
-        _take_example(model)
+        _take_example(model, as_json=as_json)
         return
     from ratchet.adapters.scaffold import Asked, scaffold  # noqa: PLC0415 - pyarrow
 
@@ -106,57 +112,65 @@ def new(
         timezone=timezone,
         regression=target is not None,
     )
-    _complete(said, label_known=label is not None or target is not None)
+    _complete(said, label_known=label is not None or target is not None, may_ask=not as_json)
     words, settings = {option: value or "" for option, value in said.words.items()}, wire().settings
-    made = scaffold(
-        Asked(
-            model=model,
-            source=Path(words["--from"]),
-            keys=tuple(said.keys),
-            decided_at=words["--decided-at"],
-            label=words["--label"],
-            label_delay=words["--label-delay"],
-            payoff={option[2:]: float(words[option]) for option in _costs(said)},
-            unit=words["--unit"],
-            goal=words["--goal"],
-            team=words["--team"],
-            email=words["--email"],
-            review_by=(datetime.now(UTC) + timedelta(days=365)).date(),
-            timezone=said.timezone or UTC_ZONE,
-            leave_out=tuple(said.leave_out),
-        ),
-        models_dir=settings.models_dir,
-        repo_dir=settings.feature_repo_dir,
-        data_dir=settings.data_dir,
+    asked = Asked(
+        model=model,
+        source=Path(words["--from"]),
+        keys=tuple(said.keys),
+        decided_at=words["--decided-at"],
+        label=words["--label"],
+        label_delay=words["--label-delay"],
+        payoff={option[2:]: float(words[option]) for option in _costs(said)},
+        unit=words["--unit"],
+        goal=words["--goal"],
+        team=words["--team"],
+        email=words["--email"],
+        review_by=(datetime.now(UTC) + timedelta(days=365)).date(),
+        timezone=said.timezone or UTC_ZONE,
+        leave_out=tuple(said.leave_out),
     )
-    typer.echo(f"made {_shown(made.spec_file.parent)} from {made.rows:,} rows over {made.days} days")
-    typer.echo(f"features, each taken as known at {words['--decided-at']}: {', '.join(made.features)}")
+    with working(f"reading {asked.source}"):
+        made = scaffold(
+            asked, models_dir=settings.models_dir, repo_dir=settings.feature_repo_dir, data_dir=settings.data_dir
+        )
     made_of = " ".join(shlex.quote(_shown(path)) for path in (made.spec_file.parent, *made.data_files))
-    typer.echo("is one of them known only later? Then remove what was made, and name it with --leave-out:")
-    typer.echo(f"rm -r {made_of}")
-    _tell_next(model, model, made.complete_until, made.rows)
+    lines = [
+        f"made {_shown(made.spec_file.parent)} from {made.rows:,} rows over {made.days} days",
+        f"features, each taken as known at {words['--decided-at']}: {', '.join(made.features)}",
+        "is one of them known only later? Then remove what was made, and name it with --leave-out:",
+        f"rm -r {made_of}",
+        *_next(model, model, made.complete_until, made.rows),
+    ]
+    done = {"model": model, "source": model} | vars(made) | {"data_files": [str(path) for path in made.data_files]}
+    print_done(done | {"features": dict(made.features)}, lines, as_json=as_json)
 
 
-def _take_example(name: str) -> None:
+def _take_example(name: str, *, as_json: bool) -> None:
     from ratchet.adapters.examples import take  # noqa: PLC0415 - duckdb, pyarrow
 
     settings = wire().settings
-    taken = take(
-        name,
-        examples_dir=settings.root / "include" / "examples",
-        models_dir=settings.models_dir,
-        repo_dir=settings.feature_repo_dir,
-        data_dir=settings.data_dir,
-    )
-    typer.echo(f"made {_shown(taken.spec_file.parent)}; {taken.source} has {taken.rows:,} rows")
-    _tell_next(name, taken.source, taken.complete_until, taken.rows)
+    with working(f"making the data of {name}"):
+        taken = take(
+            name,
+            examples_dir=settings.root / "include" / "examples",
+            models_dir=settings.models_dir,
+            repo_dir=settings.feature_repo_dir,
+            data_dir=settings.data_dir,
+        )
+    lines = [f"made {_shown(taken.spec_file.parent)}; {taken.source} has {taken.rows:,} rows"]
+    lines += _next(name, taken.source, taken.complete_until, taken.rows)
+    print_done({"model": name} | vars(taken), lines, as_json=as_json)
 
 
-def _tell_next(model: str, source: str, complete_until: datetime, rows: int) -> None:
-    typer.echo(f"next: ratchet validate {model}, then, on a running stack:")
+def _next(model: str, source: str, complete_until: datetime, rows: int) -> list[str]:
+    """What to do then."""
     until = f"{complete_until:%Y-%m-%dT%H:%M:%S}"
-    typer.echo(f"ratchet deploy && ratchet publish data {source} --complete-until {until} --new-rows {rows}")
-    typer.echo(f"ratchet champion init {model}")
+    return [
+        f"next: ratchet validate {model}, then, on a running stack:",
+        f"ratchet deploy && ratchet publish data {source} --complete-until {until} --new-rows {rows}",
+        f"ratchet champion init {model}",
+    ]
 
 
 def _shown(path: Path) -> str:
@@ -181,7 +195,7 @@ def _missing(said: Said) -> list[str]:
     return [option for option in (*ASKED, *COSTS) if option in without]
 
 
-def _complete(said: Said, *, label_known: bool) -> None:
+def _complete(said: Said, *, label_known: bool, may_ask: bool) -> None:
     """Ask for what is missing, and with it for what is easily forgotten; each answer is checked when it is given.
 
     Raises:
@@ -190,7 +204,7 @@ def _complete(said: Said, *, label_known: bool) -> None:
     missing = _missing(said)
     if not missing:
         return
-    if not _somebody_answers():
+    if not (may_ask and _somebody_answers()):
         told = "; ".join(f"{option} ({(ASKED | COSTS)[option]})" for option in missing)
         raise Refused(f"a new model needs more words, or a terminal to ask in: {told}")
     columns = _columns(said)

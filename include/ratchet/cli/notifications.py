@@ -25,6 +25,8 @@ def notifications(
 
     A message waits until it is due, has failed while its last try did, and is dropped when there was no need for it any
     more. What failed is tried again by itself for three days, then left to --retry.
+
+    ratchet notifications --state failed --retry
     """
     with wire().ledger.transaction() as tx:
         if retry:

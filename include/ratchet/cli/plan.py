@@ -11,6 +11,7 @@ import typer
 
 from ratchet.adapters.connections import UnknownConnection
 from ratchet.bootstrap import wire
+from ratchet.cli.progress import working
 from ratchet.cli.tables import AsJson
 from ratchet.domain.differences import ABSENT
 from ratchet.domain.plan import KeyChange, ModelPlan, ResourceChange
@@ -35,9 +36,14 @@ def plan(
 
     Nothing is changed by it. Ends with 1 where no plan can be made: a spec is not valid, or the ledger or the ref is
     not there.
+
+    ratchet plan flight_delay
+
+    ratchet plan --against main --detailed-exitcode
     """
     try:
-        made = wire().plan(models or (), None if against == DEPLOYED else against)
+        with working(f"comparing the specs with {'what is deployed' if against == DEPLOYED else against}"):
+            made = wire().plan(models or (), None if against == DEPLOYED else against)
     except (Unavailable, UnknownConnection) as error:
         raise Unavailable(f"{error}. Without a ledger, compare with a git ref: ratchet plan --against main") from error
     if as_json:

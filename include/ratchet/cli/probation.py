@@ -18,7 +18,10 @@ def probation(
     model: Annotated[str | None, typer.Argument(help="One model, with all its days; all models when left out.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """The watches after promotions, newest first: days so far, estimate and confidence sequence, what it would take."""
+    """The watches after promotions, newest first: days so far, estimate and confidence sequence, what it would take.
+
+    ratchet probation flight_delay
+    """
     ratchet = wire()
     with ratchet.ledger.transaction() as tx:
         watches = tx.probations(model=model)

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import json
 import sys
 import uuid
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Annotated, cast
+from typing import Annotated, Any, cast
 
 import typer
 
 from ratchet import events
 from ratchet.bootstrap import wire
+from ratchet.cli.progress import working
+from ratchet.cli.tables import AsJson, print_rows
+from ratchet.domain.events import Announcement
 from ratchet.domain.translations import MAX_BYTES, SYSTEMS, Given, Untranslatable, translate
 from ratchet.errors import Refused
 
@@ -50,6 +54,7 @@ def send(
     at: datetime | None,
     binary: bool,
     dry_run: bool,
+    as_json: bool,
 ) -> None:
     """Publish one event about ``subject``, or print the record that it would be."""
     observation = events.Observation(
@@ -59,13 +64,18 @@ def send(
         source,
         _aware(at) if at is not None else business_now(),
     )
-    _send([observation], binary=binary, dry_run=dry_run)
+    _send([observation], binary=binary, dry_run=dry_run, as_json=as_json)
 
 
-def _send(observations: Sequence[events.Observation], *, binary: bool, dry_run: bool) -> None:
+def _send(observations: Sequence[events.Observation], *, binary: bool, dry_run: bool, as_json: bool) -> None:
     mode: events.Mode = "binary" if binary else "structured"
     checked = [observation.checked() for observation in observations]
-    if dry_run:
+    if not dry_run:
+        with working("publishing"), events.Publisher(mode=mode, bus=wire().bus) as publisher:
+            publisher.publish(observations)
+    if as_json:
+        print_rows([_row(event, mode) | {"published": not dry_run} for event in checked], [], as_json=True)
+    elif dry_run:
         for index, event in enumerate(checked):
             key, value, headers = events.record(event, mode)
             separator = "\n" if index else ""
@@ -73,11 +83,25 @@ def _send(observations: Sequence[events.Observation], *, binary: bool, dry_run: 
             for name, content in headers:
                 typer.echo(f"{name}: {content.decode()}")
             typer.echo(f"\n{value.decode()}")
-        return
-    with events.Publisher(mode=mode, bus=wire().bus) as publisher:
-        publisher.publish(observations)
-    for event in checked:
-        typer.echo(f"published {event.id} to {event.topic}")
+    else:
+        for event in checked:
+            typer.echo(f"published {event.id} to {event.topic}")
+
+
+def _row(event: Announcement, mode: events.Mode) -> dict[str, Any]:
+    """The record that an event is."""
+    key, value, headers = events.record(event, mode)
+    return {
+        "id": event.id,
+        "source": event.source,
+        "type": event.type,
+        "subject": event.subject,
+        "time": event.time,
+        "topic": event.topic,
+        "key": key.decode(),
+        "headers": {name: content.decode() for name, content in headers},
+        "value": json.loads(value),
+    }
 
 
 def _aware(moment: datetime) -> datetime:
@@ -100,6 +124,7 @@ def drift(
     at: When = None,
     binary: Binary = False,
     dry_run: DryRun = False,
+    as_json: AsJson = False,
 ) -> None:
     """Tell that a check found drift in a model's features.
 
@@ -114,7 +139,7 @@ def drift(
         feature=feature,
         evidence_uri=evidence_uri,
     )
-    send(data, model, event_id=event_id, source=source, at=at, binary=binary, dry_run=dry_run)
+    send(data, model, event_id=event_id, source=source, at=at, binary=binary, dry_run=dry_run, as_json=as_json)
 
 
 @app.command()
@@ -127,6 +152,7 @@ def cleared(
     at: When = None,
     binary: Binary = False,
     dry_run: DryRun = False,
+    as_json: AsJson = False,
 ) -> None:
     """Tell that a check found no drift any more.
 
@@ -134,7 +160,7 @@ def cleared(
     """
     end = _aware(window_end) if window_end is not None else business_now()
     data = events.DriftCleared(check=check, window_end=end)
-    send(data, model, event_id=event_id, source=source, at=at, binary=binary, dry_run=dry_run)
+    send(data, model, event_id=event_id, source=source, at=at, binary=binary, dry_run=dry_run, as_json=as_json)
 
 
 @app.command()
@@ -150,6 +176,7 @@ def data(
     at: When = None,
     binary: Binary = False,
     dry_run: DryRun = False,
+    as_json: AsJson = False,
 ) -> None:
     """Tell that a dataset has new rows. Its time is COMPLETE_UNTIL unless --time says another.
 
@@ -162,7 +189,7 @@ def data(
         label_completeness=label_completeness,
     )
     moment = at if at is not None else complete_until
-    send(arrived, dataset, event_id=event_id, source=source, at=moment, binary=binary, dry_run=dry_run)
+    send(arrived, dataset, event_id=event_id, source=source, at=moment, binary=binary, dry_run=dry_run, as_json=as_json)
 
 
 @app.command()
@@ -177,6 +204,7 @@ def performance(
     at: When = None,
     binary: Binary = False,
     dry_run: DryRun = False,
+    as_json: AsJson = False,
 ) -> None:
     """Tell that the serving model fell behind a threshold.
 
@@ -184,7 +212,7 @@ def performance(
     """
     end = _aware(window_end) if window_end is not None else business_now()
     degraded = events.PerformanceDegraded(metric=metric, value=value, threshold=threshold, window_end=end)
-    send(degraded, model, event_id=event_id, source=source, at=at, binary=binary, dry_run=dry_run)
+    send(degraded, model, event_id=event_id, source=source, at=at, binary=binary, dry_run=dry_run, as_json=as_json)
 
 
 @app.command()
@@ -197,6 +225,7 @@ def retrain(
     at: When = None,
     binary: Binary = False,
     dry_run: DryRun = False,
+    as_json: AsJson = False,
 ) -> None:
     """Ask for a retrain.
 
@@ -205,7 +234,7 @@ def retrain(
     if not reason.strip():
         raise Refused("a request needs a reason. Say why: --reason '…'")
     request = events.RetrainRequested(reason=reason, actor=actor)
-    send(request, model, event_id=event_id, source=source, at=at, binary=binary, dry_run=dry_run)
+    send(request, model, event_id=event_id, source=source, at=at, binary=binary, dry_run=dry_run, as_json=as_json)
 
 
 @app.command()
@@ -228,6 +257,7 @@ def report(
     source: Annotated[str | None, typer.Option("--source", help="Who speaks; /monitors/SYSTEM when left out.")] = None,
     binary: Binary = False,
     dry_run: DryRun = False,
+    as_json: AsJson = False,
 ) -> None:
     """Tell what a monitoring system's report says: the same report again changes nothing.
 
@@ -246,14 +276,14 @@ def report(
         told = translate(system, _read(file), given, source=source)
     except Untranslatable as error:
         raise Refused(f"{file}: {error}") from error
-    if not told:
+    if not told and not as_json:
         typer.echo("nothing published: the report tells nothing that counts")
         return
     observations = [
         events.Observation(cast("events.InboundData", event.data), event.subject, event.id, event.source, event.time)
         for event in told
     ]
-    _send(observations, binary=binary, dry_run=dry_run)
+    _send(observations, binary=binary, dry_run=dry_run, as_json=as_json)
 
 
 def _read(file: Path) -> bytes:

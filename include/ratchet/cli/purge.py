@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from ratchet.bootstrap import wire
+from ratchet.cli.progress import working
 from ratchet.cli.tables import AsJson, print_rows
 from ratchet.domain.costs import GIGABYTE
 from ratchet.domain.orphans import Orphan
@@ -29,13 +30,20 @@ def purge(
 
     Whatever the champion, its predecessor, an open attempt or a retained version needs stays, and is told with who
     needs it. A purge that was killed is completed by the next one.
+
+    ratchet purge
+
+    ratchet purge flight_delay --apply
     """
     if orphans:
         if model is not None:
             raise Refused("--orphans looks for what is of no model that is known: leave the model out")
-        _print_orphans(*wire().purges.orphans(apply=apply, actor=getpass.getuser()), as_json=as_json)
+        with working("removing orphans" if apply else "looking for orphans"):
+            nobodys, freed = wire().purges.orphans(apply=apply, actor=getpass.getuser())
+        _print_orphans(nobodys, freed, as_json=as_json)
         return
-    found = wire().purges.purge(model, apply=apply, actor=getpass.getuser())
+    with working("removing what no spec keeps" if apply else "looking for what no spec keeps"):
+        found = wire().purges.purge(model, apply=apply, actor=getpass.getuser())
     if as_json:
         typer.echo(json.dumps([asdict(one) for one in found], default=str, indent=1))
         return

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import typer
 
 from ratchet.bootstrap import Ratchet
+from ratchet.cli.progress import working
 from ratchet.cli.tables import print_rows
 from ratchet.domain.rehearsal import Column, sentence
 from ratchet.errors import NoData
@@ -34,7 +35,8 @@ def try_snapshots(ratchet: Ratchet, models: Iterable[str]) -> Iterator[Tried]:
     for model in models:
         began = time.monotonic()
         try:
-            tried, problems = ratchet.rehearse(model)
+            with working(f"trying a snapshot of {model}"):
+                tried, problems = ratchet.rehearse(model)
         except NoData as missing:
             yield Tried(model, done=False, said=f"{model}: no snapshot was tried: {missing}")
             continue

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from ratchet.bootstrap import wire
+from ratchet.cli.progress import working
 from ratchet.cli.tables import AsJson, print_rows
 from ratchet.errors import Refused
 from ratchet.records import RunContext
@@ -29,11 +30,14 @@ def score(
     """Score complete days that have no predictions: those that the spec looks back for, or those named.
 
     Each day by the version that served it; what was scored stays as it is. Same as DAG score__<model>.
+
+    ratchet score flight_delay --day 2013-05-03
     """
     asked = _asked(day, first, last)
     actor = getpass.getuser()
     run = RunContext("ratchet score", f"{actor} {datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}", "manual", actor)
-    answer = wire().score(model, run, asked)
+    with working(f"scoring days of {model}"):
+        answer = wire().score(model, run, asked)
     if as_json:
         print_rows([answer], [], as_json=True)
         return
@@ -61,6 +65,8 @@ def predictions(
     """The scored days of a model, newest first: by which version, how many rows, and where; or the rows of one day.
 
     Sensitive columns whose values the spec does not allow to be shown are left out of the rows.
+
+    ratchet predictions flight_delay --day 2013-05-03 --limit 5
     """
     if role not in {None, "champion", "shadow"}:
         raise Refused(f"--role must be champion or shadow, but got {role!r}")

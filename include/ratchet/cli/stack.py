@@ -1,73 +1,81 @@
-"""The commands ``ratchet up``, ``down`` and ``status``."""
+"""The local stack: ``ratchet up``, ``down`` and ``status``."""
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Mapping
 from typing import Annotated, Any
 
 import typer
 
+from ratchet.cli.progress import working
+from ratchet.cli.tables import AsJson, print_done, print_rows
 from ratchet.stack import api
-from ratchet.stack.control import StackError
-
-
-def _refuse(error: StackError) -> typer.Exit:
-    typer.secho(f"ratchet: {error}", fg=typer.colors.RED, err=True)
-    return typer.Exit(1)
-
-
-def _show(name: str, row: Mapping[str, Any]) -> None:
-    seconds = row["ready_after"]
-    typer.echo(f"  {name:<16} {row['phase']:<6}" + ("" if seconds is None else f" {seconds:6.1f} s"))
 
 
 def up(
     only: Annotated[
         str | None, typer.Option(help="Comma-separated: postgres, kafka, mlflow, airflow. What they need comes along.")
     ] = None,
+    as_json: AsJson = False,
 ) -> None:
-    """Start the local stack in the background and wait until it is ready."""
-    began = time.monotonic()
-    try:
-        config = api.up([part.strip() for part in only.split(",")] if only else None, on_ready=_show)
-    except StackError as error:
-        raise _refuse(error) from error
-    typer.echo(f"The stack is up after {time.monotonic() - began:.1f} s; its state and logs: {config.home}")
-    rows = api.status()
+    """Start the local stack in the background and wait until it is ready.
+
+    ratchet up --only postgres,kafka
+    """
+    began, waits = time.monotonic(), [part.strip() for part in only.split(",")] if only else None
+
+    def show(name: str, row: Mapping[str, Any]) -> None:
+        seconds = row["ready_after"]
+        took = "" if seconds is None else f" {seconds:6.1f} s"
+        typer.echo(f"  {name:<16} {row['phase']:<6}{took}", err=as_json)
+
+    config = api.up(waits, on_ready=show)
+    rows, seconds = api.status(), time.monotonic() - began
+    done: dict[str, Any] = {"home": config.home, "seconds": round(seconds, 1), "units": _units(rows)}
+    lines = [f"The stack is up after {seconds:.1f} s; its state and logs: {config.home}"]
     if "api-server" in rows:
-        typer.echo(f"Airflow   {config.airflow_url}   user admin, password {config.secrets['admin']}")
+        password = config.secrets["admin"]
+        done["airflow"] = {"url": config.airflow_url, "user": "admin", "password": password}
+        lines.append(f"Airflow   {config.airflow_url}   user admin, password {password}")
     if "mlflow" in rows:
-        typer.echo(f"MLflow    {config.mlflow_url}")
+        done["mlflow"] = {"url": config.mlflow_url}
+        lines.append(f"MLflow    {config.mlflow_url}")
     if "kafka" in rows:
-        typer.echo(f"Kafka     {config.bootstrap}")
+        done["kafka"] = {"bootstrap": config.bootstrap}
+        lines.append(f"Kafka     {config.bootstrap}")
+    print_done(done, lines, as_json=as_json)
 
 
-def down() -> None:
-    """Stop the local stack; its data stays."""
-    try:
+def down(as_json: AsJson = False) -> None:
+    """Stop the local stack; its data stays.
+
+    ratchet down
+    """
+    with working("stopping the stack"):
         stopped = api.down()
-    except StackError as error:
-        raise _refuse(error) from error
-    typer.echo("The stack is down." if stopped else "Nothing was running.")
+    print_done({"stopped": stopped}, ["The stack is down." if stopped else "Nothing was running."], as_json=as_json)
 
 
-def status(as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False) -> None:
-    """Tell what runs."""
-    rows = api.status()
-    if as_json:
-        typer.echo(json.dumps([{"unit": name, **row} for name, row in rows.items()], default=str, indent=1))
-        return
-    if not rows:
+def status(as_json: AsJson = False) -> None:
+    """Tell what runs.
+
+    ratchet status
+    """
+    units = _units(api.status())
+    if not units and not as_json:
         typer.echo("Nothing was started here: `ratchet up`")
         return
-    typer.echo(f"{'unit':<16} {'phase':<12} {'pid':>8} {'ready after':>12} {'exits':>6}  detail")
-    for name, row in rows.items():
-        seconds = "" if row["ready_after"] is None else f"{row['ready_after']:.1f} s"
-        typer.echo(
-            f"{name:<16} {row['phase']:<12} {row['pid'] or '':>8} {seconds:>12} {row['exits']:>6}  {row['detail']}"
-        )
+    shown = [
+        unit | {"ready after": None if unit["ready_after"] is None else f"{unit['ready_after']:.1f} s"}
+        for unit in units
+    ]
+    columns = ["unit", "phase", "pid", "ready after", "exits", "detail"]
+    print_rows(units if as_json else shown, columns, as_json=as_json)
+
+
+def _units(rows: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
+    return [{"unit": name, **row} for name, row in rows.items()]
 
 
 def register(app: typer.Typer) -> None:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -12,7 +13,9 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
+from ratchet.errors import Refused
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of words and tables.")]
 MOST_WIDTH = 10_000
 LEAST_TEXT = 40
 """Characters a row's last column, its prose, is given at least."""
@@ -41,6 +44,25 @@ def print_rows(rows: Sequence[Mapping[str, Any]], columns: Sequence[str], *, as_
     least = whole - max(len(said(row[columns[-1]])) for row in rows) + LEAST_TEXT
     width = min(whole, max(terminal.width, least)) if terminal.is_terminal else whole
     Console(width=width, highlight=False, markup=False).print(table)
+
+
+def print_done(done: Mapping[str, Any], lines: Iterable[str], *, as_json: bool) -> None:
+    """Print what a command did: as an object for a program, else in these lines."""
+    if as_json:
+        typer.echo(json.dumps(dict(done), default=str, ensure_ascii=False, indent=1))
+        return
+    for line in lines:
+        typer.echo(line)
+
+
+def write_page(path: Path, page: str) -> None:
+    """Write a page where somebody asked for it. Raises :class:`Refused` where that cannot be."""
+    try:
+        path.write_text(page)
+    except OSError as error:
+        raise Refused(
+            f"--html: {path} cannot be written: {error.strerror}. Name a file in a folder of yours"
+        ) from error
 
 
 def said(value: Any) -> str:

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from ratchet.bootstrap import wire
+from ratchet.cli.progress import working
 from ratchet.cli.tables import AsJson, print_rows
 
 
@@ -16,8 +17,11 @@ def verify(
     """Compare the audit log, artifacts, snapshots, dossiers, evidence and aliases with the ledger's digests.
 
     One line per finding, and exit code 1, when something was changed, is gone, or has no digest to compare with.
+
+    ratchet verify flight_delay
     """
-    found = wire().verifier.verify(model, tell=lambda what: typer.echo(f"looking at {what}", err=True))
+    with working("looking at") as tell:
+        found = wire().verifier.verify(model, tell=tell)
     if as_json:
         print_rows([vars(finding) for finding in found.findings], ["kind", "name", "problem"], as_json=True)
     for finding in found.findings if not as_json else ():

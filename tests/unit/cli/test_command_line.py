@@ -6,17 +6,18 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import typer
+from command_tree import commands
 from typer.testing import CliRunner
 
 import ratchet.cli as command_line
 from ratchet.cli import app, audit, operate
+from ratchet.cli.tables import write_page
 from ratchet.domain.audit import Head
 from ratchet.errors import Refused
 from ratchet.stack import api
@@ -24,33 +25,6 @@ from ratchet.workflow.auditing import AuditState
 
 OPERATIONS = (Path(__file__).parents[3] / "docs" / "operations.md").read_text()
 RATCHET = Path(sys.executable).parent / "ratchet"
-DOERS = {
-    "approve", "audit accept", "card", "champion init", "clock set", "data build", "demo", "deploy", "down",
-    "events replay", "ledger migrate", "new", "publish cleared", "publish data", "publish drift", "publish performance",
-    "publish report", "publish retrain", "reject", "retire", "rollback", "topics ensure", "up",
-}  # fmt: skip
-"""Commands that do something and say that it is done. All others answer a question."""
-
-
-def commands(group: Any, above: tuple[str, ...] = ()) -> Iterator[tuple[str, Any]]:
-    """Every command by its words; a group that answers by itself is one too."""
-    for name, command in group.commands.items():
-        words = (*above, name)
-        if not hasattr(command, "commands"):
-            yield " ".join(words), command
-            continue
-        if getattr(command, "invoke_without_command", False):
-            yield " ".join(words), command
-        yield from commands(command, words)
-
-
-def test_every_command_that_answers_a_question_answers_a_program_too() -> None:
-    without = {
-        words
-        for words, command in commands(typer.main.get_command(app))
-        if not any("--json" in parameter.opts for parameter in command.params)
-    }
-    assert without == DOERS
 
 
 def said(*arguments: str) -> Any:
@@ -60,8 +34,9 @@ def said(*arguments: str) -> Any:
 def test_status_in_json_is_a_row_for_each_unit_and_none_where_nothing_runs(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(api, "status", dict)
     assert said("status") == []
-    monkeypatch.setattr(api, "status", lambda: {"kafka": {"phase": "ready", "pid": 7, "ready_after": 1.5}})
-    assert said("status") == [{"unit": "kafka", "phase": "ready", "pid": 7, "ready_after": 1.5}]
+    kafka = {"phase": "ready", "pid": 7, "ready_after": 1.5, "exits": 0, "detail": ""}
+    monkeypatch.setattr(api, "status", lambda: {"kafka": kafka})
+    assert said("status") == [{"unit": "kafka", **kafka}]
 
 
 def test_the_audit_log_in_json_is_whole_with_its_ends_or_ends_with_one(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -149,6 +124,48 @@ def test_a_refusal_is_one_line_and_one_and_an_interrupt_is_130(
     assert code_of(monkeypatch, interrupt) == 130
 
 
+def fail() -> None:
+    raise KeyError("no such leaf")
+
+
+def test_an_error_nobody_foresaw_is_one_line_and_seventy_and_its_traceback_is_kept(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    monkeypatch.setenv("RATCHET_HOME", str(tmp_path))
+    monkeypatch.setattr(command_line.sys, "argv", ["ratchet", "costs", "--json"])
+    assert code_of(monkeypatch, fail) == 70
+    told, kept = capsys.readouterr(), tmp_path / "logs" / "commands.log"
+    assert told.out == ""
+    assert told.err.count("\n") == 1
+    assert told.err.startswith("ratchet: unexpected KeyError: 'no such leaf'")
+    assert f"The traceback is in {kept}; RATCHET_TRACEBACK=1 shows it" in told.err
+    assert "ratchet costs --json\nTraceback" in kept.read_text()
+    assert kept.stat().st_mode & 0o077 == 0
+
+
+def test_a_traceback_is_shown_to_whoever_asks_for_it(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    monkeypatch.setenv("RATCHET_HOME", str(tmp_path))
+    monkeypatch.setenv("RATCHET_TRACEBACK", "1")
+    assert code_of(monkeypatch, fail) == 70
+    assert "Traceback (most recent call last)" in capsys.readouterr().err
+
+
+def test_an_error_is_told_where_its_traceback_cannot_be_kept(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    (tmp_path / "home").write_text("a file, no folder")
+    monkeypatch.setenv("RATCHET_HOME", str(tmp_path / "home"))
+    assert code_of(monkeypatch, fail) == 70
+    assert "own. RATCHET_TRACEBACK=1 shows it" in capsys.readouterr().err
+
+
+def test_a_page_that_cannot_be_written_is_refused_with_where_and_why(tmp_path: Path) -> None:
+    with pytest.raises(Refused, match=r"--html: .*/nowhere/page\.html cannot be written: No such file"):
+        write_page(tmp_path / "nowhere" / "page.html", "<p>")
+
+
 def test_a_command_that_does_not_exist_is_two() -> None:
     assert CliRunner().invoke(app, ["nonsense"]).exit_code == 2
     assert CliRunner().invoke(app, ["attempts", "--nonsense"]).exit_code == 2
@@ -156,7 +173,7 @@ def test_a_command_that_does_not_exist_is_two() -> None:
 
 def test_every_command_that_ends_with_one_for_its_answer_is_in_the_table_of_exit_codes() -> None:
     table = OPERATIONS.partition("### Exit codes")[2].partition("\n## ")[0]
-    assert [code for code in ("0", "1", "2", "130") if f"| {code} |" not in table] == []
+    assert [code for code in ("0", "1", "2", "70", "130") if f"| {code} |" not in table] == []
     told = {
         words
         for words, command in commands(typer.main.get_command(app))

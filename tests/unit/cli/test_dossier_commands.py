@@ -3,12 +3,15 @@
 import json
 import sys
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
 
 from ratchet.cli import app, dossiers
+from ratchet.domain.events import RetrainRequested
+from ratchet.errors import Refused
 
 sys.path.append(str(Path(__file__).parents[1] / "workflow"))
 
@@ -20,6 +23,12 @@ def world(tmp_path_factory):
     made = new_world(tmp_path_factory.mktemp("judged"))
     made.first = made.run("2013-03-25", first_champion=True)
     made.second = made.run("2013-04-20")
+    until = datetime(2013, 5, 10, 4, tzinfo=UTC)
+    made.published = made.publish(RetrainRequested(reason="new routes", actor="ann"), made.model, until, "routes-1")
+    with made.ledger.transaction() as tx:
+        tx.set_clock("replay", until)
+    made.arrive(until)
+    made.asked = made.claim("asked", "asset_triggered")["attempt"]
     yield made
     made.ledger.dispose()
 
@@ -44,6 +53,40 @@ def test_a_version_is_traced_from_its_events_to_what_became_of_it(run, world):
     assert world.first.dossier_sha256 in told
     assert world.first.evidence_digest in told
     assert "champion.promoted" in told
+
+
+def test_an_event_is_traced_from_its_record_over_its_fates_to_its_attempt(run, world):
+    told = run("trace", "routes-1").output
+    record = world.published
+    for part in (
+        "routes-1 of monitor, for flight_delay",
+        f"from {record.topic}:{record.partition}:{record.offset}; attempt {world.asked}",
+        "pending: received",
+        f"claimed: claimed by {world.asked}",
+        "not judged",
+        f"all of it: ratchet trace {world.asked}",
+    ):
+        assert part in told
+    (journey,) = json.loads(run("trace", "routes-1", "--json").output)["journeys"]
+    assert [journey["fates"][i]["fate"] for i in (0, -1)] == ["pending", "claimed"]
+    assert (journey["attempt"]["id"], journey["champions"]) == (world.asked, [])
+
+
+def test_the_journey_of_an_event_ends_with_who_agreed_and_since_when_its_model_serves(run, world):
+    with world.ledger.transaction() as tx:
+        (row,) = tx.events(event_id="routes-1")
+        journeys = dossiers.journeys_of(tx, [replace(row, attempt_id=world.first.id, fate="started")])
+    answer = {"actor": "ursula", "answer": "approve", "reason": "seen", "via": "airflow"}
+    told = "\n".join(dossiers.journey_lines([journeys[0] | {"approvals": {"answers": [answer]}}]))
+    assert f"attempt {world.first.id}, " in told
+    assert f"verdict promote: {world.first.verdict_record['reasons'][0]}" in told
+    assert "ursula by airflow: approve, seen" in told
+    assert "champion #1, version 1, since" in told
+
+
+def test_what_is_neither_attempt_nor_version_nor_event_is_refused(run):
+    with pytest.raises(Refused, match="there is no attempt 'nobody', and no event of this id"):
+        run("trace", "nobody")
 
 
 def test_a_trace_names_who_agreed_and_to_which_evidence(world, capsys):
@@ -94,8 +137,6 @@ def test_the_card_is_written_where_the_command_says(run, world):
 
 
 def test_one_attempt_or_all_but_not_both(run):
-    from ratchet.errors import Refused  # noqa: PLC0415 - only here
-
     for words in (("replay",), ("replay", "flight_delay@1", "--all")):
         with pytest.raises(Refused, match="not both"):
             run(*words)

@@ -17,7 +17,8 @@ from ratchet.adapters.ledger import SqlLedger
 from ratchet.adapters.specs import load_spec
 from ratchet.adapters.storage import ObjectStore
 from ratchet.cli import living, report
-from ratchet.cli.living import Lived, Teller, Unsettled, Year
+from ratchet.cli.living import Lived, Unsettled, Year
+from ratchet.cli.progress import Teller
 from ratchet.cli.year import plan_year
 from ratchet.domain.holdout import HoldoutPlan
 from ratchet.domain.policies import PolicyTotal
