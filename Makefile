@@ -11,12 +11,13 @@ RATCHET := .venv/bin/ratchet
 UV := $(shell command -v uv || echo .tools/uv/bin/uv)
 BENCH_STAMP := .venv/.bench-installed
 DOCS_STAMP := .venv/.docs-installed
+FAB_STAMP := .fab/.installed
 BENCH_ARGS ?=
 CALIBRATE_ARGS ?=
 SOURCES := include tests dags plugins bench documentation
 BENCHES := events judging dag_parsing registering warm_worker
 
-.PHONY: help setup lock schemas docs docs-serve docs-figures up down status demo bench-setup bench bench-full bench-intake lint check test test-long chaos chaos-proof bench-events bench-judging bench-snapshots bench-tuning calibrate clean
+.PHONY: help setup lock schemas docs docs-serve docs-figures up down status demo bench-setup bench bench-full bench-intake lint check test test-long test-fab chaos chaos-proof bench-events bench-judging bench-snapshots bench-tuning calibrate clean
 
 help: ## List the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -43,6 +44,9 @@ lock: ## Resolve the lock files again (no index address in them)
 	  --generate-hashes --no-emit-index-url --no-header -o requirements-dev.txt
 	$(UV) pip compile --quiet --group bench -c requirements-dev.txt --universal --python-version 3.11 \
 	  --generate-hashes --no-emit-index-url --no-header -o requirements-bench.txt
+	$(UV) pip compile --quiet --group fab -c requirements-dev.txt --universal --python-version 3.11 --generate-hashes \
+	  $$(sed -n 's/^\([a-z0-9._-]*\)==.*/--no-emit-package \1/p' requirements-dev.txt) \
+	  --no-emit-index-url --no-header -o requirements-fab.txt
 	$(UV) pip compile --quiet --group docs -c requirements-dev.txt --universal --python-version 3.11 \
 	  --generate-hashes --no-emit-index-url --no-header -o requirements-docs.txt
 
@@ -81,6 +85,13 @@ bench-setup: $(BENCH_STAMP) ## Install what the benches are measured against, be
 
 $(BENCH_STAMP): requirements-bench.txt $(STAMP)
 	$(UV) pip install --quiet --compile-bytecode --python .venv/bin/python --require-hashes -r requirements-bench.txt
+	@touch $@
+
+test-fab: $(FAB_STAMP) ## What roles per DAG of FAB's auth manager let people see and do; its packages go to .fab
+	.venv/bin/pytest -q tests/dags/test_fab_roles.py
+
+$(FAB_STAMP): requirements-fab.txt $(STAMP)
+	$(UV) pip install --quiet --target .fab --python .venv/bin/python --no-deps --require-hashes -r requirements-fab.txt
 	@touch $@
 
 bench-intake: bench-setup ## The intake beside Airflow's Kafka provider; BENCH_ARGS=--quick for a small one

@@ -93,8 +93,12 @@ class AirflowAccess:
         return {model for dag_id, model in dags.items() if self._may(person, act, dag_id, teams.get(dag_id))}
 
     def allowed_everywhere(self, person: Person, act: Act) -> bool:
-        """Whether Airflow lets this person do it with any DAG."""
-        return self._may(person, act, None, None)
+        """Whether Airflow lets this person do it with every DAG.
+
+        Asked about none, FAB's manager tells whether there is one that they may list, and looks at the DAG no further:
+        it is asked about a DAG that nobody can have been given alone.
+        """
+        return self._may(person, act, NO_DAG, None)
 
     def login_url(self, back_to: str) -> str:
         """Airflow's own login, of whichever auth manager."""
@@ -120,7 +124,7 @@ class AirflowAccess:
         said = answer.json().get("detail") if answer.status_code < 500 else "an error; its log says more"
         raise Problem(kind, f"Airflow started no run for {person.name}: {said}")
 
-    def _may(self, person: Person, act: Act, dag_id: str | None, team: str | None) -> bool:
+    def _may(self, person: Person, act: Act, dag_id: str, team: str | None) -> bool:
         from airflow.api_fastapi.app import get_auth_manager
         from airflow.api_fastapi.auth.managers.models.resource_details import DagAccessEntity, DagDetails
 
@@ -143,6 +147,8 @@ ASKED: dict[str, tuple[Any, str | None]] = {
     "answer": ("PUT", "HITL_DETAIL"),
 }
 """What Airflow is asked: to see a DAG, its audit log, to trigger it, to answer its human-in-the-loop task."""
+NO_DAG = "*"
+"""Never a DAG's id: Airflow takes none with such a character."""
 VERBS = {"answer": "promote", "rollback": "rollback"}
 
 

@@ -122,7 +122,7 @@ def test_permissions_are_asked_of_the_dag_that_does_it_in_airflow(monkeypatch: p
         ("PUT", "HITL_DETAIL", "promote__two"),
         ("GET", None, "retrain__one"),
         ("POST", "RUN", "rollback__one"),
-        ("GET", "AUDIT_LOG", None),
+        ("GET", "AUDIT_LOG", "*"),
     ]
 
 
