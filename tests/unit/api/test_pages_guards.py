@@ -23,7 +23,7 @@ PUBLIC = {"/", "/static/{name}"}
 SCRIPT = "<script>alert(document.cookie)</script>"
 BREAKOUT = f"'\"><img src=x onerror=alert(1)>{SCRIPT}"
 ADDRESS = "javascript:alert(document.cookie)"
-SCHEMES = {"", "http", "https"}
+SCHEMES = {"", "http", "https", "mailto"}
 LINKS = {"href", "src", "action", "formaction", "xlink:href", "poster", "data", "hx-get", "hx-post"}
 EVENTS = 4
 """Of each world's first event numbers, pages are asked for."""
