@@ -17,6 +17,7 @@ from ratchet.cli import (
     events,
     failures,
     intake,
+    models,
     monthly,
     notifications,
     operate,
@@ -38,6 +39,7 @@ operate.register(app)
 approvals.register(app)
 dossiers.register(app)
 app.command("intake")(intake.intake)
+app.command("models")(models.models)
 app.add_typer(events.app, name="events")
 app.add_typer(audit.app, name="audit")
 app.command("costs")(costs.costs)
