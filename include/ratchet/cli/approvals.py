@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from ratchet.bootstrap import wire
+from ratchet.cli.completing import known_models
 from ratchet.cli.progress import working
 from ratchet.cli.tables import AsJson, print_done, print_rows
 from ratchet.ports.ledger import AWAITING_APPROVAL
@@ -25,7 +26,8 @@ def register(app: typer.Typer) -> None:
 
 
 def approvals(
-    model: Annotated[str | None, typer.Option(help="Only this model's.")] = None, as_json: AsJson = False
+    model: Annotated[str | None, typer.Option(help="Only this model's.", autocompletion=known_models)] = None,
+    as_json: AsJson = False,
 ) -> None:
     """What waits for people: until when, how many must agree, who has, and what is at risk.
 

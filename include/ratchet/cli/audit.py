@@ -12,6 +12,7 @@ from typing import Annotated
 import typer
 
 from ratchet.bootstrap import wire
+from ratchet.cli.completing import known_models
 from ratchet.cli.events import MOMENT, before
 from ratchet.cli.progress import working
 from ratchet.cli.tables import AsJson, print_done, print_rows, write_page
@@ -26,7 +27,7 @@ app = typer.Typer()
 @app.callback(invoke_without_command=True)
 def findings(
     ctx: typer.Context,
-    model: Annotated[str | None, typer.Option(help="Only of this model.")] = None,
+    model: Annotated[str | None, typer.Option(help="Only of this model.", autocompletion=known_models)] = None,
     every: Annotated[bool, typer.Option("--all", help="Tell what is in order, too.")] = False,
     strict: Annotated[bool, typer.Option("--strict", help="End with 1 where anything is a warning.")] = False,
     html: Annotated[Path | None, typer.Option(help="Write the findings to this file, as one HTML page.")] = None,
@@ -72,7 +73,7 @@ def _print(report: Report, *, every: bool) -> None:
 
 @app.command()
 def show(
-    model: Annotated[str | None, typer.Option(help="Only of this model.")] = None,
+    model: Annotated[str | None, typer.Option(help="Only of this model.", autocompletion=known_models)] = None,
     actor: Annotated[str | None, typer.Option(help="Only by this person or part.")] = None,
     action: Annotated[str | None, typer.Option(help="Only this action, or all of a family, such as champion.")] = None,
     since: Annotated[str | None, typer.Option(help=f"Of this time or later. {MOMENT}")] = None,

@@ -18,6 +18,7 @@ from rich.console import Console
 from rich.table import Table
 
 from ratchet.bootstrap import Ratchet, wire
+from ratchet.cli.completing import known_models
 from ratchet.cli.progress import Teller
 from ratchet.cli.tables import AsJson
 from ratchet.domain.admission import OpenEvent
@@ -37,7 +38,7 @@ WIDTH = 180
 
 
 def backtest(
-    model: Annotated[str, typer.Argument(help="Which model.")],
+    model: Annotated[str, typer.Argument(help="Which model.", autocompletion=known_models)],
     start: Annotated[
         str, typer.Option("--from", metavar="YYYY-MM", help="The first champion is made at the end of this month.")
     ],

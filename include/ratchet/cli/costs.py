@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from ratchet.bootstrap import wire
+from ratchet.cli.completing import known_models
 from ratchet.cli.progress import working
 from ratchet.cli.tables import AsJson, print_rows
 from ratchet.domain.costs import GIGABYTE, By, Cost, Prices, months, report
@@ -18,7 +19,7 @@ from ratchet.workflow.costing import ModelForecast
 def costs(
     month: Annotated[str | None, typer.Option(help="Only this month of business time, such as 2013-05.")] = None,
     by: Annotated[By, typer.Option(help="What a row is of.")] = "owner",
-    model: Annotated[str | None, typer.Option(help="Only this model's attempts.")] = None,
+    model: Annotated[str | None, typer.Option(help="Only this model's attempts.", autocompletion=known_models)] = None,
     core_hour: Annotated[float | None, typer.Option(help="What a core hour costs.", min=0)] = None,
     gigabyte_month: Annotated[float | None, typer.Option(help="What a gigabyte kept for a month costs.", min=0)] = None,
     unit: Annotated[str, typer.Option(help="Of these prices.")] = "USD",

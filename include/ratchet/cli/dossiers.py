@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from ratchet.bootstrap import Ratchet, wire
+from ratchet.cli.completing import known_models
 from ratchet.cli.events import in_full, lines_of
 from ratchet.cli.progress import working
 from ratchet.cli.tables import AsJson, print_done, print_rows
@@ -166,7 +167,9 @@ def _versions(attempt: AttemptRow) -> set[int]:
 def replay(
     what: OneOrAll = None,
     every: All = False,
-    model: Annotated[str | None, typer.Option(help="With --all: only this model's.")] = None,
+    model: Annotated[
+        str | None, typer.Option(help="With --all: only this model's.", autocompletion=known_models)
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Give the verdict again from the stored evidence, by the pinned policy; exit code 1 when anything differs.
@@ -187,7 +190,9 @@ def replay(
 def reproduce(
     what: OneOrAll = None,
     every: All = False,
-    model: Annotated[str | None, typer.Option(help="With --all: only this model's.")] = None,
+    model: Annotated[
+        str | None, typer.Option(help="With --all: only this model's.", autocompletion=known_models)
+    ] = None,
     threads: Annotated[int | None, typer.Option(min=1, help="Of the learner; the spec's when left out.")] = None,
     from_source: Annotated[
         bool, typer.Option("--from-source", help="Take the rows from the feature store again, too, and compare.")

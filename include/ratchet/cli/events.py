@@ -13,6 +13,7 @@ from typing import Annotated, Any
 import typer
 
 from ratchet.bootstrap import wire
+from ratchet.cli.completing import known_models
 from ratchet.cli.progress import working
 from ratchet.cli.tables import AsJson, print_done, print_rows
 from ratchet.domain.spec import parse_duration
@@ -26,7 +27,7 @@ MISSING_SECONDS = 60.0
 """How long a number missing in the fate history may still turn up: longer than any transaction lives."""
 AT_ONCE = 1_000
 
-Model = Annotated[str | None, typer.Option(help="Only this model's.")]
+Model = Annotated[str | None, typer.Option(help="Only this model's.", autocompletion=known_models)]
 MOMENT = "A time such as 2013-04-01T04:00Z, or how long ago: 90m, 6h, 2d."
 
 
@@ -216,7 +217,10 @@ def replay(
     fate: Annotated[
         list[str] | None, typer.Option(help="With --since: which to reopen; failed and expired when left out.")
     ] = None,
-    model: Annotated[list[str] | None, typer.Option(help="With --since: reopen only this model's events.")] = None,
+    model: Annotated[
+        list[str] | None,
+        typer.Option(help="With --since: reopen only this model's events.", autocompletion=known_models),
+    ] = None,
     reason_contains: Annotated[
         str | None, typer.Option(help="With --dead-letter all: only those whose reason contains this.")
     ] = None,

@@ -11,6 +11,7 @@ from zoneinfo import ZoneInfo
 import typer
 
 from ratchet.bootstrap import Ratchet, wire
+from ratchet.cli.completing import known_models
 from ratchet.cli.progress import working
 from ratchet.cli.tables import AsJson, print_rows
 from ratchet.domain.spec import ModelSpec
@@ -23,7 +24,10 @@ MOST = 20
 
 
 def monitor(
-    model: Annotated[str | None, typer.Argument(help="One model, with its newest report; all when left out.")] = None,
+    model: Annotated[
+        str | None,
+        typer.Argument(help="One model, with its newest report; all when left out.", autocompletion=known_models),
+    ] = None,
     window_end: Annotated[
         datetime | None, typer.Option(formats=["%Y-%m-%d"], help="The window that ends before this local day.")
     ] = None,

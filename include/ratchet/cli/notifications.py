@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 from ratchet.bootstrap import wire
+from ratchet.cli.completing import known_models
 from ratchet.cli.tables import AsJson, print_rows
 from ratchet.domain.notifications import GIVEN_UP
 from ratchet.ports.ledger import PostRow
@@ -15,7 +16,7 @@ State = Literal["sent", "waits", "failed", "dropped"]
 
 
 def notifications(
-    model: Annotated[str | None, typer.Option(help="Only of this model.")] = None,
+    model: Annotated[str | None, typer.Option(help="Only of this model.", autocompletion=known_models)] = None,
     state: Annotated[State | None, typer.Option(help="Only messages that stand so.")] = None,
     limit: Annotated[int, typer.Option(help="The newest so many messages.", min=1)] = 50,
     retry: Annotated[bool, typer.Option("--retry", help="First have what failed tried again at once.")] = False,

@@ -12,6 +12,7 @@ import typer
 
 from ratchet.bootstrap import Ratchet, wire
 from ratchet.cli import airflow_api
+from ratchet.cli.completing import known_models
 from ratchet.cli.events import instant
 from ratchet.cli.monitor import monitor
 from ratchet.cli.monitor import validate_lines as monitor_lines
@@ -112,7 +113,7 @@ def deploy(
 
 
 def retire(
-    model: Annotated[str, typer.Argument(help="Which model.")],
+    model: Annotated[str, typer.Argument(help="Which model.", autocompletion=known_models)],
     reason: Annotated[str, typer.Option(help="Why; kept with its events and in the audit log.")],
     as_json: AsJson = False,
 ) -> None:
@@ -131,7 +132,9 @@ def retire(
 
 
 def validate(
-    model: Annotated[str | None, typer.Argument(help="One model; all when left out.")] = None,
+    model: Annotated[
+        str | None, typer.Argument(help="One model; all when left out.", autocompletion=known_models)
+    ] = None,
     snapshot: Annotated[
         bool | None,
         typer.Option(help="Also try one small snapshot of each model. Left out: where its data are there."),
@@ -216,7 +219,7 @@ def clock_set(
 
 @champion_app.command("init")
 def champion_init(
-    model: Annotated[str, typer.Argument(help="Which model.")],
+    model: Annotated[str, typer.Argument(help="Which model.", autocompletion=known_models)],
     reason: Annotated[str, typer.Option(help="Why; kept in the dossier and the audit log.")] = "first champion",
     wait: Annotated[bool, typer.Option(help="Wait for the verdict.")] = True,
     as_json: AsJson = False,
@@ -259,7 +262,9 @@ def _wait_for_data(ratchet: Ratchet, model: str) -> None:
 
 
 @champion_app.command("show")
-def champion_show(model: Annotated[str, typer.Argument(help="Which model.")], as_json: AsJson = False) -> None:
+def champion_show(
+    model: Annotated[str, typer.Argument(help="Which model.", autocompletion=known_models)], as_json: AsJson = False
+) -> None:
     """Print the champion history of a model, oldest first.
 
     ratchet champion show flight_delay
@@ -275,7 +280,8 @@ def champion_show(model: Annotated[str, typer.Argument(help="Which model.")], as
 @gate_app.command("selftest")
 def gate_selftest(
     model: Annotated[
-        str | None, typer.Argument(help="One model; every model with judged attempts when left out.")
+        str | None,
+        typer.Argument(help="One model; every model with judged attempts when left out.", autocompletion=known_models),
     ] = None,
     as_json: AsJson = False,
 ) -> None:
@@ -298,7 +304,7 @@ def gate_selftest(
 
 
 def attempts(
-    model: Annotated[str | None, typer.Option(help="Only this model's.")] = None,
+    model: Annotated[str | None, typer.Option(help="Only this model's.", autocompletion=known_models)] = None,
     limit: Annotated[int, typer.Option(help="The newest so many.")] = 20,
     as_json: AsJson = False,
 ) -> None:
@@ -316,7 +322,7 @@ def attempts(
 
 
 def rollback(
-    model: Annotated[str, typer.Argument(help="Which model.")],
+    model: Annotated[str, typer.Argument(help="Which model.", autocompletion=known_models)],
     reason: Annotated[str, typer.Option(help="Why; kept in the audit log.")],
     to: Annotated[int | None, typer.Option(help="The version; the champion before the current when left out.")] = None,
     as_json: AsJson = False,

@@ -11,6 +11,7 @@ import typer
 
 from ratchet.adapters.connections import UnknownConnection
 from ratchet.bootstrap import wire
+from ratchet.cli.completing import known_models
 from ratchet.cli.progress import working
 from ratchet.cli.tables import AsJson
 from ratchet.domain.differences import ABSENT
@@ -23,7 +24,9 @@ COLORS = {"+": typer.colors.GREEN, "~": typer.colors.YELLOW, "-": typer.colors.R
 
 
 def plan(
-    models: Annotated[list[str] | None, typer.Argument(help="Only these models; all when left out.")] = None,
+    models: Annotated[
+        list[str] | None, typer.Argument(help="Only these models; all when left out.", autocompletion=known_models)
+    ] = None,
     against: Annotated[
         str, typer.Option(help="A git ref to compare with; it needs no ledger. Left out: what is deployed.")
     ] = DEPLOYED,

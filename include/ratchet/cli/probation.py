@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from ratchet.bootstrap import Ratchet, wire
+from ratchet.cli.completing import known_models
 from ratchet.cli.tables import AsJson, print_rows
 from ratchet.domain.spec import ModelSpec
 from ratchet.errors import RatchetError
@@ -15,7 +16,10 @@ from ratchet.workflow.probation import plan_of
 
 
 def probation(
-    model: Annotated[str | None, typer.Argument(help="One model, with all its days; all models when left out.")] = None,
+    model: Annotated[
+        str | None,
+        typer.Argument(help="One model, with all its days; all models when left out.", autocompletion=known_models),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """The watches after promotions, newest first: days so far, estimate and confidence sequence, what it would take.

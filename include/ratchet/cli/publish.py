@@ -14,6 +14,7 @@ import typer
 
 from ratchet import events
 from ratchet.bootstrap import wire
+from ratchet.cli.completing import known_models
 from ratchet.cli.progress import working
 from ratchet.cli.tables import AsJson, print_rows
 from ratchet.domain.events import Announcement
@@ -25,7 +26,7 @@ app = typer.Typer(
     no_args_is_help=True,
 )
 SOURCE = "ratchet/cli"
-Model = Annotated[str, typer.Argument(help="The model it is about.")]
+Model = Annotated[str, typer.Argument(help="The model it is about.", autocompletion=known_models)]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the record, publish nothing.")]
 Identity = Annotated[
     str | None,
@@ -244,7 +245,10 @@ def report(
         typer.Argument(help=f"Who made it: {', '.join(SYSTEMS)}.", autocompletion=lambda: list(SYSTEMS)),
     ],
     file: Annotated[Path, typer.Argument(help="Its report, result or webhook message; - is the standard input.")],
-    model: Annotated[str | None, typer.Option(help="The model it is about, where the report does not say.")] = None,
+    model: Annotated[
+        str | None,
+        typer.Option(help="The model it is about, where the report does not say.", autocompletion=known_models),
+    ] = None,
     window_end: Annotated[
         datetime | None,
         typer.Option(help="End of the data it looked at; when it was made, where it says, if left out."),

@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from ratchet.bootstrap import wire
+from ratchet.cli.completing import known_models
 from ratchet.cli.progress import working
 from ratchet.cli.tables import AsJson, print_rows
 from ratchet.domain.costs import GIGABYTE
@@ -19,7 +20,7 @@ from ratchet.workflow.purging import Purged
 
 
 def purge(
-    model: Annotated[str | None, typer.Argument(help="Only this model.")] = None,
+    model: Annotated[str | None, typer.Argument(help="Only this model.", autocompletion=known_models)] = None,
     apply: Annotated[bool, typer.Option("--apply", help="Remove it, for good; else it is only told.")] = False,
     orphans: Annotated[
         bool, typer.Option("--orphans", help="Instead, what no row of the ledger names, of all models.")

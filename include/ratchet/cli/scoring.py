@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from ratchet.bootstrap import wire
+from ratchet.cli.completing import known_models
 from ratchet.cli.progress import working
 from ratchet.cli.tables import AsJson, print_rows
 from ratchet.errors import Refused
@@ -21,7 +22,7 @@ Last = Annotated[str | None, typer.Option("--to", help="The last local day; the 
 
 
 def score(
-    model: Annotated[str, typer.Argument(help="Which model.")],
+    model: Annotated[str, typer.Argument(help="Which model.", autocompletion=known_models)],
     day: Day = None,
     first: First = None,
     last: Last = None,
@@ -54,7 +55,7 @@ def score(
 
 
 def predictions(
-    model: Annotated[str, typer.Argument(help="Which model.")],
+    model: Annotated[str, typer.Argument(help="Which model.", autocompletion=known_models)],
     day: Annotated[str | None, typer.Option(help="Show the rows of this local day.")] = None,
     first: First = None,
     last: Last = None,

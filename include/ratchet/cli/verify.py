@@ -7,12 +7,16 @@ from typing import Annotated
 import typer
 
 from ratchet.bootstrap import wire
+from ratchet.cli.completing import known_models
 from ratchet.cli.progress import working
 from ratchet.cli.tables import AsJson, print_rows
 
 
 def verify(
-    model: Annotated[str | None, typer.Argument(help="One model; all when left out.")] = None, as_json: AsJson = False
+    model: Annotated[
+        str | None, typer.Argument(help="One model; all when left out.", autocompletion=known_models)
+    ] = None,
+    as_json: AsJson = False,
 ) -> None:
     """Compare the audit log, artifacts, snapshots, dossiers, evidence and aliases with the ledger's digests.
 

@@ -88,6 +88,18 @@ def test_commands_options_and_systems_are_completed() -> None:
     assert completed("ratchet publish report g") == ["grafana", "great-expectations"]
 
 
+@pytest.mark.parametrize("words", ["champion init", "events --model", "publish drift", "plan", "audit show --model"])
+def test_the_models_of_this_checkout_are_completed(words: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for name in ("fares", "flight_delay"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "model.yaml").write_text("")
+    monkeypatch.setenv("RATCHET_MODELS_DIR", str(tmp_path))
+    assert completed(f"ratchet {words} ") == ["fares", "flight_delay"]
+    assert completed(f"ratchet {words} fl") == ["flight_delay"]
+    monkeypatch.setenv("RATCHET_MODELS_DIR", str(tmp_path / "nowhere"))
+    assert completed(f"ratchet {words} ") == []
+
+
 def test_completion_is_installed_for_a_shell_by_one_command(tmp_path: Path) -> None:
     home = {**os.environ, "HOME": str(tmp_path)}
     asked = [

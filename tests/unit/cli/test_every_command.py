@@ -69,6 +69,15 @@ def test_a_command_answers_a_program(words: str) -> None:
     assert any("--json" in parameter.opts for parameter in TREE[words].params), f"ratchet {words} has no --json"
 
 
+@pytest.mark.parametrize("words", sorted(TREE.keys() - {"new"}))
+def test_a_model_is_completed_by_its_name(words: str) -> None:
+    """``new`` names one that is not there yet."""
+    for each in TREE[words].params:
+        if each.name in {"model", "models"}:
+            completed = [item.value for item in each.shell_complete(None, "flight_d")]
+            assert completed == ["flight_delay"], f"ratchet {words}: autocompletion=known_models"
+
+
 # -- what is printed with --json is JSON, on a world in which an attempt was judged ------------------------------------
 
 
