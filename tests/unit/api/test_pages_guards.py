@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from html.parser import HTMLParser
+from pathlib import Path
 from typing import Any
 from urllib.parse import quote, urlsplit
 
 import pytest
 from api_worlds import Client
 from fastapi.routing import APIRoute
+from judged_attempts import JudgingWorld
 from test_api_acts import APRIL, awaited
 
 from ratchet.api.app import PREFIX
 from ratchet.domain.events import DriftDetected, PerformanceDegraded, RetrainRequested, new_event, to_record
 from ratchet.domain.spec import ModelSpec
+from ratchet.records import RunContext
 
 PUBLIC = {"/", "/static/{name}"}
 """Where to begin, and our own files: they tell nothing of anybody."""
@@ -199,6 +202,43 @@ def test_what_others_wrote_is_text_on_every_page_and_nothing_that_runs_or_leads_
         assert SCRIPT not in answer.text, address
         told += "&lt;script&gt;" in answer.text
     assert told, "no page shows any of it: nothing was tested"
+
+
+@pytest.fixture
+def judged(tmp_path: Path, empty_ledger: Path) -> Iterator[Client]:
+    """An attempt that was really judged, with a dossier, by somebody and by events with scripts for names."""
+    world = JudgingWorld(tmp_path, empty_ledger)
+    client = Client(world)
+    until = datetime(2013, 3, 25, tzinfo=UTC)
+    with world.ledger.transaction() as tx:
+        for dataset in world.spec.datasets:
+            tx.advance_watermark(dataset, until, 1.0)
+        tx.set_clock("replay", until)
+    event = new_event(
+        RetrainRequested(reason=BREAKOUT, actor=SCRIPT), id=SCRIPT, source=SCRIPT, subject=world.model, time=until
+    )
+    _, value, headers = to_record(event)
+    world.intake.store([world.raw(value, headers)])
+    asked = {"reason": BREAKOUT, "first_champion": True}
+    run = RunContext("retrain__flight_delay", f"run{SCRIPT}", "manual", SCRIPT, asked)
+    attempt = str(world.claims.claim(world.model, run)["attempt"])
+    world.attempts.snapshot(attempt)
+    for worker in world.attempts.plan_tuning(attempt):
+        world.attempts.tune(worker["attempt"], worker["worker"])
+    world.attempts.judge(attempt)
+    world.promotions.promote(world.model)
+    assert world.attempt(attempt).dossier_sha256
+    yield client
+    client.outgoing.close()
+    world.ledger.dispose()
+
+
+def test_what_others_wrote_into_a_dossier_is_text(judged: Client) -> None:
+    for address in [*addresses(judged, "flight_delay.1"), *addresses(judged, "flight_delay@1")]:
+        answer = judged.get(address)
+        assert answer.status_code != 500, (address, answer.text)
+        assert Seen(answer.text).harm == [], address
+        assert SCRIPT not in answer.text, address
 
 
 def test_what_was_written_into_a_form_comes_back_as_text(api: Client) -> None:
