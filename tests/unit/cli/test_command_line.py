@@ -16,10 +16,11 @@ from command_tree import commands
 from typer.testing import CliRunner
 
 import ratchet.cli as command_line
+from ratchet.adapters.ledger import SqlLedger
 from ratchet.cli import app, audit, operate
 from ratchet.cli.tables import write_page
 from ratchet.domain.audit import Head
-from ratchet.errors import Refused
+from ratchet.errors import Refused, Unavailable
 from ratchet.stack import api
 from ratchet.workflow.auditing import AuditState
 
@@ -193,3 +194,11 @@ def test_every_command_that_ends_with_one_for_its_answer_is_in_the_table_of_exit
     }
     assert told
     assert [words for words in sorted(told) if f"`ratchet {words}`" not in table] == []
+
+
+def test_a_ledger_that_is_down_is_one_line_with_what_to_do() -> None:
+    ledger = SqlLedger("postgresql+psycopg2://nobody@127.0.0.1:9/none")
+    with pytest.raises(Unavailable) as raised, ledger.transaction():
+        pass
+    assert "\n" not in str(raised.value)
+    assert str(raised.value).endswith("refused. Is it up? ratchet status")

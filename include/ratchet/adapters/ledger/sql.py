@@ -98,7 +98,8 @@ class SqlLedger:
             with self.engine.begin() as connection:
                 yield SqlTx(connection)
         except OperationalError as error:
-            raise Unavailable(f"the ledger did not answer: {str(error.orig).strip()}") from error
+            said = str(error.orig).strip().split("\n", 1)[0]
+            raise Unavailable(f"the ledger did not answer: {said}. Is it up? ratchet status") from error
         except NoConnectionFree as error:
             raise Unavailable("every connection to the ledger is in use. Try again") from error
         except DataError as error:
