@@ -10,6 +10,7 @@ import shutil
 import sys
 import time
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -20,6 +21,7 @@ from command_tree import commands, examples
 from typer.testing import CliRunner
 
 import ratchet.cli as command_line
+from ratchet.adapters.examples import Taken
 from ratchet.bootstrap import Ratchet
 from ratchet.cli import app, progress
 from ratchet.errors import RatchetError, Refused
@@ -100,7 +102,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def ratchet(world: Any, place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Ratchet:
-    """The judged world, copied, in its own checkout; the stack and what has no challenger here only answer."""
+    """The judged world, copied, in its own checkout. The stack, makers of data and rollback only answer."""
     paths = {"RATCHET_HOME": str(tmp_path / "home"), "RATCHET_ROOT": str(place)}
     monkeypatch.setenv("RATCHET_HOME", paths["RATCHET_HOME"])
     made: Any = InProcess(world.copy(tmp_path))
@@ -109,6 +111,9 @@ def ratchet(world: Any, place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyP
     counted = {"stands": "1 of 1 agreed", "counted": True, "decision": "approved", "state": "judged"}
     monkeypatch.setattr(InProcess, "respond", lambda *_, **__: counted)
     monkeypatch.setattr(InProcess, "rollback", lambda *_: {"version": 1, "before": 2})
+    taken = Taken(place / "model.yaml", "standby_crew", 30_000, datetime(2013, 4, 1, tzinfo=UTC))
+    monkeypatch.setattr("ratchet.adapters.examples.take", lambda *_, **__: taken)
+    monkeypatch.setattr("ratchet.adapters.flights.build", lambda *_: None)
     for module in WIRED:
         monkeypatch.setattr(module, "wire", lambda: made)
     stack = SimpleNamespace(airflow_url="http://a", mlflow_url="http://m", bootstrap="k", secrets={"admin": "s"})
