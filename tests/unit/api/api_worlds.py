@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import time
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
@@ -130,3 +131,26 @@ class Client:
             for topic in ("ml.drift", "ml.data-arrival", "ml.retrain-requests")
             for record in self.world.bus.records(topic)
         ]
+
+
+VALUES = {
+    "model": "flight_delay",
+    "attempt": "flight_delay.1",
+    "number": "1",
+    "system": "grafana",
+    "dag_id": "retrain__flight_delay",
+    "run_id": "run1",
+    "version": "1",
+    "check": "psi",
+    "day": "2013-04-01",
+    "window_end": "2013-04-01",
+    "name": "uplift",
+}
+"""What a parameter of a path may be."""
+
+
+def filled(path: str, values: dict[str, str]) -> str:
+    """The path with a value for each of its parameters."""
+    unknown = set(re.findall(r"{(\w+)(?::\w+)?}", path)) - values.keys()
+    assert not unknown, f"{path}: say in api_worlds.py what {unknown} may be"
+    return re.sub(r"{(\w+)(?::\w+)?}", lambda found: quote(values[found[1]], safe=""), path)

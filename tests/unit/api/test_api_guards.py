@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 import pytest
-from api_worlds import Client, People
+from api_worlds import VALUES, Client, People, filled
 from fastapi.routing import APIRoute
 
 from ratchet.api import door
@@ -65,8 +65,7 @@ def test_every_route_refuses_whoever_is_not_known(api: Client) -> None:
     for route in routes(api):
         for method in route.methods:
             for user in (None, "stranger"):
-                path = route.path.replace("{number}", "1").replace("{run_id:path}", "r")
-                path = path.format(model="flight_delay", attempt="a", system="grafana", dag_id="d")
+                path = filled(route.path, VALUES)
                 answer = api.ask(method, path, user, json={"reason": "r", "since": "2013-01-01T00:00:00Z"})
                 assert answer.status_code == 401, (method, path)
                 shown = "application/problem+json" if path.startswith("/v1/") else "text/html; charset=utf-8"

@@ -11,7 +11,7 @@ from typing import Any
 from urllib.parse import quote, urlsplit
 
 import pytest
-from api_worlds import Client
+from api_worlds import VALUES, Client, filled
 from fastapi.routing import APIRoute
 from judged_attempts import JudgingWorld
 from test_api_acts import APRIL, awaited
@@ -40,28 +40,6 @@ def routes(api: Client) -> list[APIRoute]:
 
 def pages(api: Client) -> list[APIRoute]:
     return [route for route in routes(api) if not route.path.startswith("/v1/")]
-
-
-def filled(path: str, values: dict[str, str]) -> str:
-    """The path with a value for each of its parameters."""
-    unknown = set(re.findall(r"{(\w+)(?::\w+)?}", path)) - values.keys()
-    assert not unknown, f"{path}: say in test_pages_guards.py what {unknown} may be"
-    return re.sub(r"{(\w+)(?::\w+)?}", lambda found: quote(values[found[1]], safe=""), path)
-
-
-VALUES = {
-    "model": "flight_delay",
-    "attempt": "flight_delay.1",
-    "number": "1",
-    "system": "grafana",
-    "dag_id": "retrain__flight_delay",
-    "run_id": "run1",
-    "version": "1",
-    "check": "psi",
-    "day": "2013-04-01",
-    "window_end": "2013-04-01",
-    "name": "uplift",
-}
 
 
 # -- who -------------------------------------------------------------------------------------------------------------
