@@ -43,6 +43,10 @@ lock: ## Resolve the lock files again (no index address in them)
 	  --generate-hashes --no-emit-index-url --no-header -o requirements-dev.txt
 	$(UV) pip compile --quiet --group bench -c requirements-dev.txt --universal --python-version 3.11 \
 	  --generate-hashes --no-emit-index-url --no-header -o requirements-bench.txt
+	$(UV) pip compile --quiet pyproject.toml --extra cluster -c requirements.txt --universal --python-version 3.11 \
+	  --generate-hashes --no-emit-index-url --no-header -o requirements-cluster.txt
+	$(UV) pip compile --quiet --group sbom -c requirements.txt --universal --python-version 3.11 --generate-hashes \
+	  --no-emit-index-url --no-header -o requirements-sbom.txt
 	$(UV) pip compile --quiet --group docs -c requirements-dev.txt --universal --python-version 3.11 \
 	  --generate-hashes --no-emit-index-url --no-header -o requirements-docs.txt
 

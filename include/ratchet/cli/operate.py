@@ -58,10 +58,17 @@ def ledger_migrate() -> None:
 
 
 @topics_app.command("ensure")
-def topics_ensure() -> None:
+def topics_ensure(
+    grants: Annotated[
+        bool, typer.Option("--grants", help="Give the principals ratchet, monitor and audience their ACLs as well.")
+    ] = False,
+) -> None:
     """Make the topics that are missing."""
-    made = wire().bus.ensure_topics()
+    ratchet = wire()
+    made = ratchet.bus.ensure_topics()
     typer.echo(f"made {', '.join(made)}" if made else "all topics are there")
+    if grants:
+        typer.echo(f"rights are given to {', '.join(ratchet.give_grants())}")
 
 
 @data_app.command("build")
