@@ -46,6 +46,8 @@ COPY include include
 COPY dags dags
 COPY plugins plugins
 COPY deploy/container deploy/container
+# Airflow's chart calls these by the places they have in Airflow's own image.
+RUN ln -s /opt/ratchet/deploy/container/entrypoint /entrypoint && ln -s /opt/ratchet/deploy/container/clean-logs /clean-logs
 
 USER 10001
 ENTRYPOINT ["/opt/ratchet/deploy/container/entrypoint"]

@@ -16,7 +16,7 @@ CALIBRATE_ARGS ?=
 SOURCES := include tests dags plugins bench documentation
 BENCHES := events judging dag_parsing registering warm_worker
 
-.PHONY: help setup lock schemas docs docs-serve docs-figures up down status demo bench-setup bench bench-full bench-intake lint check test test-long chaos chaos-proof bench-events bench-judging bench-snapshots bench-tuning calibrate clean
+.PHONY: help setup lock schemas deploy-files deploy-check docs docs-serve docs-figures up down status demo bench-setup bench bench-full bench-intake lint check test test-long chaos chaos-proof bench-events bench-judging bench-snapshots bench-tuning calibrate clean
 
 help: ## List the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -53,6 +53,12 @@ lock: ## Resolve the lock files again (no index address in them)
 schemas: setup ## Write the events' JSON Schemas, the AsyncAPI and the OpenAPI document and the reference into docs
 	.venv/bin/python scripts/write-event-schemas
 	.venv/bin/python -m documentation.reference
+
+deploy-files: setup ## Write deploy/'s topics, rights, databases and secrets anew from the code
+	.venv/bin/python scripts/write-deploy-files
+
+deploy-check: setup ## Look at docker-compose.yaml and deploy/ with Compose, Terraform, Helm and the schemas of Kubernetes
+	scripts/deploy-check
 
 docs: $(DOCS_STAMP) ## Build the site of the documentation into .site/html; a link that leads nowhere is an error
 	.venv/bin/python -m documentation.pages

@@ -78,6 +78,12 @@ def test_airflow_knows_every_setting() -> None:
                     assert option in described[section]["options"], f"{name}: {variable}"
 
 
+def test_airflow_knows_every_setting_of_the_charts_values() -> None:
+    values = YAML(typ="safe").load((ROOT / "deploy/helm/values.yaml").read_text())
+    for section, options in values["config"].items():
+        assert set(options) <= set(conf.configuration_description[section]["options"]), section
+
+
 def test_mlflow_knows_every_setting() -> None:
     source = Path(mlflow.environment_variables.__file__).parent
     files = [source / "environment_variables.py", source / "cli/__init__.py", *(source / "server").glob("*.py")]
