@@ -4,7 +4,8 @@ ARG BASE=python:3.11.15-slim-bookworm
 
 FROM ${BASE} AS build
 ARG UV_VERSION=0.13.9
-ENV UV_LINK_MODE=copy UV_NO_CACHE=1
+# The certificates are the system's: a base may bring an authority of its own.
+ENV UV_LINK_MODE=copy UV_NO_CACHE=1 UV_SYSTEM_CERTS=1
 RUN python3 -m venv /opt/uv && /opt/uv/bin/pip install --no-cache-dir --quiet uv==${UV_VERSION}
 WORKDIR /opt/ratchet
 COPY requirements-cluster.txt requirements-sbom.txt ./
