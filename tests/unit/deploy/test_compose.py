@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import re
 from graphlib import TopologicalSorter
+from pathlib import Path
 
 import pytest
 from compose_file import COMPOSE, PROFILES, ROOT, SERVICES, TEXT, is_once, mounts, of_profile
 
 from ratchet.adapters import connections
+from ratchet.settings import load_settings
 from ratchet.stack import COMPONENTS
+from ratchet.stack.config import load_config, stack_environment
+from ratchet.stack.plan import build
 
 SECRET_NAME = re.compile(r"PASSWORD|SECRET|FERNET|TOKEN|ACCESS_KEY")
 PLACEHOLDER = re.compile(r"\{\{([a-z0-9-]+)\}\}")
@@ -29,6 +33,22 @@ OTHERS = {
 def test_each_size_has_every_component_of_the_local_stack(profile: str) -> None:
     there = {re.sub(r"^cluster-|-\d$", "", name) for name in of_profile(profile)}
     assert set(COMPONENTS) <= there
+
+
+def test_the_minimal_size_is_started_and_told_as_the_local_stack_is(tmp_path: Path) -> None:
+    variables = {"RATCHET_HOME": str(tmp_path)}
+    config = load_config(load_settings(variables), variables)
+    for unit in build(config):
+        if unit.argv[1:3] == ("-m", "airflow"):
+            assert SERVICES[unit.name]["command"] == ["airflow", *unit.argv[3:]]
+    image = re.findall(r"^(?:ENV|   ) (\w+)=", (ROOT / "Dockerfile").read_text(), flags=re.MULTILINE)
+    told = {*SERVICES["scheduler"]["environment"], *image}
+    of_one_machine = {"AIRFLOW__API__HOST", "AIRFLOW__API__PORT", "NO_COLOR"}
+    nobody_reads = {"AIRFLOW__USAGE_DATA_COLLECTION__ENABLED", "RATCHET_MLFLOW_URL"}
+    assert set(stack_environment(config)) - told == of_one_machine | nobody_reads
+    for name, value in stack_environment(config).items():
+        if name.startswith(("AIRFLOW__SCHEDULER__", "AIRFLOW__DAG_PROCESSOR__", "AIRFLOW__TRIGGERER__")):
+            assert SERVICES["scheduler"]["environment"][name] == value
 
 
 def test_the_cluster_has_two_of_what_may_be_lost_and_three_brokers() -> None:
