@@ -17,7 +17,7 @@ CALIBRATE_ARGS ?=
 SOURCES := include tests dags plugins bench documentation
 BENCHES := events judging dag_parsing registering warm_worker
 
-.PHONY: help setup lock schemas docs docs-serve docs-figures up down status demo bench-setup bench bench-full bench-intake lint check test test-long test-fab chaos chaos-proof bench-events bench-judging bench-snapshots bench-tuning calibrate clean
+.PHONY: help setup lock schemas deploy-files deploy-check docs docs-serve docs-figures up down status demo bench-setup bench bench-full bench-intake lint check test test-long test-fab chaos chaos-proof bench-events bench-judging bench-snapshots bench-tuning calibrate clean
 
 help: ## List the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -47,12 +47,22 @@ lock: ## Resolve the lock files again (no index address in them)
 	$(UV) pip compile --quiet --group fab -c requirements-dev.txt --universal --python-version 3.11 --generate-hashes \
 	  $$(sed -n 's/^\([a-z0-9._-]*\)==.*/--no-emit-package \1/p' requirements-dev.txt) \
 	  --no-emit-index-url --no-header -o requirements-fab.txt
+	$(UV) pip compile --quiet pyproject.toml --extra cluster -c requirements.txt --universal --python-version 3.11 \
+	  --generate-hashes --no-emit-index-url --no-header -o requirements-cluster.txt
+	$(UV) pip compile --quiet --group sbom -c requirements.txt --universal --python-version 3.11 --generate-hashes \
+	  --no-emit-index-url --no-header -o requirements-sbom.txt
 	$(UV) pip compile --quiet --group docs -c requirements-dev.txt --universal --python-version 3.11 \
 	  --generate-hashes --no-emit-index-url --no-header -o requirements-docs.txt
 
 schemas: setup ## Write the events' JSON Schemas, the AsyncAPI and the OpenAPI document and the reference into docs
 	.venv/bin/python scripts/write-event-schemas
 	.venv/bin/python -m documentation.reference
+
+deploy-files: setup ## Write deploy/'s topics, rights, databases and secrets anew from the code
+	.venv/bin/python scripts/write-deploy-files
+
+deploy-check: setup ## Look at docker-compose.yaml and deploy/ with Compose, Terraform, Helm and the schemas of Kubernetes
+	scripts/deploy-check
 
 docs: $(DOCS_STAMP) ## Build the site of the documentation into .site/html; a link that leads nowhere is an error
 	.venv/bin/python -m documentation.pages

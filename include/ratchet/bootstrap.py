@@ -125,6 +125,12 @@ class Ratchet:
 
         return KafkaBus(self._resolver.resolve("ratchet_kafka"))
 
+    def give_grants(self) -> list[str]:
+        """Make Kafka's ACLs of ``ratchet.adapters.kafka_grants``; returns the principals."""
+        from ratchet.adapters import kafka_grants  # noqa: PLC0415
+
+        return kafka_grants.give(self._resolver.resolve("ratchet_kafka"), self.settings.group_id)
+
     @cached_property
     def registry(self) -> Registry:
         """MLflow."""

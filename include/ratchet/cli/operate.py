@@ -64,14 +64,23 @@ def ledger_migrate(as_json: AsJson = False) -> None:
 
 
 @topics_app.command("ensure")
-def topics_ensure(as_json: AsJson = False) -> None:
+def topics_ensure(
+    grants: Annotated[
+        bool, typer.Option("--grants", help="Give the principals ratchet, monitor and audience their ACLs as well.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
     """Make the topics that are missing.
 
     ratchet topics ensure
     """
+    ratchet = wire()
     with working("asking Kafka for its topics"):
-        made = wire().bus.ensure_topics()
-    print_done({"made": list(made)}, [f"made {', '.join(made)}" if made else "all topics are there"], as_json=as_json)
+        made = ratchet.bus.ensure_topics()
+        granted = list(ratchet.give_grants()) if grants else []
+    told = [f"made {', '.join(made)}" if made else "all topics are there"]
+    told += [f"rights are given to {', '.join(granted)}"] if granted else []
+    print_done({"made": list(made), "granted": granted}, told, as_json=as_json)
 
 
 @data_app.command("build")

@@ -82,6 +82,17 @@ def check_given_broker(config: StackConfig) -> None:
         raise StackError(f"RATCHET_KAFKA_BOOTSTRAP: no broker answers at {config.bootstrap}: {reason}")
 
 
+def make_buckets(_: StackConfig) -> None:
+    """The buckets of RATCHET_BUCKETS (names with commas) where storage is S3, as the AWS variables say."""
+    import boto3  # noqa: PLC0415 - only the image has it
+
+    client = boto3.client("s3")
+    present = {bucket["Name"] for bucket in client.list_buckets()["Buckets"]}
+    for name in settings.environment().get("RATCHET_BUCKETS", "").split(","):
+        if name and name not in present:
+            client.create_bucket(Bucket=name)
+
+
 STEPS: Mapping[str, Callable[[StackConfig], None]] = {
     "postgres": postgres.initialise,
     "databases": create_databases,
@@ -90,6 +101,7 @@ STEPS: Mapping[str, Callable[[StackConfig], None]] = {
     "airflow-migrate": migrate_airflow,
     "airflow-pool": make_pool,
     "study-tables": make_study_tables,
+    "buckets": make_buckets,
 }
 
 
