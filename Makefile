@@ -5,6 +5,7 @@ SHELL := bash
 
 UV_VERSION := 0.13.9
 PYTHON ?= python3
+PROMTOOL ?= promtool
 UNTIL ?=
 STAMP := .venv/.installed
 RATCHET := .venv/bin/ratchet
@@ -16,7 +17,7 @@ CALIBRATE_ARGS ?=
 SOURCES := include tests dags plugins bench documentation
 BENCHES := events judging dag_parsing registering warm_worker
 
-.PHONY: help setup lock schemas docs docs-serve docs-figures up down status demo bench-setup bench bench-full bench-intake lint check test test-long chaos chaos-proof bench-events bench-judging bench-snapshots bench-tuning calibrate clean
+.PHONY: help setup lock schemas docs docs-serve docs-figures up down status demo bench-setup bench bench-full bench-intake lint check test test-long chaos chaos-proof bench-events bench-judging bench-snapshots bench-tuning alerts-test calibrate clean
 
 help: ## List the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -125,6 +126,10 @@ bench-snapshots: bench-setup ## Point-in-time features beside Feast's stores and
 
 bench-tuning: bench-setup ## Tuning by policy beside the naive Optuna loop and FLAML; rows in bench/results/tuning.json
 	.venv/bin/python -m bench.tuning $(BENCH_ARGS)
+
+alerts-test: ## Check and test the alert rules with Prometheus' own promtool; PROMTOOL=path
+	$(PROMTOOL) check rules deploy/observability/alerts.yaml
+	$(PROMTOOL) test rules deploy/observability/alerts.test.yaml
 
 calibrate: setup ## What the gate promises, measured (minutes); the table also goes to .ratchet/calibration.json
 	.venv/bin/python -m bench.calibration $(CALIBRATE_ARGS)

@@ -20,11 +20,13 @@ from ratchet.adapters.catalogue import own_datasets
 from ratchet.adapters.channels import load_channels
 from ratchet.adapters.connections import (
     HTTP_KEYS,
+    METRICS,
     EnvResolver,
     Resolver,
     UnknownConnection,
     http_url,
     ledger_url,
+    metrics_token,
     signing_keys,
     storage_url,
     study_url,
@@ -50,6 +52,7 @@ from ratchet.workflow.dossiers import attempt_of
 from ratchet.workflow.guarding import GuardedFeatures, allowed_columns, recorded
 from ratchet.workflow.inspecting import Inspection
 from ratchet.workflow.intake import Intake
+from ratchet.workflow.measuring import Measurements
 from ratchet.workflow.monitoring import MONITOR_AGAIN_SECONDS, Monitors, due_end
 from ratchet.workflow.monthly import months_of
 from ratchet.workflow.notifying import Deliver, Notifications
@@ -525,6 +528,23 @@ class Ratchet:
             return signing_keys(self._resolver.resolve(HTTP_KEYS))
         except UnknownConnection:
             return {}
+
+    def metrics_token(self) -> str | None:
+        """By which metrics may be scraped without being a person; None where none is defined."""
+        try:
+            return metrics_token(self._resolver.resolve(METRICS))
+        except UnknownConnection:
+            return None
+
+    @cached_property
+    def _measurements(self) -> Measurements:
+        return Measurements(self.ledger, _version("ratchet") or "", self.code_digest)
+
+    def metrics(self) -> bytes:
+        """Ratchet's metrics as Prometheus scrapes them."""
+        from ratchet.adapters.prometheus import exposition  # noqa: PLC0415 - the API alone
+
+        return exposition(self._measurements.measure())
 
     def costs(self, model: str | None = None) -> Costs:
         """What the attempts of one model, or of all, have cost."""
