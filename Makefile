@@ -59,7 +59,7 @@ docs-serve: $(DOCS_STAMP) ## Show the site on http://localhost:8000; run `make d
 	.venv/bin/python -m documentation.pages
 	.venv/bin/zensical serve
 
-docs-figures: setup ## Draw the figures of docs/gate.md anew from the recorded results
+docs-figures: setup ## Draw the figures of the pages anew from the recorded results
 	.venv/bin/python -m documentation.figures
 
 $(DOCS_STAMP): requirements-docs.txt $(STAMP)

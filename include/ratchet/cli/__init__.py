@@ -6,6 +6,7 @@ import sys
 
 import typer
 
+from ratchet import logs
 from ratchet.cli import (
     approvals,
     audit,
@@ -23,6 +24,7 @@ from ratchet.cli import (
     verify,
 )
 from ratchet.errors import RatchetError
+from ratchet.settings import load_settings
 from ratchet.stack import commands as stack_commands
 
 app = typer.Typer(
@@ -51,6 +53,7 @@ app.command("demo")(demo.demo)
 def main() -> None:
     """Run; an error raised on purpose is one line on stderr and exit code 1, an interrupt is 130."""
     try:
+        logs.configure(load_settings().log_format)
         app()
     except RatchetError as error:
         typer.secho(f"ratchet: {error}", fg=typer.colors.RED, err=True)

@@ -19,6 +19,7 @@ from ratchet.ports.ledger import AttemptRow
 from ratchet.workflow import dossiers
 from ratchet.workflow.approving import approvals_of
 from ratchet.workflow.guarding import in_words
+from ratchet.workflow.tracing import context_of
 
 What = Annotated[str, typer.Argument(help="<attempt> or <model>@<version>")]
 OneOrAll = Annotated[str | None, typer.Argument(help="<attempt> or <model>@<version>; or --all")]
@@ -41,13 +42,19 @@ class Story:
     approvals: Mapping[str, Any] | None
     champions: Sequence[Mapping[str, Any]]
     audit: Sequence[Mapping[str, Any]]
+    trace_id: str | None = None
 
 
 def trace(what: What, as_json: AsJson = False) -> None:
     """Everything that explains an attempt or a version: events, people, data, code, study, verdict, what followed."""
     story = story_of(wire(), what)
     if as_json or story.dossier["evidence"]["key"] is None:
-        after = {"approvals": story.approvals, "champions": story.champions, "audit": story.audit}
+        after = {
+            "approvals": story.approvals,
+            "champions": story.champions,
+            "audit": story.audit,
+            "trace_id": story.trace_id,
+        }
         typer.echo(json.dumps({"dossier": story.dossier, "after": after}, default=str, indent=1))
         return
     show(story)
@@ -64,6 +71,7 @@ def story_of(ratchet: Ratchet, what: str) -> Story:
         champions = [vars(row) for row in tx.champions(attempt.model)]
         audit = tx.audit_log(attempt.model)
         approvals = approvals_of(tx, attempt.id)
+        trace_id = context_of(tx, attempt).trace_id
     reigns = [
         row | {"until": champions[i + 1]["promoted_at"] if i + 1 < len(champions) else None}
         for i, row in enumerate(champions)
@@ -75,6 +83,7 @@ def story_of(ratchet: Ratchet, what: str) -> Story:
         approvals=approvals,
         champions=reigns,
         audit=[entry for entry in audit if _concerns(entry["detail"], attempt)],
+        trace_id=trace_id,
     )
 
 
@@ -207,6 +216,7 @@ def show(story: Story) -> None:
             "run": f"{dossier['run']['dag']} {dossier['run']['id']}",
             "as of": f"{dossier['as_of']} (business time {dossier['business_at']})",
             "events": f"{len(dossier['events']):,}",
+            "trace": story.trace_id,
         },
     )
     for event in dossier["events"][:MOST_EVENTS]:

@@ -1,8 +1,8 @@
-"""The ledger's side of metrics: counts and sums over whole tables, one statement each for any number of models."""
+"""The ledger's side of metrics and traces: counts and sums, one statement each for any number of models."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from datetime import datetime
 from typing import Any
 
@@ -10,7 +10,7 @@ import sqlalchemy as sa
 
 from ratchet.adapters.ledger import schema as t
 from ratchet.adapters.ledger.base import Base
-from ratchet.ports.ledger import MonitoredRow, OutboxTally
+from ratchet.ports.ledger import AttemptRow, MonitoredRow, OutboxTally
 
 
 class Tallies(Base):
@@ -121,6 +121,24 @@ class Tallies(Base):
             .group_by(r.model)
         )
         return {row[0]: row[1] for row in self._db.execute(query)}
+
+    def traceparents(self, pks: Collection[int]) -> dict[int, str]:
+        """The publishers' spans of these events, of those that named one."""
+        c = t.event.c
+        query = sa.select(c.id, c.traceparent).where(c.id.in_(list(pks)), c.traceparent.is_not(None))
+        return {row[0]: row[1] for row in self._db.execute(query)}
+
+    def attempts_since(self, at: datetime) -> list[AttemptRow]:
+        """Attempts that were opened or have ended since then (wall clock), the oldest first."""
+        c = t.attempt.c
+        query = sa.select(t.attempt).where(sa.or_(c.created_at >= at, c.concluded_at >= at)).order_by(c.created_at)
+        return [AttemptRow(**row) for row in self._db.execute(query).mappings()]
+
+    def outbox_times(self, dedupes: Collection[str]) -> list[tuple[str, datetime, datetime | None]]:
+        """When each of these was written and told, of those that are there, in the order of writing."""
+        c = t.outbox.c
+        query = sa.select(c.dedupe, c.created_at, c.done_at).where(c.dedupe.in_(list(dedupes))).order_by(c.id)
+        return [(row[0], row[1], row[2]) for row in self._db.execute(query)]
 
     def _counted(self, query: Any) -> dict[tuple[str, str], int]:
         return {(first, second): count for first, second, count in self._db.execute(query)}
