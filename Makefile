@@ -5,6 +5,7 @@ SHELL := bash
 
 UV_VERSION := 0.13.9
 PYTHON ?= python3
+PROMTOOL ?= promtool
 UNTIL ?=
 STAMP := .venv/.installed
 RATCHET := .venv/bin/ratchet
@@ -17,7 +18,7 @@ CALIBRATE_ARGS ?=
 SOURCES := include tests dags plugins bench documentation
 BENCHES := events judging dag_parsing registering warm_worker
 
-.PHONY: help setup lock schemas deploy-files deploy-check docs docs-serve docs-figures up down status demo bench-setup bench bench-full bench-intake lint check test test-long test-fab chaos chaos-proof bench-events bench-judging bench-snapshots bench-tuning calibrate clean
+.PHONY: help setup lock schemas deploy-files deploy-check docs docs-serve docs-figures up down status demo bench-setup bench bench-full bench-intake lint check test test-long test-fab chaos chaos-proof bench-events bench-judging bench-snapshots bench-tuning alerts-test calibrate clean
 
 help: ## List the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -72,7 +73,7 @@ docs-serve: $(DOCS_STAMP) ## Show the site on http://localhost:8000; run `make d
 	.venv/bin/python -m documentation.pages
 	.venv/bin/zensical serve
 
-docs-figures: setup ## Draw the figures of docs/gate.md anew from the recorded results
+docs-figures: setup ## Draw the figures of the pages anew from the recorded results
 	.venv/bin/python -m documentation.figures
 
 $(DOCS_STAMP): requirements-docs.txt $(STAMP)
@@ -146,6 +147,10 @@ bench-snapshots: bench-setup ## Point-in-time features beside Feast's stores and
 
 bench-tuning: bench-setup ## Tuning by policy beside the naive Optuna loop and FLAML; rows in bench/results/tuning.json
 	.venv/bin/python -m bench.tuning $(BENCH_ARGS)
+
+alerts-test: ## Check and test the alert rules with Prometheus' own promtool; PROMTOOL=path
+	$(PROMTOOL) check rules deploy/observability/alerts.yaml
+	$(PROMTOOL) test rules deploy/observability/alerts.test.yaml
 
 calibrate: setup ## What the gate promises, measured (minutes); the table also goes to .ratchet/calibration.json
 	.venv/bin/python -m bench.calibration $(CALIBRATE_ARGS)

@@ -1,8 +1,11 @@
-"""The figures of ``docs/gate.md``, drawn from what is stored: no figure has a number that the repository does not hold.
+"""The figures of the pages, drawn from what is stored: no figure has a number that the repository does not hold.
 
 - ``gate-level.svg`` and ``gate-days.svg``: the calibration, as decision 0031 records it (``make calibrate``);
 - ``gate-verdicts.svg`` and ``gate-one-holdout.svg``: the recorded days of one year of flights
-  (``bench/data/flight_days.json``), judged anew by ``ratchet.domain.gate.judge``.
+  (``bench/data/flight_days.json``), judged anew by ``ratchet.domain.gate.judge``;
+- ``one-trace.svg``: the spans of one attempt, and ``one-lineage.svg``: the lineage event of it, as a collector received
+  both from a running stack (``documentation/one_trace.json``, ``one_lineage.json``;
+  ``tests/integration/test_observed_on_the_stack.py`` writes them where ``RATCHET_TEST_TRACE`` says).
 
 Each is one small SVG without script or font of its own; it brings a ground, so that it is legible on any page, and is
 dark where the reader's system is.
@@ -12,11 +15,13 @@ dark where the reader's system is.
 
 from __future__ import annotations
 
+import json
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from html import escape
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -26,6 +31,7 @@ from ratchet.domain import gate
 ROOT = Path(__file__).resolve().parents[1]
 FOLDER = ROOT / "docs" / "figures"
 CALIBRATION = ROOT / "docs" / "decisions" / "0031-the-gate-is-calibrated-by-simulation.md"
+TRACE, LINEAGE = (Path(__file__).with_name(name) for name in ("one_trace.json", "one_lineage.json"))
 COLUMNS = (
     "level",
     "power",
@@ -240,11 +246,80 @@ def one_holdout() -> str:
     return drawing.svg()
 
 
+SPAN_KINDS = {"publish": "b", "inbox": "c", "attempt": "a", "promotion": "d", "alias": "d", "ml.decisions": "d"}
+
+
+def below(parent: str | None, spans: Sequence[Any], known: Collection[str], depth: int = 0) -> Iterator[Any]:
+    """The spans below one, or the topmost, by time, each with its depth and followed by those below it."""
+    for span in spans:
+        if span["parent"] == parent or (parent is None and span["parent"] not in known):
+            yield span, depth
+            yield from below(span["id"], spans, known, depth + 1)
+
+
+def one_trace() -> str:
+    """The spans of one trace by time, each below its parent."""
+    told = json.loads(TRACE.read_text())["spans"]
+    spans = list(below(None, told, {span["id"] for span in told}))
+    last = max(span["end"] for span in told)
+    drawing = Drawing(
+        "One trace: from the publisher's call over the inbox, the attempt with its steps, to alias and announcement",
+        720,
+        72 + 20 * len(spans),
+    )
+    across = scale(0, last, 250, 660)
+    drawing.text(20, 28, f"One trace of {len(spans)} spans, {last:.0f} s from publish to promotion", "strong")
+    bottom = 54 + 20 * len(spans)
+    for tick in range(0, int(last) + 1, 5):
+        drawing.line(across(tick), 44, across(tick), bottom, "grid")
+        drawing.text(across(tick), bottom + 14, f"{tick} s", "small", "middle")
+    for number, (span, depth) in enumerate(spans):
+        y = 60 + 20 * number
+        drawing.text(20 + 14 * depth, y, span["name"])
+        start, end = across(span["start"]), across(span["end"])
+        drawing.bar(start, y - 10, max(end - start, 1.5), 12, SPAN_KINDS.get(span["name"].split()[0], "a"))
+        drawing.text(end + 5, y, f"{span['end'] - span['start']:.2f} s", "small")
+    return drawing.svg()
+
+
+def one_lineage() -> str:
+    """What a version was made of, by the namespace of each dataset."""
+    event = json.loads(LINEAGE.read_text())
+    kinds = {"kafka": "b", "feast": "a", "ratchet": "c", "mlflow": "d"}
+    inputs, made = event["inputs"], event["outputs"]
+    middle = 60 + 12 * len(inputs)
+    drawing = Drawing(
+        "Lineage of one model version: the topic of its event, feature views, tables, frozen rows and the champion "
+        "it was judged against go into the run; the version comes out",
+        720,
+        100 + 24 * len(inputs),
+    )
+    drawing.text(20, 28, f"What {made[0]['name']} was made of, as OpenLineage is told it", "strong")
+    drawing.bar(430, middle - 24, 120, 36, "c")
+    drawing.text(490, middle - 34, event["job"]["name"], "", "middle")
+    for number, each in enumerate(inputs):
+        y = 60 + 24 * number
+        drawing.dot(28, y - 4, kinds[each["namespace"]], 5)
+        drawing.text(42, y, f"{each['namespace']}: {each['name']}")
+        drawing.curve([(372, y - 4), (392, y - 4), (430, middle - 6)], kinds[each["namespace"]])
+    for each in made:
+        drawing.curve([(550, middle - 6), (590, middle - 6)], "d")
+        drawing.dot(596, middle - 6, "d", 6)
+        drawing.text(606, middle - 14, "mlflow", "small")
+        drawing.text(606, middle + 4, f"{each['name'].partition('/')[2]}")
+    drawing.legend(
+        20, 84 + 24 * len(inputs), [("b", "event"), ("a", "features and tables"), ("c", "frozen rows"), ("d", "model")]
+    )
+    return drawing.svg()
+
+
 FIGURES: dict[str, Callable[[], str]] = {
     "gate-level.svg": level,
     "gate-days.svg": power,
     "gate-verdicts.svg": verdicts,
     "gate-one-holdout.svg": one_holdout,
+    "one-lineage.svg": one_lineage,
+    "one-trace.svg": one_trace,
 }
 
 

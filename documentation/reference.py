@@ -1,4 +1,4 @@
-"""The pages that the code writes: the command line, the events field by field, the API route by route.
+"""The pages that the code writes: the command line, events field by field, the API route by route, metrics.
 
 Their words are those of the code (help, descriptions of the typed records), so that nothing is said twice. What a
 spec's keys mean is told by hand in ``docs/model-spec.md``; a test holds that it tells of every key and of no other.
@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, get_args, get_origin
 
@@ -19,6 +19,7 @@ import typer
 from ratchet.api.app import document
 from ratchet.cli import app
 from ratchet.domain.event_schemas import documents
+from ratchet.domain.instruments import INSTRUMENTS, Instrument
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
 MADE = "Made from the code by `make schemas`; what is wrong here is to be mended there."
@@ -31,6 +32,8 @@ EVENTS = """What events are for, the attributes of each, and why one is rejected
 machines: a JSON Schema per type, and [`asyncapi.json`](events/asyncapi.json)."""
 ROUTES = """How to sign in, who may what, and how events come in: [The API](api.md). The same for machines:
 [`openapi.json`](openapi.json)."""
+METRICS = """How they are scraped, dashboards and alert rules: [Observability](observability.md). They are read from the
+ledger at each scrape; what is not known has no sample."""
 Schema = Mapping[str, Any]
 
 
@@ -40,7 +43,21 @@ def pages() -> dict[str, str]:
         "reference-cli.md": commands(typer.main.get_command(app)),
         "reference-events.md": events(documents()),
         "reference-api.md": routes(document()),
+        "reference-metrics.md": metrics(INSTRUMENTS.values()),
     }
+
+
+# -- metrics -----------------------------------------------------------------------------------------------------------
+
+
+def metrics(instruments: Iterable[Instrument]) -> str:
+    """Every metric with its labels and its meaning."""
+    rows = [
+        f"| `{one.name}` | {one.kind} | {', '.join(f'`{label}`' for label in one.labels)} | {one.help} |"
+        for one in instruments
+    ]
+    head = ["| metric | kind | labels | meaning |", "|---|---|---|---|"]
+    return "\n\n".join(["# Metrics", MADE, METRICS, "\n".join([*head, *rows])]) + "\n"
 
 
 # -- the command line --------------------------------------------------------------------------------------------------

@@ -20,24 +20,30 @@ from ratchet.adapters.catalogue import own_datasets
 from ratchet.adapters.channels import load_channels
 from ratchet.adapters.connections import (
     HTTP_KEYS,
+    METRICS,
     EnvResolver,
     Resolver,
     UnknownConnection,
     http_url,
     ledger_url,
+    metrics_token,
     signing_keys,
     storage_url,
     study_url,
 )
 from ratchet.adapters.ledger import SqlLedger
+from ratchet.adapters.lineage_http import lineage_of
 from ratchet.adapters.specs import load_all, load_spec, spec_files, told
 from ratchet.adapters.specs_at_ref import models_at
+from ratchet.adapters.telemetry import telemetry_of
 from ratchet.domain.plan import ModelPlan, Side, Standing, plan
 from ratchet.domain.rehearsal import Rehearsal
 from ratchet.domain.spec import ModelSpec, did_you_mean
 from ratchet.errors import RatchetError, Refused
+from ratchet.logs import about
 from ratchet.ports.intake import IntakeSink
 from ratchet.ports.ledger import AttemptRow, MonitorMark
+from ratchet.ports.telemetry import Telemetry
 from ratchet.records import RunContext
 from ratchet.settings import Settings, load_settings
 from ratchet.workflow.artifacts import Artifacts
@@ -50,9 +56,11 @@ from ratchet.workflow.dossiers import attempt_of
 from ratchet.workflow.guarding import GuardedFeatures, allowed_columns, recorded
 from ratchet.workflow.inspecting import Inspection
 from ratchet.workflow.intake import Intake
+from ratchet.workflow.measuring import Measurements
 from ratchet.workflow.monitoring import MONITOR_AGAIN_SECONDS, Monitors, due_end
 from ratchet.workflow.monthly import months_of
 from ratchet.workflow.notifying import Deliver, Notifications
+from ratchet.workflow.observing import Observer
 from ratchet.workflow.planning import deployed
 from ratchet.workflow.promotion import Promotions
 from ratchet.workflow.purging import Purges
@@ -173,6 +181,11 @@ class Ratchet:
         return models
 
     @cached_property
+    def telemetry(self) -> Telemetry:
+        """Where spans go: nowhere, unless OpenTelemetry's variables name a collector."""
+        return telemetry_of(self.settings.telemetry)
+
+    @cached_property
     def code_digest(self) -> str:
         """What code runs here: a digest of the package's sources, unless the deployment states its own."""
         return self.settings.code_digest or _sources_digest(Path(__file__).parent)
@@ -242,7 +255,24 @@ class Ratchet:
             artifacts=lambda: self.artifacts,
             environment=self.environment,
             hook=self.payoff_hook,
+            telemetry=self.telemetry,
         )
+
+    @cached_property
+    def _observer(self) -> Observer:
+        return Observer(self.ledger, self.telemetry, lineage_of(self.settings.lineage), lambda: self.store)
+
+    def observe(self) -> None:
+        """Tell whoever watches what has begun or ended; what goes wrong there is none of the caller's business."""
+        try:
+            self._observer.run()
+        except Exception as error:
+            # Whatever is wrong with telling it, what was decided stands.
+            logger.warning(
+                "what has begun or ended was not told to whoever watches; the sweep tries again: %s",
+                error,
+                exc_info=not isinstance(error, RatchetError),
+            )
 
     @cached_property
     def _attempts(self) -> Attempts:
@@ -380,7 +410,10 @@ class Ratchet:
 
     def claim(self, model: str, run: RunContext) -> dict[str, Any]:
         """Open an attempt for this run, or say why there is nothing to do."""
-        return Claims(self.ledger, self.settings, self.code_digest).claim(model, run)
+        with about(model=model, run_id=run.dag_run_id):
+            claimed = Claims(self.ledger, self.settings, self.code_digest).claim(model, run)
+        self.observe()
+        return claimed
 
     def snapshot(self, attempt: str) -> dict[str, Any]:
         """Freeze the attempt's rows."""
@@ -398,6 +431,7 @@ class Ratchet:
         """Give the verdict; what it announces is relayed at once."""
         answer = self._attempts.judge(attempt)
         self.relay.run()
+        self.observe()
         try:
             with self.ledger.transaction() as tx:
                 judged = attempt_of(tx, attempt)
@@ -424,13 +458,20 @@ class Ratchet:
 
     def promote(self, model: str) -> dict[str, Any]:
         """Promote the newest attempt that waits for it."""
-        return self._promotions.promote(model)
+        with about(model=model):
+            promoted = self._promotions.promote(model)
+        self.observe()
+        return promoted
 
     def respond(
         self, attempt: str, *, approve: bool, actor: str, reason: str, via: str, user_id: str | None = None
     ) -> dict[str, Any]:
         """Take one person's answer to the request for approval of an attempt."""
-        return self._promotions.respond(attempt, approve=approve, actor=actor, reason=reason, via=via, user_id=user_id)
+        answered = self._promotions.respond(
+            attempt, approve=approve, actor=actor, reason=reason, via=via, user_id=user_id
+        )
+        self.observe()
+        return answered
 
     def show_request(self, model: str, run_id: str, is_open: Callable[[str], bool]) -> dict[str, Any] | None:
         """The request for approval that this run is to show people; None when there is nothing to show."""
@@ -442,33 +483,39 @@ class Ratchet:
 
     def watch(self, model: str) -> dict[str, Any]:
         """Score the new days of the model's probation and decide on it."""
-        return Watch(
+        watch = Watch(
             self.ledger,
             self.relay,
             features=lambda: self.features,
             artifacts=lambda: self.artifacts,
             hook=self.payoff_hook,
-        ).watch(model)
+        )
+        with about(model=model):
+            return watch.watch(model)
 
     def monitor(self, model: str, window_end: date | None = None) -> dict[str, Any]:
         """Look at the model's window of new rows that is due, or at one that ends before a local day."""
-        return Monitors(
+        monitors = Monitors(
             self.ledger,
             self.relay,
             features=lambda: self.features,
             artifacts=lambda: self.artifacts,
             store=lambda: self.store,
             hook=self.payoff_hook,
-        ).monitor(model, window_end)
+        )
+        with about(model=model):
+            return monitors.monitor(model, window_end)
 
     def score(self, model: str, run: RunContext, asked: tuple[date, date] | None = None) -> dict[str, Any]:
         """Write the predictions of the model's complete days, or of those asked for, that have none."""
-        return Scoring(
+        scoring = Scoring(
             self.ledger,
             features=lambda: self.features,
             store=lambda: self.store,
             artifacts=lambda: self.artifacts,
-        ).score(model, run, asked)
+        )
+        with about(model=model, run_id=run.dag_run_id):
+            return scoring.score(model, run, asked)
 
     def backtest_place(
         self, spec: ModelSpec, *, source: str, named: Mapping[datetime, str], threads: int, approximate: bool
@@ -532,6 +579,23 @@ class Ratchet:
         except UnknownConnection:
             return {}
 
+    def metrics_token(self) -> str | None:
+        """By which metrics may be scraped without being a person; None where none is defined."""
+        try:
+            return metrics_token(self._resolver.resolve(METRICS))
+        except UnknownConnection:
+            return None
+
+    @cached_property
+    def _measurements(self) -> Measurements:
+        return Measurements(self.ledger, _version("ratchet") or "", self.code_digest)
+
+    def metrics(self) -> bytes:
+        """Ratchet's metrics as Prometheus scrapes them."""
+        from ratchet.adapters.prometheus import exposition  # noqa: PLC0415 - the API alone
+
+        return exposition(self._measurements.measure())
+
     def costs(self, model: str | None = None) -> Costs:
         """What the attempts of one model, or of all, have cost."""
         return costs_of(self.ledger, lambda: self.store, model)
@@ -559,7 +623,9 @@ class Ratchet:
         sweeper = Sweeper(
             self.ledger, self._intake, self.relay, self.settings, reconciler, self.audit_log, self._promotions
         )
-        return sweeper.sweep(runs, self._folders())
+        swept = sweeper.sweep(runs, self._folders())
+        self.observe()
+        return swept
 
     @cached_property
     def _notifications(self) -> Notifications:

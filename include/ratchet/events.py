@@ -25,7 +25,10 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Literal, Self
 
+import msgspec
+
 from ratchet.adapters.connections import KAFKA, ConnectionInfo, EnvResolver, parse_uri
+from ratchet.adapters.telemetry import surrounding, telemetry_of
 from ratchet.domain.events import (
     Announcement,
     DataArrived,
@@ -39,8 +42,10 @@ from ratchet.domain.events import (
     parse,
     to_record,
 )
+from ratchet.domain.tracing import Span, TraceContext, event_trace
 from ratchet.errors import Refused, Unavailable
 from ratchet.ports.bus import Bus
+from ratchet.ports.telemetry import Telemetry
 from ratchet.settings import load_settings
 
 __all__ = [
@@ -99,14 +104,23 @@ class Publisher:
             (``kafka://user:password@host:9093?security.protocol=SASL_SSL``); the connection's when left out.
         mode: ``structured`` (the event is the value) or ``binary`` (attributes are ``ce_`` headers).
         bus: publish there instead (tests).
+        telemetry: tell spans there instead of where OpenTelemetry's variables say.
 
     Raises:
         Refused: no connection is defined, or it cannot be read.
 
     """
 
-    def __init__(self, broker: str | None = None, *, mode: Mode = "structured", bus: Bus | None = None) -> None:
+    def __init__(
+        self,
+        broker: str | None = None,
+        *,
+        mode: Mode = "structured",
+        bus: Bus | None = None,
+        telemetry: Telemetry | None = None,
+    ) -> None:
         self._mode = mode
+        self._telemetry = telemetry or telemetry_of(load_settings().telemetry)
         if bus is None:
             from ratchet.adapters.kafka_bus import KafkaBus  # noqa: PLC0415 - tests need no driver
 
@@ -116,16 +130,27 @@ class Publisher:
     def publish(self, observations: Iterable[Observation]) -> list[str]:
         """Publish all, in order; all are stored by the broker when this returns. Returns their ids.
 
+        Where spans are told, or the caller's own code is traced by OpenTelemetry, events carry their ``traceparent``.
+
         Raises:
             EventRejected: one breaks a rule; none is sent then.
             Unavailable: the broker did not confirm all of them; some may be stored. Publish the same ids again.
 
         """
-        announcements = [observation.checked() for observation in observations]
+        start, around = datetime.now(UTC), surrounding()
+        announcements = [self._traced(observation.checked(), around) for observation in observations]
         for topic, key, value, headers in [(event.topic, *record(event, self._mode)) for event in announcements]:
             self._bus.publish(topic, key, value, headers)
         self._bus.flush()
+        if self._telemetry.on:
+            self._telemetry.emit(_published(event, around, start) for event in announcements)
+            self._telemetry.flush()
         return [event.id for event in announcements]
+
+    def _traced(self, event: Announcement, around: TraceContext | None) -> Announcement:
+        """With the span that tells it: one of ours where spans are told, else the one that surrounds this."""
+        told = told_by(event, around) if self._telemetry.on else around
+        return event if told is None else msgspec.structs.replace(event, traceparent=told.traceparent)
 
     def close(self) -> None:
         """Release the connection; may be called twice."""
@@ -178,6 +203,25 @@ def record(event: Announcement, mode: Mode) -> tuple[bytes, bytes, list[tuple[st
     key, value, headers = to_record(event, mode=mode)
     parse(value, headers)
     return key, value, headers
+
+
+def told_by(event: Announcement, around: TraceContext | None) -> TraceContext:
+    """The span that tells an event: within the one that surrounds it, else in a trace of the event's own."""
+    return around.child("publish", event.source, event.id) if around else event_trace(event.source, event.id)
+
+
+def _published(event: Announcement, around: TraceContext | None, start: datetime) -> Span:
+    attributes = {
+        "messaging.system": "kafka",
+        "messaging.destination.name": event.topic,
+        "cloudevents.event_id": event.id,
+        "cloudevents.event_source": event.source,
+        "cloudevents.event_type": event.type,
+        "cloudevents.event_subject": event.subject,
+    }
+    parent = around.span_id if around else None
+    context = told_by(event, around)
+    return Span(f"publish {event.topic}", context, parent, start, datetime.now(UTC), "producer", attributes)
 
 
 def _connection(broker: str | None) -> ConnectionInfo:

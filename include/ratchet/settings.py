@@ -64,6 +64,9 @@ class Settings:
     warm_workers: bool = True
     notifications_file: Path = Path("include/notifications.yaml")
     http_events_per_minute: int | None = 6_000
+    log_format: str = "text"
+    telemetry: Mapping[str, str] = field(default_factory=dict, repr=False)
+    lineage: Mapping[str, str] = field(default_factory=dict, repr=False)
 
 
 def _places(env: Mapping[str, str], name: str, default: str) -> int | None:
@@ -79,6 +82,14 @@ def _switch(env: Mapping[str, str], name: str, default: str) -> bool:
     if text not in {"on", "off"}:
         raise Refused(f"{name} must be on or off, but got {text!r}")
     return text == "on"
+
+
+def _one_of(env: Mapping[str, str], name: str, choices: tuple[str, ...]) -> str:
+    """One of the choices, the first when nothing is said."""
+    text = env.get(name, "").strip().lower() or choices[0]
+    if text not in choices:
+        raise Refused(f"{name} must be {' or '.join(choices)}, but got {text!r}")
+    return text
 
 
 def load_settings(base: Mapping[str, str] | None = None) -> Settings:
@@ -107,5 +118,8 @@ def load_settings(base: Mapping[str, str] | None = None) -> Settings:
         code_digest=env.get("RATCHET_CODE_DIGEST") or None,
         http_events_per_minute=_places(env, "RATCHET_HTTP_EVENTS_PER_MINUTE", "6000"),
         warm_workers=_switch(env, "RATCHET_WARM_WORKERS", "on"),
+        log_format=_one_of(env, "RATCHET_LOG_FORMAT", ("text", "json")),
+        telemetry={name: value for name, value in env.items() if name.startswith("OTEL_")},
+        lineage={name: value for name, value in env.items() if name.startswith("OPENLINEAGE_")},
         notifications_file=Path(env.get("RATCHET_NOTIFICATIONS") or root / "include" / "notifications.yaml").resolve(),
     )

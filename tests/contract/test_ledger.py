@@ -1201,3 +1201,63 @@ def test_the_migration_of_snoozes_goes_back_and_forth(ledger):
         command.upgrade(config, "head")
     with ledger.transaction() as tx:
         assert tx.snoozes() == {}
+
+
+def test_what_is_measured_is_counted_over_all_models(ledger):
+    with ledger.transaction() as tx:
+        tx.start_attempt(attempt(1), 60)
+        tx.save_step("m.1", "snapshot", {}, tx.wall() - timedelta(seconds=60))
+        tx.update_attempt("m.1", state="concluded", verdict="promote", concluded_at=tx.wall())
+        tx.release_lease("m.1")
+        tx.start_attempt(attempt(2, options={"dry_run": True}), 60)
+        tx.update_attempt("m.2", state="concluded", verdict="promote")
+        tx.insert_champion(champion(1, 1))
+        tx.audit("ann", "model.retired", "m", {})
+        tx.audit("ann", "model.retired", "m", {})
+        tx.enqueue("alias", "a", {})
+        tx.enqueue("alias", "b", {})
+        tx.save_self_test("m", {"n": 1}, passed=False)
+        tx.save_self_test("m", {"n": 2}, passed=None)
+    with ledger.transaction() as tx:
+        assert tx.count_attempts() == {("m", "concluded"): 2}
+        assert tx.count_verdicts() == {("m", "promote"): 1}
+        assert tx.count_champions() == {("m", "promotion"): 1}
+        assert tx.count_audited() == {"model.retired": 2}
+        assert [(told.kind, told.waiting) for told in tx.outbox_tallies()] == [("alias", 2)]
+        ((model, digest, seconds),) = tx.seconds_by_spec()
+        assert (model, digest) == ("m", "d" * 64)
+        assert 59 < seconds < 70
+        at, passed = tx.tested()["m"]
+        assert passed is False, "what could not be judged changes nothing"
+        assert at == max(row.at for row in tx.self_tests("m"))
+        assert [row.id for row in tx.attempts_since(NOW)] == ["m.1", "m.2"]
+        assert [row.id for row in tx.attempts_since(tx.wall() - timedelta(hours=1))] == ["m.1"]
+
+
+def test_how_long_an_event_waited_for_its_run_is_told_by_model(ledger):
+    with ledger.transaction() as tx:
+        tx.insert_events([event("a")])
+        (row,) = tx.events()
+        tx.start_attempt(attempt(1, trigger_event_pk=row.pk, created_at=row.received_at + timedelta(seconds=5)), 60)
+        assert tx.waits_for_claim(row.received_at) == {"m": [5.0]}
+        assert tx.waits_for_claim(row.received_at + timedelta(seconds=6)) == {}
+
+
+def test_a_publishers_span_is_kept_with_its_event(ledger):
+    traceparent = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+    with ledger.transaction() as tx:
+        tx.insert_events([replace(event("a"), traceparent=traceparent), event("b")])
+        pks = {row.event_id: row.pk for row in tx.events()}
+        assert tx.traceparents(list(pks.values())) == {pks["a"]: traceparent}
+        assert tx.traceparents([]) == {}
+
+
+def test_when_something_was_written_and_told_is_known_by_its_name(ledger):
+    with ledger.transaction() as tx:
+        tx.enqueue("record", "x", {})
+        tx.enqueue("record", "y", {})
+        tx.finish_outbox(tx.take_outbox("record", 1))
+        ((first, written, told), (second, _, waits)) = tx.outbox_times(["y", "x", "z"])
+        assert (first, second, waits) == ("x", "y", None)
+        assert told is not None
+        assert told >= written

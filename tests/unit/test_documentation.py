@@ -116,8 +116,15 @@ def test_every_check_of_the_audit_has_a_section_and_nothing_else() -> None:
     assert list(sections("What the audit finds")) == [*CHECKS, "log"]
 
 
+def test_every_alert_has_a_section_and_nothing_else() -> None:
+    rules = yaml.safe_load((ROOT / "deploy" / "observability" / "alerts.yaml").read_text())["groups"][0]["rules"]
+    assert list(sections("What Prometheus alerts")) == [rule["alert"] for rule in rules]
+    for rule in rules:
+        assert rule["annotations"]["runbook_url"] == f"docs/runbook.md#{rule['alert'].lower()}"
+
+
 def test_each_section_says_what_it_means_where_to_look_what_to_do_and_when_it_is_over() -> None:
-    for part in ("What people are told", "What the audit finds", "What only the logs say"):
+    for part in ("What people are told", "What the audit finds", "What Prometheus alerts", "What only the logs say"):
         for name, text in sections(part).items():
             labels = [each for each in ("Means", "See", "Do", "Over") if f"**{each}**" not in text]
             assert labels == [], f"the runbook's section {name!r} lacks {labels}"

@@ -28,6 +28,8 @@ STORAGE = "ratchet_storage"
 FEAST = "ratchet_feast"
 HTTP_KEYS = "ratchet_http_keys"
 """Secrets of those who sign what they post; the API alone asks for it, and it need not be there."""
+METRICS = "ratchet_metrics"
+"""Its password is the token of whoever scrapes metrics; the API alone asks for it, and it need not be there."""
 CONNECTION_IDS = (KAFKA, LEDGER, MLFLOW, OPTUNA, STORAGE, FEAST)
 
 _KAFKA_PASSED_ON = frozenset(
@@ -266,6 +268,21 @@ def signing_keys(info: ConnectionInfo) -> dict[str, tuple[str, ...]]:
             )
         keys[name] = secrets
     return keys
+
+
+def metrics_token(info: ConnectionInfo) -> str:
+    """The token of whoever scrapes metrics: the connection's password.
+
+    Raises:
+        Refused: it is too short to be a secret.
+
+    """
+    if len(info.password or "") < LEAST_SECRET:
+        raise Refused(
+            f"connection {METRICS}: its password must be a text of {LEAST_SECRET} characters or more. "
+            "Make one: openssl rand -hex 32"
+        )
+    return str(info.password)
 
 
 def http_url(info: ConnectionInfo) -> str:

@@ -12,7 +12,7 @@ from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from ratchet.api import acting, hearing, problems, reading, schemas
+from ratchet.api import acting, hearing, measured, problems, reading, schemas
 from ratchet.api.access import Access
 from ratchet.api.door import Door, DoorDep, PersonDep
 from ratchet.api.problems import HEADERS, Problem
@@ -70,7 +70,7 @@ def _routes(lifespan: Any = None) -> FastAPI:
         redoc_url=None,
         redirect_slashes=False,
     )
-    for router in (reading.router, acting.router, hearing.router, itself):
+    for router in (reading.router, acting.router, hearing.router, measured.router, itself):
         app.include_router(router)
     return app
 

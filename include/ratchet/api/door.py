@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hmac
 import logging
 import threading
 import time
@@ -64,6 +65,28 @@ class Keys:
             return self._known.get(name, ())
 
 
+class MetricsToken:
+    """The token of whoever scrapes, asked for again every half a minute: replacing it needs no restart."""
+
+    def __init__(self, load: Callable[[], str | None]) -> None:
+        self._load = load
+        self._lock = threading.Lock()
+        self._known: str | None = None
+        self._until = 0.0
+
+    def is_it(self, given: str) -> bool:
+        """Whether this is the token; false where there is none. May block."""
+        with self._lock:
+            if time.monotonic() >= self._until:
+                try:
+                    self._known = self._load()
+                except Refused as refusal:
+                    self._known = None
+                    logger.error("no token scrapes metrics: %s", refusal)  # noqa: TRY400 - the whole story
+                self._until = time.monotonic() + KEYS_SECONDS
+            return self._known is not None and hmac.compare_digest(self._known.encode(), given.encode())
+
+
 @dataclass
 class Door:
     """The parts of one application."""
@@ -71,6 +94,7 @@ class Door:
     ratchet: Ratchet
     access: Access
     keys: Keys
+    metrics_token: MetricsToken
     outgoing: Outgoing
     buckets: Buckets
     description: dict[str, Any]
@@ -83,6 +107,7 @@ class Door:
             ratchet=ratchet,
             access=access,
             keys=Keys(ratchet.signing_keys),
+            metrics_token=MetricsToken(ratchet.metrics_token),
             outgoing=Outgoing(lambda: ratchet.bus),
             buckets=Buckets(ratchet.settings.http_events_per_minute),
             description=description,
@@ -177,6 +202,20 @@ async def sender(
     found = await door.access.identify(request)
     _own_site(request)
     return Sender(f"user {found.id}", person=found)
+
+
+async def scraper(
+    request: Request,
+    door: DoorDep,
+    _token: Annotated[object, Depends(token)],
+    _cookie: Annotated[object, Depends(cookie)],
+) -> None:
+    """Who scrapes metrics: whoever has the token for that, else a person who may see every model."""
+    kind, _, given = request.headers.get("authorization", "").partition(" ")
+    if kind.lower() == "bearer" and given and await run_in_threadpool(door.metrics_token.is_it, given.strip()):
+        return
+    found = await door.access.identify(request)
+    await run_in_threadpool(door.may_everywhere, found, "read")
 
 
 PersonDep = Annotated[Person, Depends(person)]

@@ -31,6 +31,7 @@ from ratchet.domain.events import (
     parse,
     to_record,
 )
+from ratchet.domain.tracing import read_traceparent
 from ratchet.domain.translations import SYSTEMS, Given, Untranslatable, translate
 from ratchet.errors import Unavailable
 
@@ -72,7 +73,7 @@ async def hear(request: Request, door: DoorDep, sender: SenderDep) -> s.Accepted
     body = await request.body()
     headers = [(name.decode("latin-1"), value) for name, value in request.scope["headers"]]
     heard = await run_in_threadpool(read, body, headers)
-    return await _publish(door, sender, heard)
+    return await _publish(door, sender, heard, request)
 
 
 @router.post(
@@ -103,11 +104,16 @@ async def hear_system(
     except Untranslatable as error:
         fault = Fault(pointer=error.where, rule=error.rule, got=error.got, remedy=error.remedy)
         raise Problem("too-large" if error.rule == "oversized" else "no-event", str(error), errors=[fault]) from None
-    return await _publish(door, sender, told)
+    return await _publish(door, sender, told, request)
 
 
-async def _publish(door: Door, sender: Sender, heard: Sequence[InboundEvent | Announcement]) -> s.Accepted:
+async def _publish(
+    door: Door, sender: Sender, heard: Sequence[InboundEvent | Announcement], request: Request
+) -> s.Accepted:
     records = await run_in_threadpool(_allowed, door, sender, heard)
+    if (caller := read_traceparent(request.headers.get("traceparent"))) is not None:
+        travels = ("traceparent", caller.traceparent.encode())
+        records = [(topic, key, value, [*headers, travels]) for topic, key, value, headers in records]
     if seconds := door.buckets.take(sender.name, max(len(heard), 1)):
         raise Problem(
             "too-many", f"Send again in {seconds} s, and fewer at once.", headers={"Retry-After": str(seconds)}

@@ -7,6 +7,7 @@ import traceback
 
 import typer
 
+from ratchet import logs
 from ratchet.cli import (
     approvals,
     audit,
@@ -27,6 +28,7 @@ from ratchet.cli import (
     verify,
 )
 from ratchet.errors import RatchetError
+from ratchet.settings import load_settings
 
 app = typer.Typer(
     name="ratchet",
@@ -58,6 +60,7 @@ def main() -> None:
     An interrupt is 130.
     """
     try:
+        logs.configure(load_settings().log_format)
         app()
     except KeyboardInterrupt:
         sys.exit(130)

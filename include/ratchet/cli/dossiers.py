@@ -22,6 +22,7 @@ from ratchet.ports.ledger import AttemptRow, EventRow, Tx
 from ratchet.workflow import dossiers
 from ratchet.workflow.approving import approvals_of, verdict_of
 from ratchet.workflow.guarding import in_words
+from ratchet.workflow.tracing import context_of
 
 What = Annotated[str, typer.Argument(help="<attempt> or <model>@<version>")]
 OneOrAll = Annotated[str | None, typer.Argument(help="<attempt> or <model>@<version>; or --all")]
@@ -44,6 +45,7 @@ class Story:
     approvals: Mapping[str, Any] | None
     champions: Sequence[Mapping[str, Any]]
     audit: Sequence[Mapping[str, Any]]
+    trace_id: str | None = None
 
 
 def trace(
@@ -70,7 +72,12 @@ def trace(
         return
     story = story_of(ratchet, what)
     if as_json or story.dossier["evidence"]["key"] is None:
-        after = {"approvals": story.approvals, "champions": story.champions, "audit": story.audit}
+        after = {
+            "approvals": story.approvals,
+            "champions": story.champions,
+            "audit": story.audit,
+            "trace_id": story.trace_id,
+        }
         typer.echo(json.dumps({"dossier": story.dossier, "after": after}, default=str, indent=1))
         return
     show(story)
@@ -137,12 +144,14 @@ def story_of(ratchet: Ratchet, what: str) -> Story:
         reigns = _reigns(tx, attempt.model)
         audit = tx.audit_log(attempt.model)
         approvals = approvals_of(tx, attempt.id)
+        trace_id = context_of(tx, attempt).trace_id
     return Story(
         attempt=attempt,
         dossier=dossiers.read(ratchet.store, attempt),
         approvals=approvals,
         champions=[reign for reign in reigns if reign["version"] in _versions(attempt)],
         audit=[entry for entry in audit if _concerns(entry["detail"], attempt)],
+        trace_id=trace_id,
     )
 
 
@@ -305,6 +314,7 @@ def show(story: Story) -> None:
             "run": f"{dossier['run']['dag']} {dossier['run']['id']}",
             "as of": f"{dossier['as_of']} (business time {dossier['business_at']})",
             "events": f"{len(dossier['events']):,}",
+            "trace": story.trace_id,
         },
     )
     for event in dossier["events"][:MOST_EVENTS]:

@@ -303,7 +303,10 @@ class InboundEvent(Struct, frozen=True, kw_only=True):
 
 
 class Announcement(Struct, frozen=True, kw_only=True):
-    """One event to be published: any of our types, ready for :func:`to_record`."""
+    """One event to be published: any of our types, ready for :func:`to_record`.
+
+    ``traceparent`` names the span that tells it (W3C Trace Context), in a trace that somebody follows.
+    """
 
     id: str
     source: str
@@ -311,6 +314,7 @@ class Announcement(Struct, frozen=True, kw_only=True):
     subject: str
     time: datetime
     data: InboundData | OutboundData
+    traceparent: str | None = None
 
     @property
     def topic(self) -> str:
@@ -590,8 +594,12 @@ def to_record(
     """Key (the subject), value and headers of a CloudEvent for Kafka. A heard event keeps its unknown fields."""
     data: Any = event.data
     extensions: dict[str, Any] = {}
+    travels: list[tuple[str, bytes]] = []
     if isinstance(event, InboundEvent):
         data, extensions = event.payload, event.extensions
+    elif event.traceparent is not None:
+        extensions = {"traceparent": event.traceparent}
+        travels = [("traceparent", event.traceparent.encode())]
     attributes = {
         "specversion": SPEC_VERSION,
         "id": event.id,
@@ -604,6 +612,6 @@ def to_record(
     key = event.subject.encode()
     if mode == "binary":
         headers = [(f"ce_{name}", _as_header(value).encode()) for name, value in attributes.items()]
-        return key, msgspec.json.encode(data), [*headers, ("content-type", DATA_CONTENT_TYPE.encode())]
+        return key, msgspec.json.encode(data), [*headers, ("content-type", DATA_CONTENT_TYPE.encode()), *travels]
     body = {**attributes, "datacontenttype": DATA_CONTENT_TYPE, "data": data}
-    return key, msgspec.json.encode(body), [("content-type", STRUCTURED_CONTENT_TYPE.encode())]
+    return key, msgspec.json.encode(body), [("content-type", STRUCTURED_CONTENT_TYPE.encode()), *travels]

@@ -24,6 +24,7 @@ from ratchet.ports.ledger import LIVE_STATES, AttemptRow, Ledger, Tx, UsedDays
 from ratchet.ports.registry import Registry
 from ratchet.ports.store import Store
 from ratchet.ports.studies import Studies, TrialRecord
+from ratchet.ports.telemetry import NOBODY, Telemetry
 from ratchet.settings import Settings
 from ratchet.workflow import dossiers
 from ratchet.workflow.artifacts import Artifacts, Loader, UnusableArtifact
@@ -33,6 +34,7 @@ from ratchet.workflow.guarding import allowed_columns, recorded
 from ratchet.workflow.leases import resumable, step
 from ratchet.workflow.promotion import conclude
 from ratchet.workflow.telling import challenger_alias
+from ratchet.workflow.tracing import part
 
 MOST_REASONS = 5
 RECENT = 10
@@ -68,6 +70,7 @@ class Parts:
     environment: Callable[[], dict[str, Any]]
     hook: Callable[[ModelSpec], Any] = lambda _: None
     """The loaded function of a spec whose payoff names one, else None."""
+    telemetry: Telemetry = NOBODY
 
 
 class Attempts:
@@ -97,7 +100,7 @@ class Attempts:
                 return self._freeze(attempt, spec, planned)
             return self._freeze(attempt, spec, _look_again(before, planned), before["snapshot"]["files"]["train"])
 
-        answer = step(self._parts.ledger, self._parts.settings, attempt_id, "snapshot", work)
+        answer = self._step(attempt_id, "snapshot", work)
         self._advance(attempt_id, "claimed", "snapshotted")
         return answer
 
@@ -110,15 +113,18 @@ class Attempts:
         from ratchet.workflow.valuing import check_columns  # noqa: PLC0415
 
         features, store = self._parts.features(), self._parts.store()
-        features.apply()
+        with part("declare features"):
+            features.apply()
         allowed = allowed_columns(features, spec)
         last_day, refits = max(planned.holdout_days), spec.gate.deploy == "refit"
         kept_from = planned.calibrate_end if refits else planned.holdout_start
         first_day = planned.fit_start if train is None else kept_from
-        spine = features.spine(
-            spec, as_of=attempt.as_of, start=first_day, end=date.fromordinal(last_day.toordinal() + 1)
-        )
-        rows = features.historical(spec, spine)
+        with part("spine"):
+            spine = features.spine(
+                spec, as_of=attempt.as_of, start=first_day, end=date.fromordinal(last_day.toordinal() + 1)
+            )
+        with part("historical features"):
+            rows = features.historical(spec, spine)
         check_columns(spec, rows.schema)
         self._parts.hook(spec)  # a changed or broken file ends the attempt here, before anything is spent
         names = features.feature_names(spec)
@@ -201,7 +207,7 @@ class Attempts:
             told = asdict(result)
             return told if result.policy is not None else {k: v for k, v in told.items() if k != "policy"}
 
-        return step(self._parts.ledger, self._parts.settings, attempt_id, f"tune.{worker}", work)
+        return self._step(attempt_id, f"tune.{worker}", work)
 
     def judge(self, attempt_id: str) -> dict[str, Any]:
         """Fit the winner, score both models on the fresh rows, give the verdict, write the dossier.
@@ -210,9 +216,9 @@ class Attempts:
         promotes waits in state ``judged`` for ``promote``, with its refit where the spec deploys one.
         """
         self._advance(attempt_id, "snapshotted", "tuned")
-        answer = step(self._parts.ledger, self._parts.settings, attempt_id, "evaluate", self._evaluate)
+        answer = self._step(attempt_id, "evaluate", self._evaluate)
         if answer.get("refit"):
-            answer = answer | step(self._parts.ledger, self._parts.settings, attempt_id, REFIT, self._refit)
+            answer = answer | self._step(attempt_id, REFIT, self._refit)
         with self._parts.ledger.transaction() as tx:
             if resumable(tx, attempt_id).state not in LIVE_STATES:
                 return answer
@@ -259,6 +265,10 @@ class Attempts:
             else:
                 tx.release_lease(attempt_id)
         return answer
+
+    def _step(self, attempt_id: str, name: str, work: Callable[[AttemptRow], dict[str, Any]]) -> dict[str, Any]:
+        parts = self._parts
+        return step(parts.ledger, parts.settings, attempt_id, name, work, parts.telemetry)
 
     def card(self, attempt: AttemptRow) -> str:
         """Write the model card of a judged attempt, in storage and beside its versions; returns its address.
@@ -381,7 +391,7 @@ class Attempts:
             best = best_trial(self._parts.studies(), attempt.id)
             study = self._study(spec, attempt.id, best)
             seed = seed_of(attempt.id)
-            challenger = fit_final(
+            challenger = part("fit the challenger")(fit_final)(
                 spec=spec,
                 train=taken["train_uri"],
                 ranges=ranges,
@@ -408,10 +418,12 @@ class Attempts:
             folders = {name: Path(scratch) / name for name in judged.models}
             digests = {name: models.save(model, folders[name]) for name, model in judged.models.items()}
             sizes = [None if served is None else _megabytes(served), *map(_megabytes, folders.values())]
-            found = evaluate_each(spec, holdout, rival, list(judged.models.values()), sizes_mb=sizes, hook=hook)
+            found = part("score")(evaluate_each)(
+                spec, holdout, rival, list(judged.models.values()), sizes_mb=sizes, hook=hook
+            )
             met = dict(zip(judged.models, found, strict=True))
             policy = GatePolicy.from_spec(spec.gate, alpha_share=share)
-            choice = judge_each(met, policy, judged.not_judged)
+            choice = part("judge")(judge_each)(met, policy, judged.not_judged)
             chosen, verdict = choice.chosen, choice.verdict
             challenger, evidence, model_digest = judged.models[chosen], met.pop(chosen), digests[chosen]
             others = {other: given.challenger for other, given in met.items()}
@@ -421,7 +433,7 @@ class Attempts:
             version = (
                 before["challenger"]["version"]
                 if before
-                else self._parts.registry().register(
+                else part("register")(self._parts.registry().register)(
                     name,
                     attempt.model,
                     folders[chosen],

@@ -13,6 +13,7 @@ from datetime import datetime, timedelta
 
 from ratchet.domain import events as cloudevents
 from ratchet.domain.positions import Ends, Known, Position
+from ratchet.domain.tracing import read_traceparent
 from ratchet.errors import Refused
 from ratchet.failpoints import reach
 from ratchet.ports.intake import Spot
@@ -123,6 +124,7 @@ class Intake:
                         data=each.event.payload,
                         record_id=pk,
                         incident=cloudevents.incident_of(each.event),
+                        traceparent=_traceparent(each),
                     )
                     for each, pk in routed
                     for model in each.models
@@ -213,6 +215,15 @@ class Intake:
                         by_dataset[dataset] = (*by_dataset.get(dataset, ()), row.model)
             self._routes = Routes(rows, {row.model: row.retired for row in rows}, by_dataset)
         return self._routes
+
+
+def _traceparent(each: _Routed) -> str | None:
+    """The span that the event's publisher named: CloudEvents' extension, else the header that OpenTelemetry sends."""
+    said: object = each.event.extensions.get("traceparent")
+    if said is None:
+        said = next((value.decode("latin-1") for name, value in each.raw.headers if name == "traceparent"), None)
+    named = read_traceparent(said) if said is not None else None
+    return named.traceparent if named else None
 
 
 def _judged(raw: RawRecord, routes: Routes, hold_until: datetime, refused: str | None) -> NewRecord | _Routed:

@@ -5,12 +5,16 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
+from ratchet.domain.tracing import attempt_context
 from ratchet.errors import RatchetError, StaleAttempt
+from ratchet.logs import about
 from ratchet.ports.ledger import AttemptRow, Ledger, Tx
+from ratchet.ports.telemetry import NOBODY, Telemetry
 from ratchet.settings import Settings
+from ratchet.workflow.tracing import traced_event, traced_step
 
 logger = logging.getLogger(__name__)
 ENDED_STATES = ("concluded", "failed", "abandoned", "superseded")
@@ -81,9 +85,16 @@ def _renew(ledger: Ledger, attempt_id: str, seconds: float) -> None:
 
 
 def step(
-    ledger: Ledger, settings: Settings, attempt_id: str, name: str, work: Callable[[AttemptRow], dict[str, Any]]
+    ledger: Ledger,
+    settings: Settings,
+    attempt_id: str,
+    name: str,
+    work: Callable[[AttemptRow], dict[str, Any]],
+    telemetry: Telemetry = NOBODY,
 ) -> dict[str, Any]:
     """Do one step once: a retried task answers what the first one stored; a stale attempt stores nothing.
+
+    What it took is told as a span, whether it ends well or not.
 
     Raises:
         StaleAttempt: the attempt has ended, or lost its lease to another.
@@ -96,7 +107,18 @@ def step(
     with held(ledger, attempt_id, settings) as attempt:
         with ledger.transaction() as tx:
             started_at = tx.wall()
-        result = work(attempt)
+            event = traced_event(tx, attempt.trigger_event_pk)
+        context = attempt_context(attempt.id, event)
+        named = about(
+            model=attempt.model,
+            attempt=attempt.id,
+            event_id=event.event_id if event else None,
+            run_id=attempt.dag_run_id,
+            trace_id=context.trace_id,
+        )
+        with named, traced_step(telemetry, context, name, attempt) if telemetry.on else nullcontext():
+            logger.info("step %s of %s begins", name, attempt.id)
+            result = work(attempt)
         with ledger.transaction() as tx:
             tx.own_lease(attempt_id)
             tx.save_step(attempt_id, name, result, started_at)

@@ -242,13 +242,18 @@ def _window(spec: ModelSpec, end: date) -> Window:
 
 
 def summary(report: Mapping[str, Any]) -> dict[str, Any]:
-    """What the ledger keeps of a report: per check its outcome and a sentence."""
+    """What the ledger keeps of a report: per check its outcome and a sentence, and what was earned."""
     found = {
-        check: {"outcome": report[check]["outcome"], "said": "; ".join(report[check]["said"])}
+        check: {"outcome": report[check]["outcome"], "said": "; ".join(report[check]["said"])} | _earned(report[check])
         for check in ("quality", "features", "predictions", "payoff")
         if check in report
     }
     return found | {"cause": report["cause"]}
+
+
+def _earned(part: Mapping[str, Any]) -> dict[str, Any]:
+    """The interval of what was earned, of the check that looks at it."""
+    return {"realised": part["realised"]} if "realised" in part else {}
 
 
 def observations(report: Mapping[str, Any], window_end: datetime, uri: str) -> Iterator[Announcement]:

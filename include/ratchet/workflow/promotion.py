@@ -7,8 +7,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+import msgspec
+
 from ratchet.domain.approval import ApprovalDecision
 from ratchet.domain.events import MOST_NAMED, decision_event, to_record
+from ratchet.domain.tracing import attempt_context
 from ratchet.errors import ChampionMoved, Refused
 from ratchet.ports.ledger import (
     AWAITING_APPROVAL,
@@ -25,6 +28,7 @@ from ratchet.workflow.deployment import said
 from ratchet.workflow.follow_ups import UNDECIDED, follow_up
 from ratchet.workflow.probation import begin_probation, holding, supersede_probation
 from ratchet.workflow.telling import Relay, champion_moved, decision
+from ratchet.workflow.tracing import traced_event
 
 logger = logging.getLogger(__name__)
 KINDS = {"promote": "promoted", "keep_champion": "kept", "not_enough_evidence": "undecided"}
@@ -42,7 +46,8 @@ def conclude(
     """End a judged attempt: its events reach their fate, the verdict is announced, the model is free to decide again.
 
     The event that started the attempt is ``started``, the others are ``merged`` into it. A dry run announces nothing.
-    A verdict that was not enough evidence leaves a follow-up behind.
+    A verdict that was not enough evidence leaves a follow-up behind. What is told carries on the trace that the event's
+    publisher named.
     ``kept`` is why a verdict to promote kept the champion, ``approved`` who agreed to it; both are told, and so is a
     candidate that is a refit of what was judged.
     """
@@ -90,6 +95,10 @@ def conclude(
         event_count=len(claimed),
         **undecided,
     )
+    event = traced_event(tx, attempt.trigger_event_pk)
+    if event is not None and event.publisher is not None:
+        traceparent = attempt_context(attempt.id, event).traceparent
+        announcement = msgspec.structs.replace(announcement, traceparent=traceparent)
     decision(tx, announcement.id, attempt.model, to_record(announcement))
 
 

@@ -77,6 +77,7 @@ from ratchet.domain.tuning import (
 from ratchet.errors import Refused
 from ratchet.ports.learning import Learner
 from ratchet.ports.studies import Dimension, Params, Pruned, Space, Studies, TrialRecord, Until, best_of
+from ratchet.workflow.tracing import part
 from ratchet.workflow.valuing import Hook, errors_of, payoff_columns, worth_of
 
 USUAL: Mapping[str, float] = {
@@ -261,7 +262,8 @@ class _Turn:
                 raise _RowsRefused(refused) from refused
             best = best_of(known)
             curves = [trial.attributes[CURVE] for trial in known] if self.compares else None
-            return prepared.value(params, self.seed, _Rivals(best.value if best else math.inf, curves))
+            with part("trial"):
+                return prepared.value(params, self.seed, _Rivals(best.value if best else math.inf, curves))
 
         return self.studies.run(
             study,

@@ -37,9 +37,13 @@ class InWorld(Ratchet):
         self.__dict__["_promotions"] = world.promotions
         self.__dict__["replays"] = Replays(world.ledger, world.intake, lambda: self.bus)
         self.keys = {"grafana": (SECRET,)}
+        self.scrape_token: str | None = None
 
     def signing_keys(self) -> dict[str, tuple[str, ...]]:
         return self.keys
+
+    def metrics_token(self) -> str | None:
+        return self.scrape_token
 
 
 @dataclass

@@ -56,7 +56,7 @@ def routes(api: Client) -> list[APIRoute]:
 
 def test_every_route_asks_who_it_is(api: Client) -> None:
     for route in routes(api):
-        guards = set(depends_on(route.dependant)) & {door.person, door.sender}
+        guards = set(depends_on(route.dependant)) & {door.person, door.sender, door.scraper}
         assert len(guards) == 1, f"{route.path} has no guard"
         assert route.path.startswith("/v1/") == route.include_in_schema, "described is the API, all of it"
 

@@ -137,6 +137,7 @@ event = sa.Table(
     _column("incident", sa.String(200), nullable=True),
     _column("told_at", UtcDateTime, nullable=True),
     _column("reopened_at", UtcDateTime, nullable=True),
+    _column("traceparent", sa.String(55), nullable=True),
     sa.UniqueConstraint("source", "event_id", "model"),
     sa.Index("ix_event_model_fate", "model", "fate"),
     sa.Index("ix_event_until", "until", postgresql_where=sa.text("fate = 'deferred'")),

@@ -30,6 +30,7 @@ from ratchet.adapters.ledger.scored import Scored
 from ratchet.adapters.ledger.self_tests import SelfTests
 from ratchet.adapters.ledger.signatures import Signatures
 from ratchet.adapters.ledger.snoozes import Snoozes
+from ratchet.adapters.ledger.tallies import Tallies
 from ratchet.errors import Refused, Unavailable
 from ratchet.ports.ledger import Tx
 
@@ -54,6 +55,7 @@ class SqlTx(
     Notifications,
     Pages,
     Signatures,
+    Tallies,
     Audit,
 ):
     """One transaction on the ledger; see ``ratchet.ports.ledger.Tx``."""
