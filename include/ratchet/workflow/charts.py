@@ -166,8 +166,10 @@ def history(
             parts.append(_text(at + 4, TOP + 6, mark.label, "start") if at < WIDTH - 60 else "")
             parts.append(_text(at - 4, TOP + 6, mark.label, "end") if at >= WIDTH - 60 else "")
             free = at + 8 * len(mark.label) + 8
-    told = "; ".join(filter(None, (*(mark.note for mark in marks), *(mean.note for mean in means))))
-    return _svg("".join(parts), HEIGHT, f"{unit} over time. {told}.")
+    newest = max(means, key=lambda mean: (mean.last, mean.first))
+    told = "; ".join(mark.note for mark in marks)
+    count = f"{len(means)} means, the newest: {newest.note}"
+    return _svg("".join(parts), HEIGHT, f"{unit} from {min(days)} to {max(days)}: {count}. {told}.")
 
 
 def curve(points: Sequence[tuple[float, float]], marked: float | None, x_title: str) -> str:
