@@ -795,6 +795,8 @@ def test_a_day_of_a_watch_is_scored_once_and_a_day_that_is_no_number_is_kept(led
         tx.save_probation_days("m", 2, [replace(second, total=9.0), first])
         tx.save_probation_days("m", 2, [])
         assert tx.probation_days("m", 2) == [first, second]
+        assert tx.watched_until("m") == {2: second.day}
+        assert tx.watched_until("other") == {}
         assert tx.probation_days("m", 3) == []
 
 
@@ -817,6 +819,29 @@ def test_one_of_many_wins_the_ring_of_a_watch_and_nobody_rings_one_that_has_ende
         assert tx.ring_probation("m", 2, -1)
         tx.update_probation("m", 2, state="unproven")
         assert not tx.ring_probation("m", 2, -1)
+
+
+def test_what_verdicts_measured_comes_newest_first_and_only_of_those_that_compared_something(ledger):
+    sides = {"champion": {"value": 7.0, "lower": 6.0, "upper": None}, "challenger": None}
+    with ledger.transaction() as tx:
+        for epoch in (1, 2, 3, 4):
+            tx.start_attempt(attempt(epoch), 60)
+            tx.release_lease(f"m.{epoch}")
+        record = {"estimate": 0.5, "lower": -1.5, "upper": None}
+        verdict = {"verdict": "promote", "verdict_record": record, "challenger_version": 2}
+        tx.update_attempt("m.1", **verdict, champion_version=1)
+        tx.update_attempt("m.2", **verdict, deployed_version=3)
+        tx.update_attempt("m.3", verdict="keep_champion", verdict_record={})
+        tx.save_step("m.1", "evaluate", {"payoff": sides, "used_days": {"holdout": {"2013-03-01": 40}}}, NOW)
+        tx.save_step("m.2", "evaluate", {"used_days": {"holdout": {"2013-04-01": 30}}}, NOW)
+        tx.save_step("m.3", "evaluate", {"payoff": {}, "used_days": {}}, NOW)
+        newest, first = tx.judged("m", 10)
+        assert (newest.attempt_id, newest.champion_version, newest.version) == ("m.2", None, 3)
+        assert (newest.payoff, newest.rows_by_day) == ({}, {"2013-04-01": 30})
+        assert (first.attempt_id, first.champion_version, first.version) == ("m.1", 1, 2)
+        assert (first.uplift, first.payoff, first.rows_by_day) == (record, sides, {"2013-03-01": 40})
+        assert tx.judged("m", 2) == [newest]
+        assert tx.judged("other", 10) == []
 
 
 def window(state: str = "done", days: int = 0, **values) -> MonitoredRow:

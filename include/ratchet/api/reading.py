@@ -14,9 +14,10 @@ from ratchet.api.cursors import Cursor, Limit
 from ratchet.api.door import DoorDep, PersonDep
 from ratchet.api.problems import Problem, documented
 from ratchet.errors import RatchetError, Refused, Unavailable
-from ratchet.ports.ledger import AWAITING_APPROVAL, AttemptRow, RecordRow, Tx
+from ratchet.ports.ledger import AWAITING_APPROVAL, AttemptRow, MonitoredRow, RecordRow, Tx
 from ratchet.workflow import dossiers
 from ratchet.workflow.approving import approvals_of, verdict_of
+from ratchet.workflow.earnings import earnings
 from ratchet.workflow.overview import ModelOverview
 
 router = APIRouter(prefix="/v1")
@@ -63,6 +64,36 @@ def champions(door: DoorDep, person: PersonDep, model: ModelPath) -> list[s.Cham
     name = door.one(person, model, "read")
     with door.ratchet.ledger.transaction() as tx:
         return [s.Champion.model_validate(row) for row in reversed(tx.champions(name))]
+
+
+@router.get(
+    "/models/{model}/payoff", tags=["models"], summary="What it has been worth over time", responses=documented(404)
+)
+def payoff(door: DoorDep, person: PersonDep, model: ModelPath) -> s.Earnings:
+    """What its decisions earned, and by how much they beat another version's, by whoever measured it; who served when.
+
+    Windows of the monitor may overlap, so their totals do not add up.
+    """
+    name = door.one(person, model, "read")
+    with door.ratchet.ledger.transaction() as tx:
+        (row,) = tx.specs([name])
+        return s.Earnings.model_validate(earnings(tx, row))
+
+
+@router.get("/models/{model}/windows", tags=["models"], summary="What its monitor has found", responses=documented(404))
+def windows(door: DoorDep, person: PersonDep, model: ModelPath, limit: Limit = 50) -> list[s.Window]:
+    """Windows of new rows, newest first: what each check found, and where the report is."""
+    name = door.one(person, model, "read")
+    with door.ratchet.ledger.transaction() as tx:
+        return [_window(row) for row in tx.monitored(name, limit=limit)]
+
+
+@router.get("/clock", tags=["about"], summary="The business time", responses=documented())
+def clock(door: DoorDep, _person: PersonDep) -> s.Clock:
+    """What time it is for windows, budgets and ages: the wall's, or the replay's."""
+    with door.ratchet.ledger.transaction() as tx:
+        mode, now = tx.clock()
+    return s.Clock.model_validate({"mode": mode, "now": now})
 
 
 @router.get("/attempts", tags=["attempts"], summary="What was tried", responses=documented(400, 404))
@@ -154,6 +185,32 @@ def dossier(door: DoorDep, person: PersonDep, attempt: AttemptPath) -> Response:
         "ETag": f'"{row.dossier_sha256}"',
     }
     return Response(content, media_type="application/json", headers=headers)
+
+
+@router.get(
+    "/attempts/{attempt}/verdict", tags=["attempts"], summary="How an attempt was judged", responses=documented(404)
+)
+def verdict(
+    door: DoorDep,
+    person: PersonDep,
+    attempt: AttemptPath,
+) -> s.VerdictInFull:
+    """The uplift with its bounds, day by day, and every check: what the ledger keeps, whether or not the dossier is."""
+    with door.ratchet.ledger.transaction() as tx:
+        row = found(door, person, tx, attempt)
+    told = _verdict(row)
+    if told is None:
+        raise Problem("not-found", f"Attempt {row.id!r} has no verdict: it is {row.state}.")
+    record = verdict_of(row)
+    return s.VerdictInFull(
+        **told.model_dump(),
+        champion_version=row.champion_version,
+        challenger_version=row.challenger_version,
+        rows=record.get("n_rows"),
+        clusters=(record.get("diagnostics") or {}).get("clusters") or [],
+        needed_clusters=record.get("needed_clusters"),
+        checks=record.get("checks") or [],
+    )
 
 
 @router.get("/events", tags=["events"], summary="Events and their fates", responses=documented(400, 404))
@@ -263,6 +320,20 @@ def _model(told: ModelOverview) -> s.Model:
     judged = told.last_verdict
     fields = {name: value for name, value in vars(told).items() if name != "last_verdict"}
     return s.Model.model_validate(fields | {"last_verdict": _verdict(judged) if judged else None})
+
+
+def _window(row: MonitoredRow) -> s.Window:
+    checks = {name: part for name, part in row.found.items() if isinstance(part, dict) and "outcome" in part}
+    return s.Window(
+        window_end=row.window_end,
+        state=row.state,
+        version=row.version,
+        outcomes={name: part["outcome"] for name, part in checks.items()},
+        said={name: part["said"] for name, part in checks.items()},
+        cause=row.found.get("cause"),
+        looked_at=row.done_at,
+        report_uri=row.report_uri,
+    )
 
 
 def _verdict(row: AttemptRow) -> s.Verdict | None:

@@ -117,6 +117,96 @@ class Model(_Answer):
     snoozed: Snoozed | None = Field(description="While it starts no run by itself; null while it does.")
 
 
+class Estimate(_Answer):
+    """What decisions were worth on some days: a mean per decision, with one-sided bounds where there are any."""
+
+    measure: Literal["payoff", "uplift"] = Field(description="What the version earned, or that less another's payoff.")
+    source: Literal["judged", "realised", "expected", "watched"] = Field(
+        description="Measured by a verdict on its days, by the monitor on days with labels, expected by the champion's "
+        "own probabilities, or measured by a probation."
+    )
+    version: int
+    over: int | None = Field(description="Of uplift: over which version; null is the best constant decision.")
+    first_day: date = Field(description="In the model's time zone.")
+    last_day: date
+    rows: int = Field(description="How many decisions.")
+    days: int = Field(description="On how many days.")
+    estimate: float
+    lower: float | None
+    upper: float | None
+    total: float = Field(description="Over all of these decisions.")
+    attempt_id: str | None
+
+
+class Served(_Answer):
+    """A change of who serves."""
+
+    seq: int
+    version: int
+    kind: str = Field(description="How it came to serve: init, promotion, rollback or revert.")
+    day: date = Field(description="From which it serves, in the model's time zone.")
+    attempt_id: str | None
+
+
+class Earnings(_Answer):
+    """What a model's decisions have been worth over time."""
+
+    unit: str | None = Field(description="Of the deployed spec's payoff; estimates are in it, per decision.")
+    estimates: list[Estimate] = Field(description="By day; of verdicts and of windows the newest hundred.")
+    champions: list[Served] = Field(description="Every change of who serves, oldest first.")
+
+
+class Window(_Answer):
+    """One window of new rows that the monitor looked at."""
+
+    window_end: datetime
+    state: str = Field(description="done, broken until its data are mended, or due.")
+    version: int | None
+    outcomes: dict[str, str] = Field(description="By check: held, cleared, drifted, told, degraded, broken, unjudged.")
+    said: dict[str, str] = Field(description="By check, in words.")
+    cause: str | None = Field(description="What the findings together point at.")
+    looked_at: datetime | None
+    report_uri: str | None
+
+
+class Cluster(_Answer):
+    """The uplift on the rows of one day."""
+
+    label: str
+    rows: int
+    total_uplift: float
+
+
+class Check(_Answer):
+    """One rule that a verdict looked at."""
+
+    metric: str
+    slice: str | None = None
+    champion: float | None = None
+    challenger: float | None = None
+    required: str
+    passed: bool | None = Field(description="Null where it could not be judged.")
+    detail: str = ""
+
+
+class VerdictInFull(Verdict):
+    """How an attempt was judged, with what it was judged on."""
+
+    champion_version: int | None = Field(description="Null: the best constant decision.")
+    challenger_version: int | None
+    rows: int | None
+    clusters: list[Cluster] = Field(description="Uplift by day, in order; empty where no number can be given.")
+    needed_clusters: int | None = Field(description="How many fresh days would tell, where that is known.")
+    checks: list[Check]
+
+
+class Clock(_Answer):
+    """The business time that windows, budgets and ages are counted by."""
+
+    mode: Literal["wall", "replay"]
+    now: datetime
+
+
 class Attempt(_Answer):
     """One attempt to replace a champion."""
 

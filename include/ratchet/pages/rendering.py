@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from functools import cache, lru_cache
@@ -82,6 +83,7 @@ def environment() -> Environment:
         "pretty": pretty,
         "code": code,
     }
+    made.globals["places"] = places
     return made
 
 
@@ -154,6 +156,12 @@ def amount(value: float | None, digits: int = 2, none: str = "–") -> str:
 def signed(value: float | None, digits: int = 2, none: str = "–") -> str:
     """A difference, with its sign: a proper minus."""
     return none if value is None else f"{value:+,.{digits}f}".replace("-", "−")
+
+
+def places(*values: float | None) -> int:
+    """Digits behind the point that tell these from nought: two of amounts of one and more, else three figures."""
+    largest = max((abs(value) for value in values if value is not None and math.isfinite(value)), default=1.0)
+    return 2 if largest >= 1 or largest == 0 else min(2 - math.floor(math.log10(largest)), 8)
 
 
 def percent(value: float | None, digits: int = 0, none: str = "–") -> str:

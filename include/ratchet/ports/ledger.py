@@ -528,6 +528,23 @@ class OutboxTally:
     oldest: datetime
 
 
+@dataclass(frozen=True)
+class JudgedRow:
+    """What one verdict measured, per decision: ``uplift``, and the ``payoff`` of each side on the same rows.
+
+    Each is ``{"estimate"}`` or ``{"value"}`` with ``lower`` and ``upper``, none or null where no number can be given.
+    ``version`` is the candidate's; ``rows_by_day`` are the judged ones, by ISO date.
+    """
+
+    attempt_id: str
+    verdict: str
+    champion_version: int | None
+    version: int | None
+    uplift: dict[str, float | None]
+    payoff: dict[str, Any]
+    rows_by_day: dict[str, int]
+
+
 class Tx(Protocol):
     """One transaction. Business decisions are made outside; this reads and writes."""
 
@@ -762,6 +779,8 @@ class Tx(Protocol):
     def last_judged(self, models: Collection[str]) -> dict[str, AttemptRow]: ...
     def open_event_counts(self, models: Collection[str]) -> dict[str, dict[str, int]]: ...
     def runs_taken(self, models: Collection[str], since: datetime) -> list[RunTaken]: ...
+    def judged(self, model: str, limit: int) -> list[JudgedRow]: ...
+    def watched_until(self, model: str) -> dict[int, date]: ...
 
     # what is measured: each over all models
     def count_attempts(self) -> dict[tuple[str, str], int]: ...

@@ -306,6 +306,7 @@ class Attempts:
             "dossier_sha256": digest,
             "model_digest": dossier["challenger"]["digest"],
             "used_days": dossier["used_days"],
+            "payoff": _earned(dossier),
             "refit": refits,
         }
 
@@ -695,6 +696,12 @@ def ranges_of(manifest: Mapping[str, Any]) -> Any:
 
     planned = manifest["plan"]
     return Ranges(*(planned[name] for name in ("fit_start", "fit_end", "calibrate_start", "calibrate_end")))
+
+
+def _earned(dossier: Mapping[str, Any]) -> dict[str, Any]:
+    """What each model earned per decision on the judged rows, with its bounds; nothing where nothing was compared."""
+    metrics = dossier.get("explanation", {}).get("metrics", ())
+    return next(({side: m[side] for side in ("champion", "challenger")} for m in metrics if m["name"] == "payoff"), {})
 
 
 def _used(days_by_role: Mapping[str, Mapping[str, int]]) -> list[UsedDays]:

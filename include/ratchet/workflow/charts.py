@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from datetime import date, timedelta
 from html import escape
 
 import numpy as np
@@ -90,6 +91,85 @@ def paths(labels: Sequence[str], lines: Sequence[Line]) -> str:
     ends = "; ".join(f"{line.label} ends at {line.values[-1]:.4g}" for line in lines if line.values)
     told = f"Lines from {labels[0]} to {labels[-1]}: {ends}." if labels else "No days."
     return _svg("".join(parts), top + -(-len(lines) // columns) * ROW, told)
+
+
+@dataclass(frozen=True)
+class Span:
+    """A mean over local days, both included, with its bounds where there are any; ``note`` is the tooltip."""
+
+    first: date
+    last: date
+    value: float
+    lower: float | None
+    upper: float | None
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Mark:
+    """A day on which something happened: a few letters beside its line, and the tooltip."""
+
+    day: date
+    label: str
+    note: str = ""
+
+
+def history(
+    spans: Sequence[tuple[str, Sequence[Span]]],
+    rolling: Sequence[tuple[str, Sequence[Span]]],
+    marks: Sequence[Mark],
+    unit: str,
+) -> str:
+    """Means over time, with dashed lines at the marks.
+
+    Each entry is a class and its means: of ``spans`` one bar per mean, over its own days, with a whisker; of
+    ``rolling``, whose days overlap, one line through their last days, over the band of their bounds.
+    """
+    means = [mean for _, group in (*spans, *rolling) for mean in group]
+    every = [v for mean in means for v in (mean.value, mean.lower, mean.upper) if v is not None]
+    days = [day for mean in means for day in (mean.first, mean.last)] + [mark.day for mark in marks]
+    if not means:
+        return ""
+    first, last = min(days).toordinal(), max(days).toordinal()
+    place = _scale([float(first), float(last)], LEFT + 6, WIDTH - RIGHT - 6)
+    y = _scale(every, HEIGHT - BOTTOM, TOP + 14)
+    parts = [_y_axis(every, y)]
+    if min(every) <= 0 <= max(every):
+        parts.append(_line(LEFT, y(0), WIDTH - RIGHT, y(0), "axis"))
+    parts += [
+        _line(place(day.toordinal()), HEIGHT - BOTTOM, place(day.toordinal()), HEIGHT - BOTTOM + 4, "axis")
+        + _text(place(day.toordinal()), HEIGHT - BOTTOM + 18, words, "middle")
+        for day, words in _date_ticks(date.fromordinal(first), date.fromordinal(last))
+    ]
+    for kind, group in rolling:
+        points = [(place(mean.last.toordinal()), mean) for mean in group]
+        edge = [(x, mean.lower, mean.upper) for x, mean in points if mean.lower is not None and mean.upper is not None]
+        around = [(x, y(upper)) for x, _, upper in edge] + [(x, y(lower)) for x, lower, _ in reversed(edge)]
+        parts.append(f'<polygon class="{kind}-band" points="{_points(around)}"/>')
+        parts.append(f'<polyline class="{kind}-line" points="{_points([(x, y(mean.value)) for x, mean in points])}"/>')
+        parts += [
+            f'<circle class="{kind}" cx="{x:.1f}" cy="{y(mean.value):.1f}" r="4">{_title(mean.note)}</circle>'
+            for x, mean in points
+        ]
+    for kind, group in spans:
+        for mean in group:
+            start, end, up = place(mean.first.toordinal()), place(mean.last.toordinal()), y(mean.value)
+            parts.append(_line(start, up, max(end, start + 2), up, f"{kind}-span", mean.note))
+            if mean.lower is not None and mean.upper is not None:
+                middle = (start + end) / 2
+                parts.append(_line(middle, y(mean.lower), middle, y(mean.upper), f"{kind}-whisker", mean.note))
+    free = 0.0
+    for mark in marks:
+        at = place(mark.day.toordinal())
+        parts.append(_line(at, TOP, at, HEIGHT - BOTTOM, "mark", mark.note))
+        if at >= free:
+            parts.append(_text(at + 4, TOP + 6, mark.label, "start") if at < WIDTH - 60 else "")
+            parts.append(_text(at - 4, TOP + 6, mark.label, "end") if at >= WIDTH - 60 else "")
+            free = at + 8 * len(mark.label) + 8
+    newest = max(means, key=lambda mean: (mean.last, mean.first))
+    told = "; ".join(mark.note for mark in marks)
+    count = f"{len(means)} means, the newest: {newest.note}"
+    return _svg("".join(parts), HEIGHT, f"{unit} from {min(days)} to {max(days)}: {count}. {told}.")
 
 
 def curve(points: Sequence[tuple[float, float]], marked: float | None, x_title: str) -> str:
@@ -214,6 +294,24 @@ def _x_axis(values: Iterable[float], x: Callable[[float], float], bottom: float)
         _line(x(tick), 4, x(tick), bottom, "grid") + _text(x(tick), bottom + 18, f"{tick:g}", "middle")
         for tick in _ticks(values)
     )
+
+
+def _date_ticks(first: date, last: date) -> list[tuple[date, str]]:
+    """A few days between the two, as they are written below an axis: with the year where it begins."""
+    count = (last - first).days
+    if count > 100:
+        months = [date(first.year + m // 12, m % 12 + 1, 1) for m in range(first.month, first.month + count // 28 + 2)]
+        days = [day for day in months if first <= day <= last]
+        days = days[:: -(-len(days) // 8)]
+    else:
+        days = [first + timedelta(days=i) for i in range(0, count + 1, max(-(-count // 7), 1))]
+    before = [None, *(day.year for day in days)]
+    named = [f" {day.year}" if day.year != year else "" for day, year in zip(days, before, strict=False)]
+    return [(day, f"{day.day} {day:%b}{year}") for day, year in zip(days, named, strict=True)]
+
+
+def _points(points: Sequence[tuple[float, float]]) -> str:
+    return " ".join(f"{x:.1f},{y:.1f}" for x, y in points)
 
 
 def _spread(count: int, most: int) -> list[int]:

@@ -35,6 +35,9 @@ ACTOR = "ratchet (monitor)"
 MONITOR_AGAIN_SECONDS = 600.0
 """A look may wait long for a slot in its pool: it is not rung for again meanwhile."""
 FEATURES, PREDICTIONS = "feature_drift", "prediction_drift"
+MEASURED = ("realised", "expected", "uplift")
+"""What a report says of payoff as an interval: earned on days with labels, expected by the champion's probabilities,
+and earned beyond its predecessor."""
 PAYOFF, UPLIFT, CALIBRATION = "payoff", "uplift_over_predecessor", "calibration_gap"
 
 
@@ -242,18 +245,21 @@ def _window(spec: ModelSpec, end: date) -> Window:
 
 
 def summary(report: Mapping[str, Any]) -> dict[str, Any]:
-    """What the ledger keeps of a report: per check its outcome and a sentence, and what was earned."""
-    found = {
-        check: {"outcome": report[check]["outcome"], "said": "; ".join(report[check]["said"])} | _earned(report[check])
+    """What the ledger keeps of a report: per check its outcome and a sentence, the window's days, and what is measured.
+
+    ``MEASURED`` is kept as the report has it, so that a page that shows a year of it opens no report.
+    """
+    found: dict[str, Any] = {
+        check: {"outcome": report[check]["outcome"], "said": "; ".join(report[check]["said"])}
         for check in ("quality", "features", "predictions", "payoff")
         if check in report
     }
-    return found | {"cause": report["cause"]}
-
-
-def _earned(part: Mapping[str, Any]) -> dict[str, Any]:
-    """The interval of what was earned, of the check that looks at it."""
-    return {"realised": part["realised"]} if "realised" in part else {}
+    for name in MEASURED:
+        measured = report.get("payoff", {}).get(name) or {}
+        if measured.get("estimate") is not None:
+            found["payoff"][name] = measured
+    days = {name: report["window"][name] for name in ("start", "end")}
+    return found | {"cause": report["cause"], "window": days}
 
 
 def observations(report: Mapping[str, Any], window_end: datetime, uri: str) -> Iterator[Announcement]:

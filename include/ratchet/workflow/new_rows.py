@@ -280,12 +280,13 @@ class Sight:
             said.append(
                 f"at most {earned.upper:+.4g}, below the {promised.lower:+.4g} that it was judged to earn at least"
             )
-        part: dict[str, Any] = {"realised": _interval(earned)}
+        known = {"first_day": str(min(days)), "last_day": str(max(days))}
+        part: dict[str, Any] = {"realised": _interval(earned) | known}
         predecessor = self._predecessor()
         if predecessor is not None:
             version, before = predecessor
             uplift = judge(now.payoff - decide(rows, before, worth).payoff, days, confidence=confidence)
-            part["uplift"] = _interval(uplift) | {"over": version, "promised": self._promised_uplift()}
+            part["uplift"] = _interval(uplift) | known | {"over": version, "promised": self._promised_uplift()}
             if uplift.upper is not None and uplift.upper < 0:
                 fallen[UPLIFT] = {"value": float(uplift.estimate or 0.0), "threshold": 0.0}
                 said.append(f"worse than version {version} on the same rows: at most {uplift.upper:+.4g}")

@@ -146,6 +146,18 @@ def test_rows_that_did_not_move_clear_both_checks_and_the_report_is_kept(watched
     assert {e.data.evidence_uri for e in watched.told()} == {watched.windows()[0].report_uri}
 
 
+def test_the_ledger_keeps_the_intervals_of_the_payoff_as_the_report_has_them(watched):
+    found = watched.look()["found"]
+    report, kept = watched.report(), watched.windows()[0].found
+    assert found == kept
+    assert kept["window"] == {"start": report["window"]["start"], "end": report["window"]["end"]}
+    for name in ("realised", "expected"):
+        assert kept["payoff"][name] == report["payoff"][name]
+    assert "uplift" not in kept["payoff"]
+    days = report["window"]["start"], report["payoff"]["realised"]["last_day"]
+    assert days == (report["payoff"]["realised"]["first_day"], "2013-04-28")
+
+
 def test_a_report_that_was_changed_afterwards_is_found_by_its_name(watched):
     watched.look()
     world, window = watched.world, watched.windows()[0]

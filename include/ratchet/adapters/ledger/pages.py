@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from datetime import datetime
+from datetime import date, datetime
 from typing import Any
 
 import sqlalchemy as sa
 
 from ratchet.adapters.ledger import schema as t
 from ratchet.adapters.ledger.base import EVENT_ROW, Base, record_row
-from ratchet.ports.ledger import OPEN_FATES, AttemptRow, ChampionRow, EventRow, RecordRow, RunTaken
+from ratchet.ports.ledger import OPEN_FATES, AttemptRow, ChampionRow, EventRow, JudgedRow, RecordRow, RunTaken
 
 
 class Pages(Base):
@@ -156,3 +156,37 @@ class Pages(Base):
             dry_run = bool(row.options.get("dry_run"))
             runs[row.id] = RunTaken(row.model, row.business_at, dry_run, before + taken)
         return list(runs.values())
+
+    def judged(self, model: str, limit: int) -> list[JudgedRow]:
+        """What the newest verdicts measured, the newest first; those that compared nothing are left out."""
+        a, s = t.attempt.c, t.step.c
+        measured = sa.and_(s.attempt_id == a.id, s.step == "evaluate")
+        version = sa.func.coalesce(a.deployed_version, a.challenger_version)
+        bounds = [a.verdict_record[name].label(name) for name in ("estimate", "lower", "upper")]
+        payoff, days = s.result["payoff"].label("payoff"), s.result["used_days"]["holdout"].label("days")
+        query = (
+            sa.select(a.id, a.verdict, a.champion_version, version.label("version"), *bounds, payoff, days)
+            .join(t.step, measured)
+            .where(a.model == model, a.verdict.is_not(None))
+            .order_by(a.epoch.desc())
+            .limit(limit)
+        )
+        return [
+            JudgedRow(
+                attempt_id=row.id,
+                verdict=row.verdict,
+                champion_version=row.champion_version,
+                version=row.version,
+                uplift={name: getattr(row, name) for name in ("estimate", "lower", "upper")},
+                payoff=row.payoff or {},
+                rows_by_day=row.days,
+            )
+            for row in self._db.execute(query)
+            if row.days
+        ]
+
+    def watched_until(self, model: str) -> dict[int, date]:
+        """The last scored day of each probation of the model, by the champion's number."""
+        c = t.probation_day.c
+        query = sa.select(c.seq, sa.func.max(c.day).label("last")).where(c.model == model).group_by(c.seq)
+        return {row.seq: row.last for row in self._db.execute(query)}
