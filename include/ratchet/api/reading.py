@@ -39,11 +39,12 @@ def models(
     Those that you may not see are left out.
     """
     after = cursors.read(cursor, str) or ""
-    names = [name for name in door.names_seen(person, None) if name > after]
+    names = {name for name in door.names_seen(person, None) if name > after}
     with door.ratchet.ledger.transaction() as tx:
-        rows = tx.specs(names if owner is not None else names[: limit + 1])
+        rows = [row for row in tx.registered() if row.model in names]
         if owner is not None:
-            rows = [row for row in rows if (row.document.get("owner") or {}).get("team") == owner]
+            deployed = door.overviews.deployed(tx, rows)
+            rows = [row for row in rows if deployed[row.model].owner.get("team") == owner]
         told = door.overviews.of(tx, rows[: limit + 1])
     return cursors.page(told, limit, lambda row: row.model, _model)
 
@@ -53,7 +54,7 @@ def model(door: DoorDep, person: PersonDep, model: ModelPath) -> s.Model:
     """One model at a glance."""
     name = door.one(person, model, "read")
     with door.ratchet.ledger.transaction() as tx:
-        (told,) = door.overviews.of(tx, tx.specs([name]))
+        (told,) = door.overviews.of(tx, [row for row in tx.registered() if row.model == name])
     return _model(told)
 
 
