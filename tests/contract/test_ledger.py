@@ -979,7 +979,8 @@ def test_what_people_were_asked_and_what_they_answered_is_kept_in_order(ledger):
         assert tx.approval_request("m.1") == replace(asked, runs=["a", "b"])
         assert tx.approval_requests("m") == [tx.approval_request("m.1")]
         assert tx.approvals("m.1") == answers
-        assert (tx.approval_request("m.2"), tx.approvals("m.2")) == (None, [])
+        assert tx.asked_about(["m.1", "m.2"]) == [(tx.approval_request("m.1"), answers)]
+        assert (tx.approval_request("m.2"), tx.approvals("m.2"), tx.asked_about(["m.2"])) == (None, [], [])
     for act in ("UPDATE approval SET actor = 'cy'", "DELETE FROM approval"):
         with pytest.raises(sa.exc.DBAPIError, match="append-only"), ledger.engine.begin() as db:
             db.execute(sa.text(act))

@@ -11,7 +11,7 @@ import typer
 from ratchet.bootstrap import wire
 from ratchet.cli.tables import AsJson, print_rows
 from ratchet.ports.ledger import AWAITING_APPROVAL
-from ratchet.workflow.approving import approvals_of, verdict_of
+from ratchet.workflow.approving import approvals_by_attempt, verdict_of
 
 Attempt = Annotated[str, typer.Argument(help="Which attempt; see `ratchet approvals`.")]
 Reason = Annotated[str, typer.Option(help="Why; kept in the audit log, and told with the decision.")]
@@ -29,7 +29,8 @@ def approvals(
     """What waits for people: until when, how many must agree, who has, and what is at risk."""
     with wire().ledger.transaction() as tx:
         waiting = tx.attempts(model=model, states=(AWAITING_APPROVAL,))
-        rows = [_row(attempt.id, verdict_of(attempt), approvals_of(tx, attempt.id) or {}) for attempt in waiting]
+        asked = approvals_by_attempt(tx, [attempt.id for attempt in waiting])
+        rows = [_row(attempt.id, verdict_of(attempt), asked[attempt.id]) for attempt in waiting if attempt.id in asked]
     print_rows(
         rows,
         ["attempt", "challenger", "expires_at", "agreed", "value_at_risk", "uplift", "reason"],

@@ -43,9 +43,9 @@ class BudgetUse:
 class ModelOverview:
     """One model. ``age_days`` is how long its champion has served in business time; None where nobody kept it.
 
-    The record of ``last_verdict`` is without its checks and diagnostics, which take nearly all of it. ``budget`` is None
-    of a spec that another code deployed. ``held`` says why the model waits its turn, if it does; ``snoozed`` who lets
-    it sleep, and until when (business time), while it does.
+    The record of ``last_verdict`` is without its checks and diagnostics, which take nearly all of it. ``budget`` is
+    None of a spec that another code deployed. ``held`` says why the model waits its turn, if it does; ``snoozed`` who
+    lets it sleep, and until when (business time), while it does.
     """
 
     model: str
