@@ -20,8 +20,8 @@ OF_THE_BODY = ("content-length", "content-type")
 class Conditional:
     """Tags every answer to a GET that comes whole, and answers 304 where ``If-None-Match`` names its tag.
 
-    What tags itself, what is streamed and what is no 200 goes by as it is. The tag is weak, for whatever serves us may
-    compress the answer afterwards.
+    An answer that brings a tag of its own keeps it; what is streamed and what is no 200 goes by as it is. Our tag is
+    weak, for whatever serves us may compress the answer afterwards.
     """
 
     def __init__(self, app: ASGIApp) -> None:
@@ -43,9 +43,9 @@ class Conditional:
             if held is not None:
                 begun, held = held, None
                 headers = MutableHeaders(scope=begun)
-                if not message.get("more_body") and "etag" not in headers:
-                    tag = f'"{hashlib.blake2b(message.get("body", b""), digest_size=16).hexdigest()}"'
-                    headers["ETag"] = f"W/{tag}"
+                if not message.get("more_body"):
+                    body = hashlib.blake2b(message.get("body", b""), digest_size=16).hexdigest()
+                    tag = headers.setdefault("ETag", f'W/"{body}"').removeprefix("W/")
                     if had.strip() == "*" or tag in TAG.findall(had):
                         begun["status"] = 304
                         message = {**message, "body": b""}

@@ -148,7 +148,7 @@ def test_any_of_the_tags_that_are_given_counts(had: str) -> None:
     assert get(app, {"If-None-Match": '"x", W/"y"'}).text == "a"
 
 
-def test_what_is_streamed_or_tags_itself_goes_by() -> None:
+def test_what_is_streamed_goes_by_and_what_tags_itself_keeps_its_tag() -> None:
     async def parts() -> Any:
         for part in ("a", "b"):
             yield part
@@ -159,7 +159,9 @@ def test_what_is_streamed_or_tags_itself_goes_by() -> None:
     seen = get(Conditional(stream), {"If-None-Match": "*"})
     assert (seen.status_code, seen.text, "etag" in seen.headers) == (200, "ab", False)
     own = Conditional(PlainTextResponse("a", headers={"ETag": '"mine"'}))
-    assert get(own, {"If-None-Match": '"mine"'}).headers["etag"] == '"mine"'
+    for had, status in (('"mine"', 304), ('"other"', 200)):
+        seen = get(own, {"If-None-Match": had})
+        assert (seen.status_code, seen.headers["etag"]) == (status, '"mine"')
 
 
 def get(app: ASGIApp, headers: dict[str, str] | None = None) -> httpx.Response:
