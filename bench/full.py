@@ -57,6 +57,7 @@ PARTS = (
     Part("registering", 1),
     Part("fleet_of_models", 2),
     Part("warm_worker", 3),
+    Part("web", 8),
     Part("whole_cycle", 12),
     Part("snapshots", 15),
     Part("regression", 5),

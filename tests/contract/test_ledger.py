@@ -1004,7 +1004,8 @@ def test_what_people_were_asked_and_what_they_answered_is_kept_in_order(ledger):
         assert tx.approval_request("m.1") == replace(asked, runs=["a", "b"])
         assert tx.approval_requests("m") == [tx.approval_request("m.1")]
         assert tx.approvals("m.1") == answers
-        assert (tx.approval_request("m.2"), tx.approvals("m.2")) == (None, [])
+        assert tx.asked_about(["m.1", "m.2"]) == [(tx.approval_request("m.1"), answers)]
+        assert (tx.approval_request("m.2"), tx.approvals("m.2"), tx.asked_about(["m.2"])) == (None, [], [])
     for act in ("UPDATE approval SET actor = 'cy'", "DELETE FROM approval"):
         with pytest.raises(sa.exc.DBAPIError, match="append-only"), ledger.engine.begin() as db:
             db.execute(sa.text(act))
@@ -1107,17 +1108,19 @@ def test_pages_of_attempts_meet_also_where_two_began_in_the_same_moment(ledger):
         for epoch in (1, 2, 3):
             tx.start_attempt(attempt(epoch), 60)
             tx.update_attempt(f"m.{epoch}", created_at=NOW, state="concluded")
-        tx.update_attempt("m.2", verdict="promote")
+        long = {"estimate": 0.1, "reasons": ["r"], "checks": [{"metric": "payoff"}], "diagnostics": {"days": [1]}}
+        tx.update_attempt("m.2", verdict="promote", verdict_record=long)
         first = tx.attempts_before(None, models=["m"], limit=2)
         second = tx.attempts_before((first[-1].created_at, first[-1].id), models=["m"], limit=2)
         assert [row.id for row in (*first, *second)] == ["m.3", "m.2", "m.1"]
         assert [row.id for row in tx.attempts_before(None, models=["m"], verdicts=["promote"], limit=2)] == ["m.2"]
         assert tx.attempts_before(None, models=["m"], states=["claimed"], limit=2) == []
+        assert [row.verdict_record for row in first] == [None, {"estimate": 0.1, "reasons": ["r"]}]
+        assert tx.last_judged(["m", "n"]) == {"m": first[1]}
         of_run = {"dag_id": first[0].dag_id, "dag_run_id": first[0].dag_run_id}
         assert first[0] in tx.attempts_before(None, models=["m"], **of_run, limit=9)
         assert tx.attempts_before(None, models=["m"], dag_id=first[0].dag_id, dag_run_id="other", limit=2) == []
         assert tx.attempts_before(None, models=["m"], dag_id="other", limit=2) == []
-        assert {name: row.id for name, row in tx.last_judged(["m", "n"]).items()} == {"m": "m.2"}
 
 
 def test_pages_of_the_audit_log_leave_out_what_is_of_other_models(ledger):
@@ -1153,10 +1156,21 @@ def test_many_models_are_told_at_once_each_by_its_newest(ledger):
         business = tx.attempts(model="m")[0].business_at
         assert {name: row.version for name, row in tx.serving(["m", "n"]).items()} == {"m": 6}
         assert tx.open_event_counts(["m", "n"]) == {"m": {"pending": 2}, "n": {"pending": 1}}
-        (taken,) = tx.runs_taken(["m", "n"], business)
-        assert (taken.model, taken.dry_run) == ("m", False)
-        assert taken.seconds == pytest.approx(90, abs=5)
-        assert tx.runs_taken(["m"], business + timedelta(seconds=1)) == []
+        tx.start_attempt(replace(attempt(2), business_at=business, options={"dry_run": True}), 60)
+        tx.save_step("m.2", "snapshot", {}, tx.wall() - timedelta(seconds=10))
+        tx.start_attempt(replace(attempt(3), business_at=business - timedelta(days=2)), 60)
+        tx.save_step("m.3", "snapshot", {}, tx.wall() - timedelta(seconds=1000))
+        tx.start_attempt(replace(attempt(4), business_at=business - timedelta(days=20)), 60)
+        tx.save_step("m.4", "snapshot", {}, tx.wall() - timedelta(seconds=9000))
+        month = business - timedelta(days=9)
+        assert list(tx.used(["m", "n"], day_began=business, month_began=month)) == ["m"]
+        used = tx.used(["m"], day_began=business, month_began=month)["m"]
+        assert used.runs_today == 1  # the dry one is none
+        assert used.seconds_today == pytest.approx(100, abs=5)
+        assert used.seconds_month == pytest.approx(1100, abs=5)
+        later = tx.used(["m"], day_began=business + timedelta(seconds=1), month_began=month)["m"]
+        assert (later.runs_today, later.seconds_today) == (0, 0.0)
+        assert tx.used([], day_began=business, month_began=month) == {}
 
 
 # -- signed requests ---------------------------------------------------------------------------------------------------
@@ -1193,6 +1207,9 @@ def test_specs_are_given_of_the_models_asked_for(ledger):
         assert [row.model for row in tx.specs()] == ["m", "n"]
         assert [row.model for row in tx.specs(["n", "none"])] == ["n"]
         assert tx.specs([]) == []
+        documents = {row.digest: row.document for row in tx.specs()}
+        assert tx.spec_documents([*documents, "f" * 64]) == documents
+        assert tx.spec_documents([]) == {}
 
 
 # -- snoozes -----------------------------------------------------------------------------------------------------------

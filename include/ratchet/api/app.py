@@ -14,6 +14,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ratchet.api import acting, hearing, measured, problems, reading, schemas
 from ratchet.api.access import Access
+from ratchet.api.conditional import Conditional
 from ratchet.api.door import Door, DoorDep, PersonDep
 from ratchet.api.problems import HEADERS, Problem
 from ratchet.bootstrap import Ratchet
@@ -26,7 +27,8 @@ DESCRIPTION = """What Ratchet did and why, what waits for people, and the door f
 
 Every request needs an Airflow token (`POST /auth/token`) in the header `Authorization`, or the cookie of Airflow's own
 pages; events may be signed instead. What you see and may do follows Airflow's permissions on each model's DAGs. Errors
-are problem documents (RFC 9457). Lists come in pages: give `next` as `cursor`. Times are UTC."""
+are problem documents (RFC 9457). Lists come in pages: give `next` as `cursor`. Times are UTC. A GET answers with an
+`ETag`; given back as `If-None-Match`, it makes the next answer a bare 304 while nothing has changed."""
 
 
 itself = APIRouter(prefix="/v1")
@@ -48,6 +50,7 @@ def create_app(ratchet: Ratchet, access: Access) -> FastAPI:
 
     app = _routes(lifespan)
     problems.install(app)
+    app.add_middleware(Conditional)
     app.add_middleware(Guard)
     app.state.door = door = Door.of(ratchet, access, _described(app))
     return app

@@ -16,7 +16,7 @@ from ratchet.api.problems import Problem, documented
 from ratchet.errors import RatchetError, Refused, Unavailable
 from ratchet.ports.ledger import AWAITING_APPROVAL, AttemptRow, MonitoredRow, RecordRow, Tx
 from ratchet.workflow import dossiers
-from ratchet.workflow.approving import approvals_of, verdict_of
+from ratchet.workflow.approving import approvals_by_attempt, approvals_of, verdict_of
 from ratchet.workflow.earnings import earnings
 from ratchet.workflow.overview import ModelOverview
 
@@ -40,11 +40,12 @@ def models(
     Those that you may not see are left out.
     """
     after = cursors.read(cursor, str) or ""
-    names = [name for name in door.names_seen(person, None) if name > after]
+    names = {name for name in door.names_seen(person, None) if name > after}
     with door.ratchet.ledger.transaction() as tx:
-        rows = tx.specs(names if owner is not None else names[: limit + 1])
+        rows = [row for row in tx.registered() if row.model in names]
         if owner is not None:
-            rows = [row for row in rows if (row.document.get("owner") or {}).get("team") == owner]
+            deployed = door.overviews.deployed(tx, rows)
+            rows = [row for row in rows if deployed[row.model].owner.get("team") == owner]
         told = door.overviews.of(tx, rows[: limit + 1])
     return cursors.page(told, limit, lambda row: row.model, _model)
 
@@ -54,7 +55,7 @@ def model(door: DoorDep, person: PersonDep, model: ModelPath) -> s.Model:
     """One model at a glance."""
     name = door.one(person, model, "read")
     with door.ratchet.ledger.transaction() as tx:
-        (told,) = door.overviews.of(tx, tx.specs([name]))
+        (told,) = door.overviews.of(tx, [row for row in tx.registered() if row.model == name])
     return _model(told)
 
 
@@ -136,7 +137,7 @@ def attempt(
     with door.ratchet.ledger.transaction() as tx:
         row = found(door, person, tx, attempt)
         steps = [s.Step.model_validate(step) for step in tx.steps(row.id).values()]
-        approval = _approval(tx, row)
+        asked = approvals_of(tx, row.id)
         champions, watches = tx.champions(row.model), tx.probations(model=row.model)
         document = tx.spec_document(row.spec_digest)
     own = [i for i, champion in enumerate(champions) if champion.attempt_id == row.id]
@@ -156,7 +157,7 @@ def attempt(
         trigger_event=row.trigger_event_pk,
         steps=steps,
         core_hours=seconds * document["runtime"]["threads"] / 3600,
-        approval=approval,
+        approval=_approval(row, asked) if asked else None,
         served=[s.Champion.model_validate(champions[i]) for i in own],
         followed_by=s.Champion.model_validate(champions[own[-1] + 1]) if own and champions[own[-1] + 1 :] else None,
         probation=next(
@@ -265,8 +266,8 @@ def approvals(door: DoorDep, person: PersonDep, model: ModelQuery = None) -> lis
     names = set(door.names_seen(person, model))
     with door.ratchet.ledger.transaction() as tx:
         waiting = [row for row in tx.attempts(model=model, states=(AWAITING_APPROVAL,)) if row.model in names]
-        told = [_approval(tx, row) for row in waiting]
-    return [each for each in told if each is not None]
+        asked = approvals_by_attempt(tx, [row.id for row in waiting])
+    return [_approval(row, asked[row.id]) for row in waiting if row.id in asked]
 
 
 @router.get("/audit", tags=["audit"], summary="Who did what, when and why", responses=documented(400, 404))
@@ -356,10 +357,7 @@ def _attempt(row: AttemptRow) -> dict[str, Any]:
     return told | {"verdict": _verdict(row), "has_dossier": row.dossier_sha256 is not None}
 
 
-def _approval(tx: Tx, row: AttemptRow) -> s.Approval | None:
-    asked: Mapping[str, Any] | None = approvals_of(tx, row.id)
-    if asked is None:
-        return None
+def _approval(row: AttemptRow, asked: Mapping[str, Any]) -> s.Approval:
     known = {"attempt_id": row.id, "model": row.model, "state": row.state, "unit": verdict_of(row).get("unit")}
     return s.Approval.model_validate(dict(asked) | known)
 

@@ -13,7 +13,7 @@ from ratchet.cli.completing import known_models
 from ratchet.cli.progress import working
 from ratchet.cli.tables import AsJson, print_done, print_rows
 from ratchet.ports.ledger import AWAITING_APPROVAL
-from ratchet.workflow.approving import approvals_of, verdict_of
+from ratchet.workflow.approving import approvals_by_attempt, verdict_of
 
 Attempt = Annotated[str, typer.Argument(help="Which attempt; see `ratchet approvals`.")]
 Reason = Annotated[str, typer.Option(help="Why; kept in the audit log, and told with the decision.")]
@@ -35,7 +35,8 @@ def approvals(
     """
     with wire().ledger.transaction() as tx:
         waiting = tx.attempts(model=model, states=(AWAITING_APPROVAL,))
-        rows = [_row(attempt.id, verdict_of(attempt), approvals_of(tx, attempt.id) or {}) for attempt in waiting]
+        asked = approvals_by_attempt(tx, [attempt.id for attempt in waiting])
+        rows = [_row(attempt.id, verdict_of(attempt), asked[attempt.id]) for attempt in waiting if attempt.id in asked]
     print_rows(
         rows,
         ["attempt", "challenger", "expires_at", "agreed", "value_at_risk", "uplift", "reason"],

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from ratchet.domain.approval import (
@@ -112,9 +112,15 @@ def keep_answer(
 
 def approvals_of(tx: Tx, attempt_id: str) -> dict[str, Any] | None:
     """What was asked about the attempt, what people answered, JSON-able; None when nobody was asked."""
-    asked = tx.approval_request(attempt_id)
-    if asked is None:
-        return None
+    return approvals_by_attempt(tx, [attempt_id]).get(attempt_id)
+
+
+def approvals_by_attempt(tx: Tx, attempt_ids: Collection[str]) -> dict[str, dict[str, Any]]:
+    """The same of many attempts, less those about which nobody was asked."""
+    return {asked.attempt_id: _told(asked, answers) for asked, answers in tx.asked_about(attempt_ids)}
+
+
+def _told(asked: ApprovalRequestRow, answers: Sequence[ApprovalRow]) -> dict[str, Any]:
     return {
         "asked_at": asked.asked_at.isoformat(),
         "expires_at": asked.expires_at.isoformat(),
@@ -126,7 +132,7 @@ def approvals_of(tx: Tx, attempt_id: str) -> dict[str, Any] | None:
         "evidence_digest": asked.evidence_digest,
         "answers": [
             {"actor": row.actor, "answer": row.answer, "reason": row.reason, "via": row.via, "at": row.at.isoformat()}
-            for row in tx.approvals(attempt_id)
+            for row in answers
         ],
     }
 

@@ -6,20 +6,18 @@ A handful of queries for any number of models: the page that shows them is looke
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime, timedelta, tzinfo
 from typing import Any
 
 from ratchet.domain.snooze import Snooze
 from ratchet.domain.spec import ModelSpec
-from ratchet.ports.ledger import AWAITING_APPROVAL, AttemptRow, ChampionRow, RunTaken, SpecRow, Tx
+from ratchet.ports.ledger import AttemptRow, ChampionRow, Registration, SpecRow, Tx, Used
 from ratchet.workflow.deciding import local_midnight_after, local_month
 
 logger = logging.getLogger(__name__)
 MOST_KNOWN = 2_000
-LONGEST_MONTH = timedelta(days=33)
-"""Of any time zone: whatever a model calls this month began within it."""
 
 
 @dataclass(frozen=True)
@@ -45,8 +43,9 @@ class BudgetUse:
 class ModelOverview:
     """One model. ``age_days`` is how long its champion has served in business time; None where nobody kept it.
 
-    ``budget`` is None of a spec that another code deployed. ``held`` says why the model waits its turn, if it does;
-    ``snoozed`` who lets it sleep, and until when (business time), while it does.
+    The record of ``last_verdict`` is without its checks and diagnostics, which take nearly all of it. ``budget`` is
+    None of a spec that another code deployed. ``held`` says why the model waits its turn, if it does; ``snoozed`` who
+    lets it sleep, and until when (business time), while it does.
     """
 
     model: str
@@ -64,73 +63,100 @@ class ModelOverview:
     snoozed: Snooze | None
 
 
+@dataclass(frozen=True)
+class Deployed:
+    """What a spec says of a model at a glance; ``spec`` is None where it is none for this code."""
+
+    owner: dict[str, Any]
+    goal: str
+    spec: ModelSpec | None
+
+    @classmethod
+    def of(cls, digest: str, document: Mapping[str, Any]) -> Deployed:
+        """From the document as it was deployed."""
+        try:
+            spec = ModelSpec.model_validate(document)
+        except ValueError as error:
+            logger.warning("no budget of %s: spec %s is none for this code (%s)", document.get("model"), digest, error)
+            spec = None
+        goal = (document.get("business") or {}).get("goal") or ""
+        return cls(document.get("owner") or {}, goal, spec)
+
+
 class Overviews:
-    """Reads overviews; keeps the specs that it has read, for a digest's spec never changes."""
+    """Reads overviews; keeps what it has read of specs, for a digest's spec never changes."""
 
     def __init__(self) -> None:
-        self._specs: dict[str, ModelSpec | None] = {}
+        self._deployed: dict[str, Deployed] = {}
 
-    def of(self, tx: Tx, rows: Sequence[SpecRow]) -> list[ModelOverview]:
+    def deployed(self, tx: Tx, rows: Sequence[Registration | SpecRow]) -> dict[str, Deployed]:
+        """What the specs of these models say, by model."""
+        known, digests = self._deployed, {row.digest for row in rows}
+        found = {digest: known[digest] for digest in digests & known.keys()}
+        if missing := digests - found.keys():
+            documents = tx.spec_documents(missing)
+            found |= {digest: Deployed.of(digest, document) for digest, document in documents.items()}
+            self._deployed = (known | found) if len(known) + len(missing) <= MOST_KNOWN else found
+        return {row.model: found[row.digest] for row in rows}
+
+    def of(self, tx: Tx, rows: Sequence[Registration | SpecRow]) -> list[ModelOverview]:
         """The overviews of these models, in their order."""
-        names = [row.model for row in rows]
+        names, deployed = [row.model for row in rows], self.deployed(tx, rows)
         _, business = tx.clock()
         serving, judged = tx.serving(names), tx.last_judged(names)
-        counts, runs = tx.open_event_counts(names), tx.runs_taken(names, business - LONGEST_MONTH)
-        waiting: dict[str, list[str]] = {}
-        for attempt in tx.attempts(states=(AWAITING_APPROVAL,)):
-            waiting.setdefault(attempt.model, []).append(attempt.id)
-        taken: dict[str, list[RunTaken]] = {}
-        for run in runs:
-            taken.setdefault(run.model, []).append(run)
+        counts, used = tx.open_event_counts(names), _used(tx, business, deployed)
+        waiting = tx.awaiting(names)
         held = {due.model: due.held for due in tx.due_rows()}
         snoozes = {name: snooze for name, snooze in tx.snoozes(names).items() if snooze.holds(business)}
         told = []
         for row in rows:
-            spec, champion = self._spec(row), serving.get(row.model)
+            said, champion = deployed[row.model], serving.get(row.model)
             since = champion.since if champion else None
             told.append(
                 ModelOverview(
                     model=row.model,
                     retired=row.retired,
                     spec_digest=row.digest,
-                    owner=row.document.get("owner") or {},
-                    goal=(row.document.get("business") or {}).get("goal") or "",
+                    owner=said.owner,
+                    goal=said.goal,
                     champion=champion,
                     age_days=(business - since) / timedelta(days=1) if since else None,
                     last_verdict=judged.get(row.model),
                     open_events=counts.get(row.model, {}),
                     approvals_waiting=tuple(waiting.get(row.model, ())),
-                    budget=_budget(spec, business, taken.get(row.model, ())) if spec else None,
+                    budget=_budget(said.spec, used.get(row.model, Used())) if said.spec else None,
                     held=held.get(row.model),
                     snoozed=snoozes.get(row.model),
                 )
             )
         return told
 
-    def _spec(self, row: SpecRow) -> ModelSpec | None:
-        if row.digest not in self._specs:
-            if len(self._specs) >= MOST_KNOWN:
-                self._specs.clear()
-            try:
-                self._specs[row.digest] = ModelSpec.model_validate(row.document)
-            except ValueError as error:
-                logger.warning("no budget of %s: its spec is none for this code (%s)", row.model, error)
-                self._specs[row.digest] = None
-        return self._specs[row.digest]
+
+def _used(tx: Tx, business: datetime, deployed: Mapping[str, Deployed]) -> dict[str, Used]:
+    """What each model has used of its own day and month: one query for all models of a time zone."""
+    specs: dict[tzinfo, ModelSpec] = {}
+    names: dict[tzinfo, list[str]] = {}
+    for model, said in deployed.items():
+        if said.spec is not None:
+            specs[said.spec.data.spine.zone] = said.spec
+            names.setdefault(said.spec.data.spine.zone, []).append(model)
+    used: dict[str, Used] = {}
+    for zone, spec in specs.items():
+        day_began = local_midnight_after(business, spec) - timedelta(days=1)
+        month_began, _ = local_month(business, spec)
+        used |= tx.used(names[zone], day_began=day_began, month_began=month_began)
+    return used
 
 
-def _budget(spec: ModelSpec, business: datetime, runs: Sequence[RunTaken]) -> BudgetUse:
+def _budget(spec: ModelSpec, used: Used) -> BudgetUse:
     budget = spec.retrain.budget
-    day_began = local_midnight_after(business, spec) - timedelta(days=1)
-    month_began, _ = local_month(business, spec)
     hours = spec.runtime.threads / 3600
-    today = [run for run in runs if run.business_at >= day_began]
-    month = hours * sum(run.seconds for run in runs if run.business_at >= month_began)
+    month = hours * used.seconds_month
     money = budget.money_per_month
     return BudgetUse(
-        runs_today=sum(not run.dry_run for run in today),
+        runs_today=used.runs_today,
         runs_per_day=budget.runs_per_day,
-        core_hours_today=hours * sum(run.seconds for run in today),
+        core_hours_today=hours * used.seconds_today,
         core_hours_per_day=budget.core_hours_per_day,
         core_hours_month=month,
         core_hours_per_month=budget.core_hours_per_month,

@@ -228,6 +228,7 @@ def test_a_snooze_says_how_long_or_until_when_and_has_an_end_that_is_near(
 def test_how_many_queries_tell_of_models_does_not_depend_on_how_many_sleep(api: Client) -> None:
     counted: list[str] = []
     sa.event.listen(api.world.ledger.engine, "before_cursor_execute", lambda *args: counted.append(args[2]))
+    api.get("/v1/models")  # what the specs say is read once
     asked = []
     for name in ("alpha", "beta", "gamma"):
         with api.world.ledger.transaction() as tx:

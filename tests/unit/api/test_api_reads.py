@@ -5,15 +5,17 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
 from api_worlds import Client
 
+from ratchet.domain.spec import ModelSpec
 from ratchet.errors import Unavailable
 from ratchet.ports.ledger import ProbationRow
-from ratchet.workflow import dossiers
+from ratchet.workflow import dossiers, overview
 
 DAY = datetime(2013, 1, 2, tzinfo=UTC)
 APRIL = datetime(2013, 4, 1, 4, tzinfo=UTC)
@@ -54,6 +56,51 @@ def test_models_come_in_pages_by_name(api: Client) -> None:
     second = api.get("/v1/models", params={"limit": 2, "cursor": first["next"]}).json()
     assert [row["model"] for row in (*first["items"], *second["items"])] == ["alpha", "flight_delay", "omega"]
     assert second["next"] is None
+
+
+def test_a_spec_that_is_deployed_anew_is_told_at_once(api: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(overview, "MOST_KNOWN", 2)
+
+    def deployed(name: str, team: str) -> None:
+        document = api.world.spec.model_dump(mode="json")
+        owner = document["owner"] | {"team": team}
+        spec = ModelSpec.model_validate(document | {"model": name, "owner": owner})
+        with api.world.ledger.transaction() as tx:
+            tx.publish_spec(name, spec.digest, spec.model_dump(mode="json"))
+
+    def owners(**asked: Any) -> dict[str, str]:
+        return {row["model"]: row["owner"]["team"] for row in api.get("/v1/models", params=asked).json()["items"]}
+
+    for name in ("alpha", "beta", "gamma"):
+        deployed(name, "first")
+    before = {"alpha": "first", "beta": "first", "gamma": "first"}
+    assert owners() == before | {"flight_delay": api.world.spec.owner.team}
+    deployed("beta", "second")
+    assert owners(owner="second") == {"beta": "second"}
+    assert owners(owner="first") == {"alpha": "first", "gamma": "first"}
+
+
+def test_each_budget_is_of_the_models_own_day_and_month(api: Client) -> None:
+    document = api.world.spec.model_dump(mode="json") | {"model": "tokyo"}
+    document["data"]["spine"] |= {"timezone": "Asia/Tokyo"}
+    tokyo = ModelSpec.model_validate(document)
+    judged(api)
+    with api.world.ledger.transaction() as tx:
+        tx.publish_spec("tokyo", tokyo.digest, tokyo.model_dump(mode="json"))
+        (here,) = tx.attempts(model="flight_delay")
+        there = replace(here, id="tokyo.1", model="tokyo", spec_digest=tokyo.digest)
+        tx.start_attempt(there, 60)
+        for attempt in (here, there):
+            # Six in the morning in New York, seven in the evening in Tokyo, of the first of April in both.
+            tx.update_attempt(attempt.id, business_at=datetime(2013, 4, 1, 10, tzinfo=UTC))
+            tx.save_step(attempt.id, "snapshot", {}, tx.wall() - timedelta(hours=1))
+        # Still the first of April in New York, the second in Tokyo.
+        tx.set_clock("replay", datetime(2013, 4, 2, 2, tzinfo=UTC))
+    budgets = {row["model"]: row["budget"] for row in api.get("/v1/models").json()["items"]}
+    assert {model: budget["runs_today"] for model, budget in budgets.items()} == {"flight_delay": 1, "tokyo": 0}
+    assert budgets["flight_delay"]["core_hours_today"] > 0
+    assert budgets["tokyo"]["core_hours_today"] == 0
+    assert budgets["tokyo"]["core_hours_month"] == pytest.approx(budgets["flight_delay"]["core_hours_month"], rel=0.1)
 
 
 def test_events_come_in_pages_with_their_fates(api: Client) -> None:

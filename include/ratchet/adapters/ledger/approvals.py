@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import asdict, fields
 
 import sqlalchemy as sa
@@ -34,6 +34,16 @@ class Approvals(Base):
         c = t.approval_request.c
         query = sa.select(t.approval_request).where(c.model == model).order_by(c.asked_at)
         return [ApprovalRequestRow(**row) for row in self._db.execute(query).mappings()]
+
+    def asked_about(self, attempts: Collection[str]) -> list[tuple[ApprovalRequestRow, list[ApprovalRow]]]:
+        """What was asked about these attempts, each with its answers in the order in which they came."""
+        c = t.approval_request.c
+        asked = self._db.execute(sa.select(t.approval_request).where(c.attempt_id.in_(list(attempts)))).mappings()
+        answers: dict[str, list[ApprovalRow]] = {}
+        among = t.approval.c.attempt_id.in_(list(attempts))
+        for row in self._db.execute(sa.select(*_ANSWER).where(among).order_by(t.approval.c.id)):
+            answers.setdefault(row.attempt_id, []).append(ApprovalRow(*row))
+        return [(ApprovalRequestRow(**row), answers.get(row["attempt_id"], [])) for row in asked]
 
     def show_approval_request(self, attempt_id: str, runs: Sequence[str]) -> None:
         """Keep which runs of the orchestrator showed the request."""

@@ -12,7 +12,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 
 from ratchet.adapters.ledger import schema as t
 from ratchet.errors import Refused
-from ratchet.ports.ledger import EventRow, RecordRow
+from ratchet.ports.ledger import AttemptRow, ChampionRow, EventRow, RecordRow
 from ratchet.records import RawRecord
 
 _Row = TypeVar("_Row")
@@ -24,6 +24,9 @@ FEW = 50
 """Rows in memory at once where one may hold a megabyte."""
 EVENT_ROW = [t.event.c["id" if field.name == "pk" else field.name] for field in fields(EventRow)]
 """A storm is read whole at each decision, so rows become EventRow by position."""
+ATTEMPT_ROW = [t.attempt.c[field.name] for field in fields(AttemptRow)]
+CHAMPION_ROW = [t.champion.c[field.name] for field in fields(ChampionRow)]
+"""So do those of lists, which are looked at all day."""
 
 
 class Base:

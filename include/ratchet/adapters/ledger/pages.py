@@ -7,10 +7,23 @@ from datetime import date, datetime
 from typing import Any
 
 import sqlalchemy as sa
+from sqlalchemy.dialects import postgresql
 
 from ratchet.adapters.ledger import schema as t
-from ratchet.adapters.ledger.base import EVENT_ROW, Base, record_row
-from ratchet.ports.ledger import OPEN_FATES, AttemptRow, ChampionRow, EventRow, JudgedRow, RecordRow, RunTaken
+from ratchet.adapters.ledger.base import ATTEMPT_ROW, CHAMPION_ROW, EVENT_ROW, Base, record_row
+from ratchet.ports.ledger import (
+    AWAITING_APPROVAL,
+    OPEN_FATES,
+    AttemptRow,
+    ChampionRow,
+    EventRow,
+    JudgedRow,
+    RecordRow,
+    Used,
+)
+
+LONG = ("checks", "diagnostics")
+"""What takes nearly all of a verdict's record, and is read with one attempt at a time."""
 
 
 class Pages(Base):
@@ -30,7 +43,7 @@ class Pages(Base):
     ) -> list[EventRow]:
         """Events in the order in which they came, the newest first, of those that came before ``pk``."""
         c = t.event.c
-        query = sa.select(*EVENT_ROW).where(c.model.in_(list(models))).order_by(c.id.desc()).limit(limit)
+        query = sa.select(*EVENT_ROW).where(self._among(c.model, models)).order_by(c.id.desc()).limit(limit)
         if pk is not None:
             query = query.where(c.id < pk)
         if fates is not None:
@@ -58,10 +71,13 @@ class Pages(Base):
         dag_run_id: str | None = None,
         limit: int,
     ) -> list[AttemptRow]:
-        """Attempts, the newest first, of those before ``spot``: the last one's ``created_at`` and id."""
+        """Attempts, the newest first, of those before ``spot``: the last one's ``created_at`` and id.
+
+        Their verdicts' records are without checks and diagnostics.
+        """
         c = t.attempt.c
         newest_first = (c.created_at.desc(), c.id.desc())
-        query = sa.select(t.attempt).where(c.model.in_(list(models))).order_by(*newest_first).limit(limit)
+        query = sa.select(c.id).where(self._among(c.model, models)).order_by(*newest_first).limit(limit)
         if spot is not None:
             at, attempt = spot
             query = query.where(sa.or_(c.created_at < at, sa.and_(c.created_at == at, c.id < attempt)))
@@ -72,7 +88,9 @@ class Pages(Base):
         for column, asked in ((c.dag_id, dag_id), (c.dag_run_id, dag_run_id)):
             if asked is not None:
                 query = query.where(column == asked)
-        return [AttemptRow(**r) for r in self._db.execute(query).mappings()]
+        # Which ones they are is found first: a database may shorten every verdict there is before it sorts and counts.
+        chosen = sa.select(*self._at_a_glance()).where(c.id.in_(query)).order_by(*newest_first)
+        return [AttemptRow(*row) for row in self._db.execute(chosen)]
 
     def audited_before(
         self,
@@ -89,7 +107,7 @@ class Pages(Base):
         ``action`` may be a family, such as ``champion``.
         """
         c = t.audit.c
-        seen = c.model.in_(list(models))
+        seen = self._among(c.model, models)
         query = sa.select(t.audit).order_by(c.seq.desc()).limit(limit)
         query = query.where(sa.or_(seen, c.model.is_(None)) if general else seen)
         if seq is not None:
@@ -113,27 +131,39 @@ class Pages(Base):
     def serving(self, models: Collection[str]) -> dict[str, ChampionRow]:
         """Who serves, of each of these models that has a champion."""
         c = t.champion.c
-        newest = sa.select(c.model, sa.func.max(c.seq).label("seq")).where(c.model.in_(list(models)))
+        newest = sa.select(c.model, sa.func.max(c.seq).label("seq")).where(self._among(c.model, models))
         last = newest.group_by(c.model).subquery()
-        query = sa.select(t.champion).join(last, sa.and_(last.c.model == c.model, last.c.seq == c.seq))
-        return {r["model"]: ChampionRow(**r) for r in self._db.execute(query).mappings()}
+        query = sa.select(*CHAMPION_ROW).join(last, sa.and_(last.c.model == c.model, last.c.seq == c.seq))
+        return {row.model: ChampionRow(*row) for row in self._db.execute(query)}
 
     def last_judged(self, models: Collection[str]) -> dict[str, AttemptRow]:
-        """The newest attempt with a verdict, dry runs too, of each of these models that has one."""
+        """The newest attempt with a verdict, dry runs too, of each of these models that has one.
+
+        Their verdicts' records are without checks and diagnostics.
+        """
         c = t.attempt.c
         newest = sa.select(c.model, sa.func.max(c.epoch).label("epoch")).where(
-            c.model.in_(list(models)), c.verdict.is_not(None)
+            self._among(c.model, models), c.verdict.is_not(None)
         )
         last = newest.group_by(c.model).subquery()
-        query = sa.select(t.attempt).join(last, sa.and_(last.c.model == c.model, last.c.epoch == c.epoch))
-        return {r["model"]: AttemptRow(**r) for r in self._db.execute(query).mappings()}
+        query = sa.select(*self._at_a_glance()).join(last, sa.and_(last.c.model == c.model, last.c.epoch == c.epoch))
+        return {row.model: AttemptRow(*row) for row in self._db.execute(query)}
+
+    def awaiting(self, models: Collection[str]) -> dict[str, list[str]]:
+        """The attempts of these models that people are asked about, the newest first, by model."""
+        c = t.attempt.c
+        query = sa.select(c.model, c.id).where(c.state == AWAITING_APPROVAL, self._among(c.model, models))
+        found: dict[str, list[str]] = {}
+        for model, attempt in self._db.execute(query.order_by(c.created_at.desc(), c.epoch.desc())):
+            found.setdefault(model, []).append(attempt)
+        return found
 
     def open_event_counts(self, models: Collection[str]) -> dict[str, dict[str, int]]:
         """How many events are open, by model and fate; what is nought is left out."""
         c = t.event.c
         query = (
             sa.select(c.model, c.fate, sa.func.count())
-            .where(c.model.in_(list(models)), c.fate.in_(OPEN_FATES))
+            .where(self._among(c.model, models), c.fate.in_(OPEN_FATES))
             .group_by(c.model, c.fate)
         )
         counts: dict[str, dict[str, int]] = {}
@@ -141,21 +171,55 @@ class Pages(Base):
             counts.setdefault(model, {})[fate] = count
         return counts
 
-    def runs_taken(self, models: Collection[str], since: datetime) -> list[RunTaken]:
-        """What each attempt that was claimed since ``since`` (business time) has taken."""
+    def used(self, models: Collection[str], *, day_began: datetime, month_began: datetime) -> dict[str, Used]:
+        """What the attempts that were claimed since the day and the month began (business time) have used, by model.
+
+        A model without an attempt this month is left out.
+        """
         a, s = t.attempt.c, t.step.c
-        query = (
-            sa.select(a.id, a.model, a.business_at, a.options, s.started_at, s.finished_at)
+        seconds = sa.func.coalesce(sa.func.sum(self._seconds(s.started_at, s.finished_at)), 0.0)
+        each = (
+            sa.select(
+                a.model,
+                (a.business_at >= day_began).label("today"),
+                sa.func.coalesce(a.options["dry_run"].as_boolean(), sa.false()).label("dry_run"),
+                sa.cast(seconds, sa.Float).label("seconds"),
+            )
             .join(t.step, s.attempt_id == a.id, isouter=True)
-            .where(a.model.in_(list(models)), a.business_at >= since)
-        )
-        runs: dict[str, RunTaken] = {}
-        for row in self._db.execute(query):
-            taken = (row.finished_at - row.started_at).total_seconds() if row.finished_at else 0.0
-            before = runs[row.id].seconds if row.id in runs else 0.0
-            dry_run = bool(row.options.get("dry_run"))
-            runs[row.id] = RunTaken(row.model, row.business_at, dry_run, before + taken)
-        return list(runs.values())
+            .where(self._among(a.model, models), a.business_at >= month_began)
+            .group_by(a.id)
+        ).subquery()
+        counts, spent = sa.and_(each.c.today, sa.not_(each.c.dry_run)), each.c.seconds
+        query = sa.select(
+            each.c.model,
+            sa.func.sum(sa.case((counts, 1), else_=0)),
+            sa.func.sum(sa.case((each.c.today, spent), else_=0.0)),
+            sa.func.sum(spent),
+        ).group_by(each.c.model)
+        return {model: Used(*figures) for model, *figures in self._db.execute(query)}
+
+    def _among(self, column: sa.Column[Any], models: Collection[str]) -> sa.ColumnElement[bool]:
+        """Whether it is one of these; PostgreSQL takes hundreds of names as one value, not as one parameter each."""
+        if self._postgres:
+            return column == sa.any_(sa.literal(list(models), postgresql.ARRAY(sa.String)))
+        return column.in_(list(models))
+
+    def _seconds(self, start: sa.Column[Any], end: sa.Column[Any]) -> Any:
+        """Seconds from one column to another."""
+        if self._postgres:
+            return sa.extract("epoch", end - start)
+        return (sa.func.julianday(end) - sa.func.julianday(start)) * 86_400.0
+
+    def _at_a_glance(self) -> list[sa.ColumnElement[Any]]:
+        """An attempt's columns, the record of its verdict without what is long."""
+        record: sa.ColumnElement[Any] = t.attempt.c.verdict_record
+        if self._postgres:
+            names = sa.cast(list(LONG), postgresql.ARRAY(sa.Text))
+            short: Any = sa.case((sa.func.jsonb_typeof(record) == "object", record.op("-")(names)), else_=record)
+        else:
+            short = sa.func.json_remove(record, *(f"$.{name}" for name in LONG))
+        short = sa.type_coerce(short, t.Json).label(record.key)
+        return [short if column is record else column for column in ATTEMPT_ROW]
 
     def judged(self, model: str, limit: int) -> list[JudgedRow]:
         """What the newest verdicts measured, the newest first; those that compared nothing are left out."""

@@ -67,3 +67,8 @@ class Registry(Base):
             sa.select(t.spec.c.document).where(t.spec.c.digest == digest)
         ).scalar_one()
         return document
+
+    def spec_documents(self, digests: Collection[str]) -> dict[str, dict[str, Any]]:
+        """The specs with these digests, current or not."""
+        query = sa.select(t.spec.c.digest, t.spec.c.document).where(t.spec.c.digest.in_(list(digests)))
+        return {row.digest: row.document for row in self._db.execute(query)}
