@@ -32,6 +32,7 @@ from ratchet.adapters.connections import EnvResolver, parse_uri, storage_url
 from ratchet.adapters.kafka_intake import IntakeLoop
 from ratchet.adapters.ledger import SqlLedger
 from ratchet.adapters.registry_mlflow import MlflowRegistry
+from ratchet.adapters.telemetry import telemetry_of
 from ratchet.bootstrap import Ratchet
 from ratchet.cli import airflow_api
 from ratchet.errors import RatchetError, Refused
@@ -339,6 +340,19 @@ def test_the_login_to_airflow_is_told_by_no_error(heard: Heard, tmp_path: Path, 
         with pytest.raises(Refused, match="no login in it"):
             airflow_api.connect(replace(settings, airflow_url=inside))
         assert_untold(heard.of(lambda: airflow_api.connect(replace(settings, airflow_url=inside))))
+
+
+def test_a_collector_of_traces_that_is_away_is_named_without_login_and_headers(heard: Heard) -> None:
+    login, port = f"{LOGIN}:{quote(SECRETS['airflow'], safe='')}", closed_port()
+    telemetry = telemetry_of(
+        {
+            "OTEL_EXPORTER_OTLP_ENDPOINT": f"http://{login}@127.0.0.1:{port}",
+            "OTEL_EXPORTER_OTLP_HEADERS": f"authorization={quote(SECRETS['keys'], safe='')}",
+        }
+    )
+    said = heard.of(telemetry.flush)
+    assert f"http://127.0.0.1:{port}/v1/traces" in said
+    assert_untold(said)
 
 
 # What is written wrongly ---------------------------------------------------------------------------------------------
