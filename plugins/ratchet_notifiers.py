@@ -78,11 +78,22 @@ class WebhookNotifier(BaseNotifier):
             answer = httpx.post(
                 url, json=body, auth=login, headers=headers | {"Idempotency-Key": told["id"]}, timeout=self.timeout
             )
+        except httpx.InvalidURL:
+            raise ConnectionError(f"connection {self.conn_id}: what its fields give is no address") from None
         except httpx.HTTPError as error:
             raise ConnectionError(f"connection {self.conn_id}: {type(error).__name__}: {error}") from None
         if not answer.is_success:
-            said = answer.text[:MOST_ANSWER]
+            said = self._without_secrets(answer.text, url, login, headers)[:MOST_ANSWER]
             raise ConnectionError(f"connection {self.conn_id} answered {answer.status_code}: {said}")
+
+    @staticmethod
+    def _without_secrets(text: str, url: str, login: tuple[str, str] | None, headers: dict[str, str]) -> str:
+        """What a server answers may quote what it was sent: the path, which is the secret of some, or a header."""
+        path = "/" + url.partition("://")[2].partition("/")[2]
+        values = [part for value in headers.values() for part in (value, value.removeprefix("Bearer "))]
+        for secret in sorted({path, *values, *(login or ())} - {"", "/"}, key=len, reverse=True):
+            text = text.replace(secret, "…")
+        return text
 
     def _where(self) -> tuple[str, tuple[str, str] | None, dict[str, str]]:
         """Address, login and headers."""

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import shutil
 import socket
 import subprocess
 import threading
+import traceback
 from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import quote
@@ -34,6 +36,8 @@ pytestmark = [
     ),
 ]
 SECRET = "p&ss/w=rd"
+WRONG = "n0t/it=at&all"
+FORMS = {form for secret in (SECRET, WRONG) for form in (secret, quote(secret, safe=""))}
 
 
 def free_ports(count: int) -> list[int]:
@@ -103,7 +107,10 @@ def secured(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]
             "sasl": f"kafka://ratchet:{secret}@127.0.0.1:{sasl}/?security_protocol=SASL_PLAINTEXT&sasl_mechanism=PLAIN",
             "ssl": f"kafka://127.0.0.1:{ssl}/?security.protocol=SSL&ssl.ca.location={ca}",
             "both": f"kafka://ratchet:{secret}@127.0.0.1:{both}/?sasl_mechanism=SCRAM-SHA-512&ssl_cafile={ca}",
-            "wrong password": f"kafka://ratchet:wrong@127.0.0.1:{both}/?sasl_mechanism=SCRAM-SHA-512&ssl_cafile={ca}",
+            "wrong password": f"kafka://ratchet:{quote(WRONG, safe='')}@127.0.0.1:{both}/?sasl_mechanism=SCRAM-SHA-512"
+            f"&ssl_cafile={ca}",
+            "wrong plain password": f"kafka://ratchet:{quote(WRONG, safe='')}@127.0.0.1:{sasl}/"
+            "?security_protocol=SASL_PLAINTEXT&sasl_mechanism=PLAIN",
             "wrong authority": f"kafka://127.0.0.1:{ssl}/?security_protocol=SSL",
         }
     finally:
@@ -118,7 +125,10 @@ def _answers(port: int) -> bool:
 
 
 @pytest.mark.parametrize("listener", ["sasl", "ssl", "both"])
-def test_records_are_published_and_pumped_through_a_secured_listener(secured: dict[str, str], listener: str) -> None:
+def test_records_are_published_and_pumped_through_a_secured_listener(
+    secured: dict[str, str], listener: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG)
     connection = parse_uri(secured[listener])
     sink, stop = Shelf(), threading.Event()
     with contextlib.closing(KafkaBus(connection)) as bus:
@@ -133,9 +143,21 @@ def test_records_are_published_and_pumped_through_a_secured_listener(secured: di
         finally:
             stop.set()
             thread.join(10)
+    assert_untold(caplog)
 
 
-@pytest.mark.parametrize("wrong", ["wrong password", "wrong authority"])
-def test_who_is_not_trusted_is_told_so_and_reads_nothing(secured: dict[str, str], wrong: str) -> None:
-    with contextlib.closing(KafkaBus(parse_uri(secured[wrong]))) as bus, pytest.raises(Unavailable):
+@pytest.mark.parametrize("wrong", ["wrong password", "wrong plain password", "wrong authority"])
+def test_who_is_not_trusted_is_told_so_and_reads_nothing(
+    secured: dict[str, str], wrong: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    with contextlib.closing(KafkaBus(parse_uri(secured[wrong]))) as bus, pytest.raises(Unavailable) as refused:
         bus.lag("anybody")
+    assert_untold(caplog, "".join(traceback.format_exception(refused.value)))
+
+
+def assert_untold(caplog: pytest.LogCaptureFixture, said: str = "") -> None:
+    """The driver's debug lines would hold the password of PLAIN, in its configuration and in its requests."""
+    logged = said + "\n".join(record.getMessage() for record in caplog.records)
+    assert "kafka.net" in {record.name.rpartition(".")[0] for record in caplog.records}, "the driver was to log"
+    assert not [line for line in logged.splitlines() if any(form in line for form in FORMS)]

@@ -81,7 +81,8 @@ class Hook(BaseHTTPRequestHandler):
         self.server.got.append((self.path, dict(self.headers), json.loads(content)))
         self.send_response(self.server.status)
         self.end_headers()
-        self.wfile.write(b"said the server")
+        quoted = f", to {self.path} with {self.headers['Authorization']}" if self.server.quotes else ""
+        self.wfile.write(f"said the server{quoted}".encode())
 
     def log_message(self, *_: Any) -> None:
         """Quiet."""
@@ -101,7 +102,7 @@ def mails(monkeypatch: pytest.MonkeyPatch) -> Iterator[MailServer]:
 @pytest.fixture
 def hook(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     with HTTPServer(("127.0.0.1", 0), Hook) as server:
-        server.got, server.status = [], 200  # type: ignore[attr-defined]
+        server.got, server.status, server.quotes = [], 200, False  # type: ignore[attr-defined]
         threading.Thread(target=server.serve_forever, daemon=True).start()
         monkeypatch.setenv("AIRFLOW_CONN_OPS_HOOK", f"http://:t0ken@127.0.0.1:{server.server_port}/")
         chat = {"conn_type": "slackwebhook", "host": f"127.0.0.1:{server.server_port}", "schema": "http"}
@@ -238,6 +239,26 @@ def test_a_webhook_that_refuses_is_told_of_without_its_secret_address_and_tried_
     assert run(root) == {"chat": 1, "hook": 1}
     keys = [headers["Idempotency-Key"] for path, headers, _ in hook.got if path == "/ratchet"]
     assert (len(keys), len(set(keys))) == (2, 1)
+
+
+def test_of_an_answer_that_quotes_the_request_no_secret_is_kept(
+    root: Path, ledger: SqlLedger, channels: Path, mails: MailServer, hook: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run(root)
+    revert(ledger)
+    hook.status, hook.quotes = 404, True
+    done = run(root)
+    with ledger.transaction() as tx:
+        kept = str([post.last_error for post in tx.posts()])
+    said = f"{done} {kept}"
+    assert "said the server, to" in said
+    assert not [secret for secret in ("s3cret", "T0/B0", "t0ken") if secret in said]
+    chat = {"conn_type": "slackwebhook", "host": "127.0.0.1:s3cret", "schema": "http", "password": "T0/B0"}
+    monkeypatch.setenv("AIRFLOW_CONN_CHAT", json.dumps(chat))
+    revert(ledger, seq=3)
+    done = run(root)
+    assert "is no address" in str(done)
+    assert "s3cret" not in str(done)
 
 
 def test_a_mail_that_is_refused_holds_back_neither_the_next_mail_nor_another_channel(

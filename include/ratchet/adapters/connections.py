@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
-from urllib.parse import parse_qsl, quote, unquote, urlsplit
+from urllib.parse import SplitResult, parse_qsl, quote, unquote, urlsplit
 
 import msgspec
 
@@ -134,28 +134,31 @@ def parse_uri(uri: str) -> ConnectionInfo:
     values from a query are strings.
 
     Raises:
-        Refused: the port is not a number, or the JSON is broken.
+        Refused: the port is not a number, a character is not percent-encoded that must be, or the JSON is broken. What
+            stands there is not told: it may be a piece of the password.
 
     """
     if uri.lstrip().startswith("{"):
         return _from_json(uri)
     if "://" not in uri:
         return ConnectionInfo("file", host=uri)
-    parts = urlsplit(uri)
-    conn_type = parts.scheme.replace("-", "_")
-    extra: dict[str, Any] = dict(parse_qsl(parts.query, keep_blank_values=True))
-    if conn_type == "file":
-        return ConnectionInfo("file", host=unquote(parts.netloc + parts.path), extra=extra)
-    netloc = parts.netloc
-    brokers = netloc.rpartition("@")[2]
-    if "," in brokers:
-        extra.setdefault("bootstrap_servers", brokers)
-        netloc = netloc[: len(netloc) - len(brokers)] + brokers.split(",", 1)[0]
-        parts = parts._replace(netloc=netloc)
+    conn_type = uri.partition("://")[0].replace("-", "_")
     try:
+        parts = urlsplit(uri)
+        extra: dict[str, Any] = dict(parse_qsl(parts.query, keep_blank_values=True))
+        if conn_type == "file":
+            return ConnectionInfo("file", host=unquote(parts.netloc + parts.path), extra=extra)
+        netloc = parts.netloc
+        brokers = netloc.rpartition("@")[2]
+        if "," in brokers:
+            extra.setdefault("bootstrap_servers", brokers)
+            netloc = netloc[: len(netloc) - len(brokers)] + brokers.split(",", 1)[0]
+            parts = parts._replace(netloc=netloc)
         port = parts.port
-    except ValueError as error:
-        raise Refused(f"connection URI of type {conn_type!r}: {error}. Write type://host:port") from error
+    except ValueError:
+        raise _no_uri(conn_type) from None
+    if parts.fragment or _cut_short(parts, extra):
+        raise _no_uri(conn_type)
     return ConnectionInfo(
         conn_type="postgres" if conn_type == "postgresql" else conn_type,
         host=unquote(parts.hostname) if parts.hostname else None,
@@ -164,6 +167,19 @@ def parse_uri(uri: str) -> ConnectionInfo:
         password=unquote(parts.password) if parts.password is not None else None,
         schema=unquote(parts.path[1:]) or None,
         extra=extra,
+    )
+
+
+def _cut_short(parts: SplitResult, extra: Mapping[str, Any]) -> bool:
+    """Whether the host seems to be a login and the port a password, which ended at a ``/`` or ``?`` of its own."""
+    rest = parts.path if parts.port is not None and "@" not in parts.netloc else ""
+    return "@" in rest or any("@" in key for key in extra)
+
+
+def _no_uri(conn_type: str) -> Refused:
+    return Refused(
+        f"a connection URI of type {conn_type!r} cannot be read: write type://login:password@host:port, the port as a "
+        "number, and the characters : / ? # [ ] @ % of a login, password or path percent-encoded (@ is %40)"
     )
 
 
@@ -182,8 +198,8 @@ def _from_json(text: str) -> ConnectionInfo:
             schema=fields.get("schema"),
             extra=extra,
         )
-    except (msgspec.MsgspecError, ValueError) as error:
-        raise Refused("a connection starts with '{' but is no JSON object with a numeric port") from error
+    except (msgspec.MsgspecError, ValueError):
+        raise Refused("a connection starts with '{' but is no JSON object with a numeric port") from None
 
 
 def ledger_url(info: ConnectionInfo) -> str:
@@ -303,10 +319,30 @@ def http_url(info: ConnectionInfo) -> str:
     return f"{scheme if scheme == 'https' else 'http'}://{user}{host}{port}{path}".rstrip("/")
 
 
+def without_login(url: str) -> tuple[str, tuple[str, str] | None]:
+    """An address as it may be told, and the login and password that stood in it, if any did."""
+    parts = urlsplit(url)
+    if "@" not in parts.netloc:
+        return url, None
+    login = unquote(parts.username or ""), unquote(parts.password or "")
+    return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl(), login
+
+
 def storage_url(info: ConnectionInfo) -> str:
-    """An absolute folder or an fsspec URL (``s3://bucket/prefix``) for the object store; extra ``url`` wins."""
+    """An absolute folder or an fsspec URL (``s3://bucket/prefix``) for the object store; extra ``url`` wins.
+
+    Raises:
+        Refused: the URL has a login in it. Objects' addresses stand in dossiers, messages and logs.
+
+    """
     if info.extra.get("url"):
-        return str(info.extra["url"])
+        url = str(info.extra["url"])
+        if "@" in urlsplit(url).netloc:
+            raise Refused(
+                f"connection {STORAGE}: the url must have no login in it, because every object's address begins with "
+                "it. Give the storage's library its login by the environment, or by the machine's own identity"
+            )
+        return url
     if info.conn_type in {"file", "fs", ""}:
         folder = info.extra.get("path") or f"{info.host or ''}" + (f"/{info.schema}" if info.schema else "")
         return str(Path(folder).absolute())

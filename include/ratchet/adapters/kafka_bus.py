@@ -6,6 +6,7 @@ before any client is constructed, because each constructor that cannot connect l
 
 from __future__ import annotations
 
+import logging
 import socket
 import threading
 from collections.abc import Iterator
@@ -30,6 +31,10 @@ RETENTION_DAYS = dict.fromkeys(INBOUND_TOPICS, 30) | {DEAD_LETTER: 90, DECISIONS
 PROBE_TIMEOUT_SECONDS = 2.0
 CLIENT = {"bootstrap_timeout_ms": 10_000, "reconnect_backoff_max_ms": 2_000}
 """For every client: without the second, a client notices a returned broker up to 30 s late (measured: 48 s)."""
+
+for _name in ("kafka.admin.client", "kafka.net.connection", "kafka.protocol.parser"):
+    # Their debug lines hold whole configurations and requests, with the password of SASL PLAIN in them.
+    logging.getLogger(_name).addFilter(lambda record: record.levelno > logging.DEBUG)
 
 
 def probe(config: dict[str, Any], timeout_seconds: float = PROBE_TIMEOUT_SECONDS) -> None:

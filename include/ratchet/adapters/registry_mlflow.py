@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 from urllib.parse import urlsplit
 
+from ratchet.adapters.connections import without_login
 from ratchet.adapters.models import CARD_FILE, MODEL_FILES, load, model_file, verified
 from ratchet.adapters.models_sklearn import FAMILIES
 from ratchet.adapters.storage import MissingObjectError, write_atomically
@@ -52,14 +53,15 @@ class MlflowRegistry:
     """Versions in the MLflow server (or database) at ``tracking_uri``.
 
     Args:
-        tracking_uri: ``http://host:port`` or a database URL.
+        tracking_uri: ``http://[login:password@]host:port`` or a database URL.
         lock_file: the ``requirements.txt`` whose pins a version records.
         download_dir: where downloaded versions are kept between calls; a temporary folder by default.
 
     """
 
     def __init__(self, tracking_uri: str, *, lock_file: Path, download_dir: Path | None = None) -> None:
-        self._uri = tracking_uri
+        served = tracking_uri.startswith(("http://", "https://"))
+        self._uri, self._login = without_login(tracking_uri) if served else (tracking_uri, None)
         self._lock_file = lock_file
         self._download_dir = download_dir
 
@@ -221,7 +223,7 @@ class MlflowRegistry:
 
         path = f"{self._uri.rstrip('/')}/api/2.0/mlflow/registered-models/get"
         try:
-            answer = httpx.get(path, params={"name": model}, timeout=PROBE_SECONDS)
+            answer = httpx.get(path, params={"name": model}, auth=self._login, timeout=PROBE_SECONDS)
             known = answer.json() if answer.status_code in {200, 404} else {}
         except (httpx.HTTPError, ValueError) as error:
             raise Unavailable(
@@ -239,9 +241,13 @@ class MlflowRegistry:
     def _client(self) -> MlflowClient:
         self._probe()
         from mlflow import MlflowClient  # noqa: PLC0415 - mlflow costs seconds
-        from mlflow.environment_variables import MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR  # noqa: PLC0415
+        from mlflow import environment_variables as mlflow_settings  # noqa: PLC0415
 
-        MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR.set(value=False)
+        mlflow_settings.MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR.set(value=False)
+        if self._login is not None:
+            # Not in the address, which MLflow prints and quotes in its errors.
+            mlflow_settings.MLFLOW_TRACKING_USERNAME.set(self._login[0])
+            mlflow_settings.MLFLOW_TRACKING_PASSWORD.set(self._login[1])
         return MlflowClient(tracking_uri=self._uri, registry_uri=self._uri)
 
     @cached_property

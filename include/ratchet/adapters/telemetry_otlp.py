@@ -20,6 +20,7 @@ from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from opentelemetry.trace import Link, SpanContext, SpanKind, Status, StatusCode, TraceFlags
 
+from ratchet.adapters.connections import without_login
 from ratchet.domain.tracing import Span, TraceContext
 
 logger = logging.getLogger(__name__)
@@ -72,7 +73,7 @@ class OtlpTelemetry:
     def flush(self) -> None:
         """Wait for what is queued, two seconds at most; not at all where no collector is there."""
         if self._endpoint is not None and not _answers(self._endpoint):
-            logger.info("no telemetry collector is at %s", self._endpoint)
+            logger.info("no telemetry collector is at %s", without_login(self._endpoint)[0])
             return
         thread = threading.Thread(target=self._flush, name="ratchet-telemetry", daemon=True)
         thread.start()

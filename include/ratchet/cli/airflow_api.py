@@ -9,6 +9,7 @@ from typing import Any
 
 import httpx
 
+from ratchet.adapters.connections import without_login
 from ratchet.bootstrap import Ratchet
 from ratchet.errors import Refused, Unavailable
 from ratchet.ports.ledger import AWAITING_APPROVAL, AttemptRow
@@ -72,12 +73,14 @@ def connect(settings: Settings) -> Airflow:
     """Log in with the settings' user.
 
     Raises:
-        Refused: no address or user is set, or the login is refused.
+        Refused: no address or user is set, the address has a login in it, or the login is refused.
         Unavailable: Airflow does not answer.
     """
     if not settings.airflow_url or not settings.airflow_user:
         raise Refused("RATCHET_AIRFLOW_URL, _USER and _PASSWORD are not set. Start the local stack: ratchet up")
-    base = settings.airflow_url.rstrip("/")
+    base, login = without_login(settings.airflow_url.rstrip("/"))
+    if login is not None:
+        raise Refused("RATCHET_AIRFLOW_URL must have no login in it: set RATCHET_AIRFLOW_USER and _PASSWORD")
     credentials = {"username": settings.airflow_user, "password": settings.airflow_password}
     try:
         answer = httpx.post(f"{base}/auth/token", json=credentials, timeout=60)

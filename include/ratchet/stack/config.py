@@ -9,12 +9,15 @@ from __future__ import annotations
 
 import base64
 import json
+import re
 import secrets
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import quote, urlsplit
 
+from ratchet.adapters.connections import parse_uri
+from ratchet.errors import Refused
 from ratchet.settings import Settings
 from ratchet.stack import warm
 from ratchet.stack.control import StackError
@@ -35,8 +38,8 @@ class StackConfig:
     root: Path
     home: Path
     ports: Mapping[str, int]
-    secrets: Mapping[str, str]
-    database_url: str | None = None
+    secrets: Mapping[str, str] = field(repr=False)
+    database_url: str | None = field(default=None, repr=False)
     kafka_bootstrap: str | None = None
 
     @property
@@ -104,15 +107,26 @@ def keep_secrets(file: Path) -> dict[str, str]:
     return kept
 
 
+def _check_readable(url: str) -> None:
+    """Raises StackError where PostgreSQL's own client would quote what it cannot read: it may be the password."""
+    try:
+        parse_uri(url)
+    except Refused as refused:
+        raise StackError(f"RATCHET_DATABASE_URL: {refused}") from None
+    if re.search(r"%(?![0-9A-Fa-f]{2})", url):
+        raise StackError("RATCHET_DATABASE_URL: a % in a login or password is written %25")
+
+
 def load_config(settings: Settings, environment: Mapping[str, str]) -> StackConfig:
     """The configuration of this home; makes the folder (mode 700) and its secrets at the first call."""
     settings.home.mkdir(parents=True, exist_ok=True, mode=0o700)
     database_url = environment.get("RATCHET_DATABASE_URL") or None
-    if database_url and urlsplit(database_url).scheme not in {"postgres", "postgresql"}:
-        raise StackError(
-            f"RATCHET_DATABASE_URL: must be postgresql://user:password@host:port/database, "
-            f"but its scheme is {urlsplit(database_url).scheme!r}"
-        )
+    scheme = (database_url or "").partition("://")[0]
+    if database_url and scheme not in {"postgres", "postgresql"}:
+        told = f", but its scheme is {scheme!r}" if "://" in database_url else ""
+        raise StackError(f"RATCHET_DATABASE_URL: must be postgresql://user:password@host:port/database{told}")
+    if database_url:
+        _check_readable(database_url)
     return StackConfig(
         root=settings.root,
         home=settings.home,

@@ -39,9 +39,9 @@ class Unit:
     name: str
     argv: tuple[str, ...]
     kind: Literal["service", "step"] = "service"
-    env: Mapping[str, str] = field(default_factory=dict)
+    env: Mapping[str, str] = field(default_factory=dict, repr=False)
     after: tuple[str, ...] = ()
-    probe: Mapping[str, Any] | None = None
+    probe: Mapping[str, Any] | None = field(default=None, repr=False)
     stop_signal: int = signal.SIGTERM
     stop_grace: float = 10.0
     ready_timeout: float = 120.0

@@ -84,7 +84,8 @@ class SqlLedger:
                 "pool_size": 2,
                 "pool_pre_ping": True,
             }
-        self.engine = sa.create_engine(url, **options)
+        # Values stay out of errors: what was published or written by people is nothing for a log.
+        self.engine = sa.create_engine(url, hide_parameters=True, **options)
         if not url.startswith("postgresql"):
             sa.event.listen(self.engine, "connect", _sqlite_manual_transactions)
             sa.event.listen(self.engine, "begin", lambda c: c.exec_driver_sql("BEGIN IMMEDIATE"))
