@@ -33,6 +33,8 @@ SCORED = "scored"
 """A model for ``test_scoring_on_the_stack``: it is scored, and so is its challenger, which nothing promotes."""
 ASKING = {"asks_one": "always", "asks_two": {"two_people_above": 0}}
 """Models for ``test_approvals``, and what their specs say of approval. No data event starts them."""
+SHOWN = "shown"
+"""A model for ``test_pages_in_the_browser``, which asks people like those. No data event starts it either."""
 
 HOOKED, SHADOWED, LOOKED_AT = "hooked", "shadowed", "looked_at"
 """Models for ``test_rules_long``: a payoff in Python under a capacity, shadow mode, two looks at one challenger."""
@@ -67,7 +69,7 @@ def write(models_dir: Path, name: str = "flight_delay") -> Path:
         {"metric": "payoff", "slice": "carrier", "max_regression": 1000.0, "min_rows": 500},
         {"metric": "latency_p95_ms", "max": 10_000},
     ]
-    spec["gate"]["approval"] = ASKING.get(name, "never")
+    spec["gate"]["approval"] = "always" if name == SHOWN else ASKING.get(name, "never")
     if name != "flight_delay":
         spec["retrain"]["on"]["data"]["min_new_rows"] = 1_000_000_000
         spec["train"] |= {"trials": 1, "workers": 1}
@@ -111,7 +113,7 @@ def write(models_dir: Path, name: str = "flight_delay") -> Path:
 
 if __name__ == "__main__":
     beside = (
-        *(*BESIDE, *ASKING, WATCHED, MONITORED, DRIFTING, SCORED),
+        *(*BESIDE, *ASKING, SHOWN, WATCHED, MONITORED, DRIFTING, SCORED),
         *(HOOKED, SHADOWED, LOOKED_AT, FORESTED, REFITTED, RECALIBRATED),
     )
     for model in ("flight_delay", *beside):

@@ -27,7 +27,7 @@ LOOPBACK = "127.0.0.1"
 DEFAULT_PORT_BASE = 28080
 PORT_NAMES = ("airflow", "mlflow", "kafka", "kafka_controller", "postgres")
 DATABASES = ("airflow", "ratchet", "mlflow", "optuna")
-USERS = {"admin": "admin", "ursula": "user", "vic": "viewer"}
+USERS = {"admin": "admin", "olga": "op", "ursula": "user", "vic": "viewer"}
 SECRET_NAMES = ("fernet_key", "jwt_secret", "api_secret", "postgres", *USERS)
 
 

@@ -49,11 +49,15 @@ if (seconds > 0) {
   document.addEventListener("visibilitychange", refresh);
 }
 
-// Airflow shows us in a frame that may not lead its window elsewhere; its own router may.
+// Airflow shows us in a frame that may neither lead its window elsewhere nor open another one; Airflow's own page may.
 document.addEventListener("click", (event) => {
-  const link = event.target.closest("a[data-airflow]");
+  const link = event.target.closest("a[data-airflow], a[target=_blank]");
   if (!link || window.top === window.self || event.ctrlKey || event.metaKey || event.shiftKey) return;
   event.preventDefault();
+  if (link.target === "_blank") {
+    window.parent.open(link.href, "_blank", "noopener,noreferrer");
+    return;
+  }
   const { pathname, search, hash } = new URL(link.href);
   window.parent.history.pushState({}, "", pathname + search + hash);
   window.parent.dispatchEvent(new PopStateEvent("popstate", { state: {} }));
