@@ -50,6 +50,11 @@ def test_airflow_takes_every_command_that_is_given_to_it() -> None:
             assert callable(parsed.func)
 
 
+@pytest.mark.skipif(not HAS_CELERY, reason="the Celery provider is in the image (requirements-cluster.txt)")
+def test_the_worker_can_be_imported_with_the_locked_celery() -> None:
+    assert importlib.import_module("airflow.providers.celery.executors.celery_executor").app
+
+
 def test_ratchet_takes_every_command_that_is_given_to_it() -> None:
     group: Any = typer.main.get_command(cli.app)
     for arguments in of("ratchet"):
