@@ -12,6 +12,7 @@ from ratchet.cli import (
     approvals,
     audit,
     backtest,
+    backup,
     costs,
     demo,
     dossiers,
@@ -50,6 +51,8 @@ app.command("notifications")(notifications.notifications)
 app.command("purge")(purge.purge)
 app.command("backtest")(backtest.backtest)
 app.command("verify")(verify.verify)
+app.command("backup")(backup.take)
+app.command("restore")(backup.put_back)
 app.add_typer(publish.app, name="publish")
 app.command("demo")(demo.demo)
 
