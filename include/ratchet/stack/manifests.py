@@ -22,8 +22,8 @@ CLUSTER = "ratchet"
 """The name of the Kafka resource that topics and users belong to."""
 STORE = "ratchet"
 """The name of the ClusterSecretStore, and how the names of secrets in it begin."""
-AIRFLOW_SECRETS = ("connection", "fernet-key", "api-secret-key", "jwt-secret")
-"""The keys that Airflow's chart looks for."""
+AIRFLOW_SECRETS = ("connection", "fernet-key", "api-secret-key", "jwt-secret", "keda-connection")
+"""The keys that Airflow's chart looks for, and the database's address as KEDA reads it: without SQLAlchemy's driver."""
 SECRET_CONNECTIONS = (connections.LEDGER, connections.OPTUNA)
 """Those that hold a password; the others stand in deploy/helm/values.yaml."""
 

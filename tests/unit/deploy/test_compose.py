@@ -104,6 +104,14 @@ def test_no_secret_is_written_down(name: str) -> None:
         assert not password or PLACEHOLDER.fullmatch(password[1]), f"{variable} holds a password"
 
 
+@pytest.mark.parametrize("name", SERVICES)
+def test_addresses_for_sqlalchemy_name_the_driver_that_is_there(name: str) -> None:
+    ours = {"RATCHET_DATABASE_URL"}  # read by our own code
+    for variable, value in SERVICES[name].get("environment", {}).items():
+        if "postgresql" in str(value) and variable not in ours:
+            assert "postgresql+psycopg2://" in value, variable
+
+
 def test_nothing_of_the_file_depends_on_who_starts_it_but_ports() -> None:
     asked = set(re.findall(r"(?<!\$)\$\{?(\w+)", TEXT))
     assert asked == {f"RATCHET_{name}_PORT" for name in ("AIRFLOW", "MLFLOW", "PROMETHEUS", "GRAFANA")}

@@ -128,4 +128,7 @@ def test_keda_counts_by_the_concurrency_that_workers_have() -> None:
     celery = documents("helm/values-celery.yaml")[0]
     assert celery["config"]["celery"]["worker_concurrency"] > 0
     assert celery["workers"]["celery"]["keda"]["enabled"] is True
+    (address,) = celery["secret"]
+    assert address["secretKey"] in manifests.AIRFLOW_SECRETS
+    assert celery["enableBuiltInSecretEnvVars"][address["envName"]] is False
     assert documents("helm/values-kubernetes.yaml")[0]["executor"] == "KubernetesExecutor"
