@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import timedelta
@@ -164,7 +165,9 @@ def test_what_lies_elsewhere_opens_beside_airflow(shown: System, viewer: Visitor
 
 # -- a story -----------------------------------------------------------------------------------------------------------
 
-ASKED, AGREED, UNDONE = "the browser's own event", "the summer looks right", "the owner wants it back"
+_ONCE = uuid.uuid4().hex[:6]
+ASKED, AGREED, UNDONE = (f"{said} ({_ONCE})" for said in ("look at it in a browser", "the summer looks right", "undo"))
+"""Reasons that no earlier run on this stack has given."""
 
 
 @dataclass(frozen=True)
