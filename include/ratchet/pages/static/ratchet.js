@@ -62,3 +62,19 @@ document.addEventListener("click", (event) => {
   window.parent.history.pushState({}, "", pathname + search + hash);
   window.parent.dispatchEvent(new PopStateEvent("popstate", { state: {} }));
 });
+
+// An act may take a while: it is sent once, and its button says that it was. Going back finds the form usable again.
+document.addEventListener("submit", (event) => {
+  const button = event.target.querySelector("button:not([disabled])");
+  if (event.target.method !== "post" || !button) return;
+  button.disabled = true;
+  button.dataset.label = button.textContent;
+  button.textContent = `${button.textContent} …`;
+});
+addEventListener("pageshow", () => {
+  for (const button of document.querySelectorAll("button[data-label]")) {
+    button.disabled = false;
+    button.textContent = button.dataset.label;
+    delete button.dataset.label;
+  }
+});
