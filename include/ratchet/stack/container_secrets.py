@@ -37,6 +37,7 @@ PASSWORDS: Mapping[str, Sequence[str]] = {
     "redis": ("redis", "ratchet"),
     "admin": ("ratchet",),
     "grafana": ("grafana",),
+    "metrics": ("prometheus", "ratchet"),
     "storage-id": ("storage", "ratchet"),
     "storage-secret": ("storage", "ratchet"),
     "api": ("ratchet",),
