@@ -126,7 +126,7 @@ def test_one_trace_leads_from_publish_to_promotion(
     for step in ("snapshot", "tune.0", "evaluate", "promotion"):
         assert spans[step]["parent"] == root["id"], step
         assert root["start"] <= spans[step]["start"] <= spans[step]["end"] <= root["end"] + 1e9, step
-    assert spans["trial"]["parent"] == spans["tune.0"]["id"]
+    assert spans["trial"]["parent"] in {span["id"] for name, span in spans.items() if name.startswith("tune.")}
     assert spans["historical features"]["parent"] == spans["snapshot"]["id"]
     assert spans["alias"]["parent"] == spans["promotion"]["id"]
     assert root["attributes"]["airflow.run_id"] == attempt.dag_run_id

@@ -348,9 +348,13 @@ UNSEEN_FOCUS = """() => {
 }"""
 
 
+MOST_STOPS = 200
+"""Of a page that lists all models of the suite, each with three links."""
+
+
 def tab_to(page: Page, wanted: Locator) -> None:
     """Press the tabulator until it is there, as one does; each stop on the way is to be seen."""
-    for _ in range(60):
+    for _ in range(MOST_STOPS):
         page.keyboard.press("Tab")
         assert not (unseen := page.evaluate(UNSEEN_FOCUS)), f"nobody sees that the focus is at {unseen}"
         if wanted.evaluate("each => each === document.activeElement"):

@@ -49,7 +49,7 @@ def score(
         return
     by = " and ".join(
         f"version {', '.join(map(str, versions))}" + (" in shadow" if role == "shadow" else "")
-        for role, versions in answer["versions"].items()
+        for role, versions in sorted(answer["versions"].items())  # the champion before the shadow
     )
     typer.echo(f"scored {answer['rows']:,} rows of {model} from {answer['from']} to {answer['to']}, by {by}")
 
