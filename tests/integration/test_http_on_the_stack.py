@@ -100,6 +100,19 @@ def test_a_viewer_sees_everything_and_takes_no_champion_back(running: System) ->
     assert "a viewer may not" not in json.dumps(viewer.get(f"{API}/audit").json())
 
 
+def test_a_run_that_a_user_starts_by_its_form_is_that_users_run(system: System) -> None:
+    system.fresh_days()
+    client = system.airflow("ursula").client
+    asked = {"reason": "a look over HTTP", "dry_run": True, "trials": 1}
+    answer = client.post(f"{API}/models/{MODEL}/runs", json=asked)
+    assert answer.status_code == 201, answer.text
+    started = answer.json()
+    assert system.run_ends(started["dag_id"], started["run_id"]) == "success"
+    attempts = client.get(f"{API}/attempts", params={"model": MODEL}).json()["items"]
+    (mine,) = [each for each in attempts if each["dag_run_id"] == started["run_id"]]
+    assert (mine["actor"], mine["reason"], mine["dry_run"]) == ("ursula", "a look over HTTP", True)
+
+
 def test_a_retrain_that_a_user_asks_for_is_an_event_in_that_users_name(running: System) -> None:
     client = running.airflow("ursula").client
     answer = client.post(f"{API}/models/{MODEL}/retrain", json={"reason": "asked for over HTTP"})
@@ -112,16 +125,3 @@ def test_a_retrain_that_a_user_asks_for_is_an_event_in_that_users_name(running: 
     )
     entries = client.get(f"{API}/audit", params={"action": "retrain.requested"}).json()["items"]
     assert [(entry["actor"], entry["detail"]["via"]) for entry in entries] == [("ursula", "api")]
-
-
-def test_a_run_that_a_user_starts_by_its_form_is_that_users_run(system: System) -> None:
-    system.fresh_days()
-    client = system.airflow("ursula").client
-    asked = {"reason": "a look over HTTP", "dry_run": True, "trials": 1}
-    answer = client.post(f"{API}/models/{MODEL}/runs", json=asked)
-    assert answer.status_code == 201, answer.text
-    started = answer.json()
-    assert system.run_ends(started["dag_id"], started["run_id"]) == "success"
-    attempts = client.get(f"{API}/attempts", params={"model": MODEL}).json()["items"]
-    (mine,) = [each for each in attempts if each["dag_run_id"] == started["run_id"]]
-    assert (mine["actor"], mine["reason"], mine["dry_run"]) == ("ursula", "a look over HTTP", True)
