@@ -110,7 +110,7 @@ def test_a_run_that_a_user_starts_by_its_form_is_that_users_run(system: System) 
     assert system.run_ends(started["dag_id"], started["run_id"]) == "success"
     attempts = client.get(f"{API}/attempts", params={"model": MODEL}).json()["items"]
     (mine,) = [each for each in attempts if each["dag_run_id"] == started["run_id"]]
-    assert (mine["actor"], mine["reason"], mine["dry_run"]) == ("ursula", "a look over HTTP", True)
+    assert (mine["actor"], mine["reason"], mine["dry_run"]) == ("ursula", "dry run: a look over HTTP", True)
 
 
 def test_a_retrain_that_a_user_asks_for_is_an_event_in_that_users_name(running: System) -> None:
