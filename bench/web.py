@@ -157,8 +157,9 @@ def api_paths(client: httpx.Client, model: str) -> list[str]:
     named["attempt"] = first("/v1/attempts", model=model, state="concluded")["id"]
     routes = [PREFIX + path for path, methods in document()["paths"].items() if "get" in methods]
     found = [re.sub(r"{(\w+)}", lambda part: quote(named[part[1]], safe="@"), path) for path in routes]
-    answers = {path: client.get(path).raise_for_status().json() for path in found}
-    longest = [f"{path}?limit={LONGEST}" for path, answer in answers.items() if "next" in answer]
+    answers = {path: client.get(path).raise_for_status() for path in found}
+    listed = [path for path, answer in answers.items() if "json" in answer.headers["content-type"]]
+    longest = [f"{path}?limit={LONGEST}" for path in listed if "next" in answers[path].json()]
     deep = client.get(f"{PREFIX}/v1/events", params={"limit": LONGEST}).json()["next"]
     narrowed = [
         f"{PREFIX}/v1/models?owner=team-3",
