@@ -10,8 +10,6 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from airflow.sdk import Asset
 
-from ratchet.domain.pods import pod_override
-
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
@@ -42,6 +40,8 @@ def placed(runtime: Runtime) -> dict[str, Any]:
         SpecRefused: the spec asks for what this deployment's executors cannot give, which would be ignored in silence.
 
     """
+    from ratchet.domain.pods import pod_override
+
     executor = executor_of(runtime.executor)
     if runtime.queue is not None and executor == "LocalExecutor":
         raise _refused("queue", f"{executor} of this deployment has no queues; leave it out")

@@ -26,7 +26,7 @@ itself = APIRouter(include_in_schema=False)
 @itself.get("/")
 def front(request: Request) -> RedirectResponse:
     """Where to begin."""
-    return RedirectResponse(f"{request.scope.get('root_path', '')}/models")
+    return RedirectResponse(rendering.urls(request)("models"))
 
 
 @itself.get("/static/{name}")

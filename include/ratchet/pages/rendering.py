@@ -18,6 +18,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescap
 from markupsafe import Markup, escape
 
 from ratchet.api.access import Act, Person
+from ratchet.api.app import PREFIX
 from ratchet.api.door import Door
 
 STATIC = Path(__file__).parent / "static"
@@ -48,7 +49,7 @@ def page(request: Request, person: Person | None, template: str, status: int = 2
     ``airflow(path)`` for one of Airflow's, and ``static(name)``.
     """
     root = request.scope.get("root_path", "")
-    functions = {"url": Urls(root), "airflow": Urls(root.removesuffix("/ratchet")), "static": _Static(root)}
+    functions = {"url": Urls(root), "airflow": Urls(root.removesuffix(PREFIX)), "static": _Static(root)}
     told = context | functions | {"person": person, "path": request.url.path.removeprefix(root), "now": _now()}
     return HTMLResponse(environment().get_template(template).render(told), status, headers=PAGE_HEADERS)
 

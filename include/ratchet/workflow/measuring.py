@@ -6,6 +6,8 @@ A handful of statements for any number of models: whoever scrapes does so every 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -21,13 +23,27 @@ ALARMS = ("alias.moved_by_hand", "artifact.tampered", "audit.broken", "intake.of
 BOUNDS = ("estimate", "lower", "upper")
 
 
+@dataclass(frozen=True)
+class Priced:
+    """What metrics need of a spec, which never changes under its digest: the payoff's unit, and threads of a step."""
+
+    unit: str
+    threads: int
+
+    @classmethod
+    def of(cls, document: Mapping[str, Any]) -> Priced:
+        """From the document as it was deployed."""
+        return cls(str(document["business"]["payoff"]["unit"]), int(document["runtime"]["threads"]))
+
+
 class Measurements:
-    """The verb of the metrics; keeps the specs that it has read."""
+    """The verb of the metrics; keeps what it has read of specs."""
 
     def __init__(self, ledger: Ledger, version: str, code_digest: str) -> None:
         self._ledger = ledger
         self._build = (version, code_digest[:12])
         self._overviews = Overviews()
+        self._priced: dict[str, Priced] = {}
 
     def measure(self) -> list[Sample]:
         """Every metric's samples as they are now; what is not known has none.
@@ -36,20 +52,35 @@ class Measurements:
             Unavailable: the ledger did not answer.
         """
         with self._ledger.transaction() as tx:
-            rows = [row for row in tx.specs() if not row.retired]
+            rows = [row for row in tx.registered() if not row.retired]
             told = self._overviews.of(tx, rows)
-            documents = {row.model: row.document for row in rows}
+            spent, watched = tx.seconds_by_spec(), tx.probation_totals()
+            digests = {row.model: row.digest for row in rows}
+            ever = {digest for _, digest, _ in spent} | {digest for digest, _ in watched.values()}
+            specs = self._specs(tx, ever | set(digests.values()))
+            units = {model: specs[digest].unit for model, digest in digests.items()}
             return [
                 Sample("ratchet_build_info", self._build, 1.0),
                 *_intake(tx),
                 *_events(tx, told),
                 *_attempts(tx, told),
                 *_champions(tx, told),
-                *_worth(tx, told, documents),
-                *_gate(tx, documents),
-                *_costs(tx, told),
+                *_worth(tx, told, units),
+                *(
+                    Sample("ratchet_probation_uplift", (model, specs[digest].unit), total)
+                    for model, (digest, total) in sorted(watched.items())
+                ),
+                *_gate(tx, units.keys()),
+                *_costs(told, spent, specs),
                 *_told(tx),
             ]
+
+    def _specs(self, tx: Tx, digests: AbstractSet[str]) -> Mapping[str, Priced]:
+        """What these specs say; only those are read that nobody has asked for before."""
+        if missing := digests - self._priced.keys():
+            read = tx.spec_documents(missing)
+            self._priced = self._priced | {digest: Priced.of(document) for digest, document in read.items()}
+        return self._priced
 
 
 def _intake(tx: Tx) -> Iterator[Sample]:
@@ -112,20 +143,17 @@ def _champions(tx: Tx, told: list[ModelOverview]) -> Iterator[Sample]:
                 yield Sample("ratchet_champion_since_timestamp_seconds", (row.model,), since)
 
 
-def _worth(tx: Tx, told: list[ModelOverview], documents: Mapping[str, Mapping[str, Any]]) -> Iterator[Sample]:
+def _worth(tx: Tx, told: list[ModelOverview], units: Mapping[str, str]) -> Iterator[Sample]:
     for row in told:
         if row.last_verdict is not None:
             verdict = row.last_verdict.verdict_record or {}
             unit = str(verdict.get("unit") or "")
             yield from _interval("ratchet_uplift_per_decision", row.model, unit, verdict)
     for model, window in sorted(tx.newest_windows().items()):
-        if model in documents:
+        if model in units:
             yield Sample("ratchet_monitor_broken", (model,), window.state == "broken")
             realised = (window.found.get("payoff") or {}).get("realised") or {}
-            unit = _unit(documents[model])
-            yield from _interval("ratchet_payoff_realised_per_decision", model, unit, realised)
-    for model, (digest, total) in sorted(tx.probation_totals().items()):
-        yield Sample("ratchet_probation_uplift", (model, _unit(tx.spec_document(digest))), total)
+            yield from _interval("ratchet_payoff_realised_per_decision", model, units[model], realised)
 
 
 def _interval(name: str, model: str, unit: str, said: Mapping[str, Any]) -> Iterator[Sample]:
@@ -134,17 +162,13 @@ def _interval(name: str, model: str, unit: str, said: Mapping[str, Any]) -> Iter
             yield Sample(name, (model, unit, bound), float(said[bound]))
 
 
-def _unit(document: Mapping[str, Any]) -> str:
-    return str(document["business"]["payoff"]["unit"])
-
-
-def _gate(tx: Tx, documents: Mapping[str, Any]) -> Iterator[Sample]:
+def _gate(tx: Tx, models: AbstractSet[str]) -> Iterator[Sample]:
     for model, (at, passed) in sorted(tx.tested().items()):
-        if model in documents:
+        if model in models:
             yield Sample("ratchet_gate_self_test_timestamp_seconds", (model,), at.timestamp())
             if passed is not None:
                 yield Sample("ratchet_gate_self_test_passed", (model,), passed)
-    waiting: dict[str, int] = dict.fromkeys(sorted(documents), 0)
+    waiting: dict[str, int] = dict.fromkeys(sorted(models), 0)
     for attempt in tx.attempts(states=(AWAITING_APPROVAL,)):
         waiting[attempt.model] = waiting.get(attempt.model, 0) + 1
     for model, count in waiting.items():
@@ -154,12 +178,13 @@ def _gate(tx: Tx, documents: Mapping[str, Any]) -> Iterator[Sample]:
         yield Sample("ratchet_approval_expiry_timestamp_seconds", (model,), until.timestamp())
 
 
-def _costs(tx: Tx, told: list[ModelOverview]) -> Iterator[Sample]:
-    spent: dict[str, float] = {}
-    for model, digest, seconds in tx.seconds_by_spec():
-        threads = int(tx.spec_document(digest)["runtime"]["threads"])
-        spent[model] = spent.get(model, 0.0) + threads * seconds
-    for model, core_seconds in spent.items():
+def _costs(
+    told: list[ModelOverview], spent: list[tuple[str, str, float]], specs: Mapping[str, Priced]
+) -> Iterator[Sample]:
+    by_model: dict[str, float] = {}
+    for model, digest, seconds in spent:
+        by_model[model] = by_model.get(model, 0.0) + specs[digest].threads * seconds
+    for model, core_seconds in by_model.items():
         yield Sample("ratchet_core_seconds_total", (model,), core_seconds)
     for row in told:
         if row.budget is not None:

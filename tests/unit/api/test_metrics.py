@@ -6,9 +6,11 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
+import sqlalchemy as sa
 from api_worlds import Client
 from prometheus_client.parser import text_string_to_metric_families
 
+from ratchet.adapters.ledger import schema
 from ratchet.domain.instruments import INSTRUMENTS
 from ratchet.ports.ledger import MonitoredRow, PumpRow
 
@@ -37,6 +39,30 @@ def test_every_sample_is_an_instrument_with_its_labels(api: Client, world_with_h
     assert len(found) > 20
     for name, labels in found:
         assert {label for label, _ in labels} == set(INSTRUMENTS[name].labels), name
+
+
+def test_how_many_statements_a_scrape_takes_does_not_depend_on_how_many_models_spent(
+    api: Client, world_with_history: None
+) -> None:
+    counted: list[str] = []
+    with api.world.ledger.engine.connect() as db:
+        attempt = db.execute(sa.select(schema.attempt)).mappings().one()
+    sa.event.listen(api.world.ledger.engine, "before_cursor_execute", lambda *args: counted.append(args[2]))
+    asked = []
+    for name in ("alpha", "beta", "gamma"):
+        spec = api.world.spec.model_copy(update={"model": name})
+        with api.world.ledger.transaction() as tx:
+            tx.publish_spec(name, spec.digest, spec.model_dump(mode="json"))
+        with api.world.ledger.engine.begin() as db:
+            other = {"id": f"{name}.1", "model": name, "spec_digest": spec.digest, "dag_run_id": name}
+            db.execute(sa.insert(schema.attempt).values(dict(attempt) | other))
+        with api.world.ledger.transaction() as tx:
+            tx.save_step(f"{name}.1", "snapshot", {}, tx.wall() - timedelta(seconds=100))
+        scraped(api)  # what a spec says is read once
+        counted.clear()
+        assert ("ratchet_core_seconds_total", frozenset({("model", name)})) in scraped(api)
+        asked.append(len(counted))
+    assert len(set(asked)) == 1
 
 
 @pytest.mark.parametrize("name", INSTRUMENTS)

@@ -1,5 +1,6 @@
 "use strict";
-// Two things that a plain page cannot do: stay true without reloading, and lead from Airflow's frame to Airflow itself.
+// What a plain page cannot do: stay true without reloading, lead from Airflow's frame to Airflow itself, and send an act
+// once.
 
 const main = document.getElementById("main");
 const stale = document.getElementById("stale");
