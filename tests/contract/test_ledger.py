@@ -11,8 +11,8 @@ from alembic import command
 from alembic.config import Config
 
 from ratchet.adapters.ledger import SqlLedger
+from ratchet.adapters.ledger.revisions import MIGRATIONS
 from ratchet.adapters.ledger.schema import metadata
-from ratchet.adapters.ledger.sql import MIGRATIONS
 from ratchet.domain.audit import audit_problems
 from ratchet.domain.positions import Known
 from ratchet.domain.snooze import Snooze
@@ -1231,18 +1231,6 @@ def test_a_model_has_one_snooze_and_another_replaces_it_until_it_is_woken(ledger
         tx.wake("m")
         tx.wake("m")
         assert list(tx.snoozes()) == ["n"]
-
-
-def test_the_migration_of_snoozes_goes_back_and_forth(ledger):
-    with ledger.engine.begin() as db:
-        config = Config()
-        config.set_main_option("script_location", str(MIGRATIONS))
-        config.attributes["connection"] = db
-        command.downgrade(config, "0019")
-        assert not sa.inspect(db).has_table("snooze")
-        command.upgrade(config, "head")
-    with ledger.transaction() as tx:
-        assert tx.snoozes() == {}
 
 
 def test_what_is_measured_is_counted_over_all_models(ledger):
