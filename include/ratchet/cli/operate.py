@@ -106,6 +106,22 @@ def ledger_downgrade(
     print_done({"revision": revision, "applied": apply, "lost": list(lost)}, lines, as_json=as_json)
 
 
+@ledger_app.command("grant")
+def ledger_grant(
+    role: Annotated[str, typer.Argument(help="A PostgreSQL role that is there, with a login and no other rights.")],
+    as_json: AsJson = False,
+) -> None:
+    """Let a database role run Ratchet without owning the ledger: it can change no table and take back no entry.
+
+    Run by the owner, after each migration. Whatever else the role could do with the ledger's tables is taken from it.
+
+    ratchet ledger grant ratchet_components
+    """
+    with working(f"giving {role} its rights"):
+        granted = wire().ledger.grant(role, getpass.getuser())
+    print_done({"role": role, "granted": list(granted)}, [f"{role} has {what}" for what in granted], as_json=as_json)
+
+
 @topics_app.command("ensure")
 def topics_ensure(
     grants: Annotated[

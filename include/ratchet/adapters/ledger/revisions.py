@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import sqlalchemy as sa
-from sqlalchemy.exc import DataError, IntegrityError, OperationalError
+from sqlalchemy.exc import DataError, IntegrityError, OperationalError, ProgrammingError
 
 from ratchet.adapters.ledger import schema as t
 from ratchet.adapters.ledger.base import AUDIT_LOCK, Base
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from alembic.config import Config
 
 MIGRATIONS = Path(__file__).parent / "migrations"
+INSUFFICIENT_PRIVILEGE = "42501"
 LOCK_SECONDS = 10
 """A change of the schema that waits for somebody's transaction makes all later ones wait behind it."""
 ALIVE = timedelta(seconds=30)
@@ -49,7 +50,7 @@ def changing(engine: sa.Engine) -> Iterator[sa.Connection]:
     """A transaction that changes the schema, one at a time; it may take long, and waits for others only briefly.
 
     Raises:
-        Refused: a row does not fit the other schema.
+        Refused: a row does not fit the other schema, or this role does not own it.
         Unavailable: others hold the tables, or the database is away.
     """
     try:
@@ -64,6 +65,11 @@ def changing(engine: sa.Engine) -> Iterator[sa.Connection]:
         raise Unavailable(
             f"the ledger's schema stays as it was: {said}. Is it up, and what uses it stopped?"
         ) from error
+    except ProgrammingError as error:
+        if getattr(error.orig, "pgcode", None) != INSUFFICIENT_PRIVILEGE:
+            raise
+        said = str(error.orig).strip().split("\n", 1)[0]
+        raise Refused(f"the ledger's schema is changed by the role that owns it alone: {said}") from error
     except (DataError, IntegrityError) as error:
         said = str(error.orig).strip().split("\n", 1)[0]
         raise Refused(f"the ledger's schema stays as it was, for a row does not fit the other: {said}") from error

@@ -8,10 +8,10 @@ from contextlib import contextmanager
 from typing import Any
 
 import sqlalchemy as sa
-from sqlalchemy.exc import DataError, OperationalError
+from sqlalchemy.exc import DataError, OperationalError, ProgrammingError
 from sqlalchemy.exc import TimeoutError as NoConnectionFree
 
-from ratchet.adapters.ledger import revisions
+from ratchet.adapters.ledger import grants, revisions
 from ratchet.adapters.ledger.approvals import Approvals
 from ratchet.adapters.ledger.attempts import Attempts
 from ratchet.adapters.ledger.audit import Audit
@@ -155,6 +155,20 @@ class SqlLedger:
             self._matched_at = None
         return lost
 
+    def grant(self, role: str, actor: str) -> tuple[str, ...]:
+        """Give a database role what Ratchet's components need, and no more; answers what it has, in words.
+
+        Raises:
+            Refused: the database is no PostgreSQL, or the role is none that rights can be kept from.
+            Unavailable: it is away, or of another revision than the code.
+        """
+        with self._translated():
+            self._match()
+            with self.engine.begin() as connection:
+                granted = grants.grant(connection, role)
+                SqlTx(connection).audit(actor, "ledger.granted", None, {"role": role, "rights": list(granted)})
+        return granted
+
     def _match(self) -> None:
         """Refuse to work on another revision than the code's; asked again each minute: it may be migrated meanwhile."""
         now = time.monotonic()
@@ -175,6 +189,13 @@ class SqlLedger:
             raise Unavailable("every connection to the ledger is in use. Try again") from error
         except DataError as error:
             raise Refused(f"the ledger cannot keep a value: {str(error.orig).strip()}") from error
+        except ProgrammingError as error:
+            if getattr(error.orig, "pgcode", None) != revisions.INSUFFICIENT_PRIVILEGE:
+                raise
+            said = str(error.orig).strip().split("\n", 1)[0]
+            raise Refused(
+                f"this role may not do that in the ledger: {said}. See: ratchet ledger grant --help"
+            ) from error
 
     def dispose(self) -> None:
         """Close the pool."""
