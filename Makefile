@@ -18,7 +18,7 @@ CALIBRATE_ARGS ?=
 SOURCES := include tests dags plugins bench documentation
 BENCHES := events judging dag_parsing registering warm_worker
 
-.PHONY: help setup lock schemas deploy-files deploy-check docs docs-serve docs-figures up down status demo bench-setup bench bench-full bench-intake lint check test test-long test-fab chaos chaos-proof bench-events bench-judging bench-snapshots bench-tuning alerts-test calibrate clean
+.PHONY: help setup lock scan release schemas deploy-files deploy-check docs docs-serve docs-figures up down status demo bench-setup bench bench-full bench-intake lint check test test-long test-fab chaos chaos-proof bench-events bench-judging bench-snapshots bench-tuning alerts-test calibrate clean
 
 help: ## List the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -107,6 +107,12 @@ $(FAB_STAMP): requirements-fab.txt $(STAMP)
 
 bench-intake: bench-setup ## The intake beside Airflow's Kafka provider; BENCH_ARGS=--quick for a small one
 	.venv/bin/python bench/intake.py $(BENCH_ARGS)
+
+scan: setup ## Known weaknesses of what is locked, and of IMAGE=name@sha256:…; ends with 2 where they cannot be looked up
+	scripts/scan $(SCAN_ARGS)
+
+release: setup ## Wheel, source archive and their signed sums in dist/; MINISIGN_KEY=secret key, IMAGE=name@sha256:…
+	scripts/release
 
 lint: setup ## ruff, mypy strict, import directions
 	.venv/bin/ruff check $(SOURCES)

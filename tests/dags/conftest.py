@@ -24,7 +24,6 @@ os.environ |= {
     "AIRFLOW__CORE__FERNET_KEY": "",
     "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": f"sqlite:///{_home}/airflow.db",
     "AIRFLOW__LOGGING__LOGGING_LEVEL": "WARNING",
-    "AIRFLOW__USAGE_DATA_COLLECTION__ENABLED": "False",
 }
 sys.path[:0] = [str(ROOT / "plugins")]
 

@@ -52,15 +52,74 @@ def register(app: typer.Typer) -> None:
         app.command(command.__name__)(command)
 
 
+@ledger_app.command("status")
+def ledger_status(as_json: AsJson = False) -> None:
+    """Print the revision of the ledger's schema, and the one that this code needs. Ends with 1 where they differ.
+
+    ratchet ledger status
+    """
+    with working("asking the ledger for its revision"):
+        state = wire().ledger.revision()
+    told = {"revision": state.has, "needed": state.newest, "pending": list(state.pending), "said": state.said}
+    print_done(told, [state.said], as_json=as_json)
+    if not state.is_current:
+        raise typer.Exit(1)
+
+
 @ledger_app.command("migrate")
 def ledger_migrate(as_json: AsJson = False) -> None:
-    """Bring the ledger's schema up to date.
+    """Bring the ledger's schema up to date. Before an upgrade: docs/operations.md, Upgrades.
 
     ratchet ledger migrate
     """
     with working("bringing the ledger's schema up to date"):
-        wire().ledger.migrate()
-    print_done({"up_to_date": True}, ["the ledger is up to date"], as_json=as_json)
+        had = wire().ledger.migrate(getpass.getuser())
+    moved = "" if had.is_current else f", from {had.has or 'nothing'}"
+    told = {"up_to_date": True, "from": had.has, "to": had.newest}
+    print_done(told, [f"the ledger is up to date, at revision {had.newest}{moved}"], as_json=as_json)
+
+
+@ledger_app.command("downgrade")
+def ledger_downgrade(
+    revision: Annotated[str, typer.Argument(help="The revision that the older code needs: its `ledger status`.")],
+    reason: Annotated[str, typer.Option(help="Why; kept in the audit log.")],
+    apply: Annotated[bool, typer.Option("--apply", help="Go back; else it is only tried, and told what goes.")] = False,
+    lose: Annotated[bool, typer.Option("--lose", help="Also where rows go for which it has no place.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Take the ledger's schema back to an earlier revision, by the newer code, when all that uses it is stopped.
+
+    Without --apply it is only tried: what of the rows would go is told, and nothing is changed.
+
+    ratchet ledger downgrade 0020 --reason "the new version is taken back"
+
+    ratchet ledger downgrade 0020 --reason "the new version is taken back" --apply --lose
+    """
+    with working(f"taking the ledger's schema back to revision {revision}"):
+        lost = wire().ledger.downgrade(revision, getpass.getuser(), reason, apply=apply, lose=lose)
+    lines = [f"{'gone' if apply else 'would go'}: {what}" for what in lost] or ["no row goes"]
+    lines += [
+        f"the ledger is at revision {revision}: deploy the code that needs it"
+        if apply
+        else f"nothing was changed yet: add --apply{' --lose' if lost else ''}"
+    ]
+    print_done({"revision": revision, "applied": apply, "lost": list(lost)}, lines, as_json=as_json)
+
+
+@ledger_app.command("grant")
+def ledger_grant(
+    role: Annotated[str, typer.Argument(help="A PostgreSQL role that is there, with a login and no other rights.")],
+    as_json: AsJson = False,
+) -> None:
+    """Let a database role run Ratchet without owning the ledger: it can change no table and take back no entry.
+
+    Run by the owner, after each migration. Whatever else the role could do with the ledger's tables is taken from it.
+
+    ratchet ledger grant ratchet_components
+    """
+    with working(f"giving {role} its rights"):
+        granted = wire().ledger.grant(role, getpass.getuser())
+    print_done({"role": role, "granted": list(granted)}, [f"{role} has {what}" for what in granted], as_json=as_json)
 
 
 @topics_app.command("ensure")

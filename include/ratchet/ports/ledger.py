@@ -22,6 +22,53 @@ WAITING_STATES = ("judged", AWAITING_APPROVAL)
 
 
 @dataclass(frozen=True)
+class LedgerRevision:
+    """Which revision a database's schema has, None before the first, and which the code knows, oldest first."""
+
+    has: str | None
+    known: tuple[str, ...]
+
+    @property
+    def newest(self) -> str:
+        """The revision that the code works with."""
+        return self.known[-1]
+
+    @property
+    def is_current(self) -> bool:
+        """Whether code and database go together."""
+        return self.has == self.newest
+
+    @property
+    def is_unknown(self) -> bool:
+        """Whether other, mostly newer code has made it."""
+        return self.has is not None and self.has not in self.known
+
+    @property
+    def pending(self) -> tuple[str, ...]:
+        """The revisions that a migration would go through."""
+        return () if self.is_unknown else tuple(each for each in self.known if self.has is None or each > self.has)
+
+    @property
+    def said(self) -> str:
+        """How the two stand, with the remedy."""
+        if self.is_current:
+            return f"the ledger is at revision {self.has}, as this code needs it"
+        if self.has is None:
+            return (
+                f"the ledger has no schema yet, and this code needs revision {self.newest}. Run: ratchet ledger migrate"
+            )
+        if self.is_unknown:
+            return (
+                f"the ledger is at revision {self.has}, which this code does not know: its newest is {self.newest}. "
+                f"Deploy the code that migrated it, or go back with that code: ratchet ledger downgrade {self.newest}"
+            )
+        return (
+            f"the ledger is at revision {self.has}, and this code needs {self.newest}. Stop what runs and make a "
+            "backup (docs/operations.md, Upgrades), then: ratchet ledger migrate"
+        )
+
+
+@dataclass(frozen=True)
 class EventRow:
     """One event of one model, as the inbox holds it."""
 

@@ -155,7 +155,6 @@ def stack_environment(config: StackConfig) -> dict[str, str]:
         "RATCHET_AIRFLOW_URL": config.airflow_url,
         "RATCHET_AIRFLOW_USER": "admin",
         "RATCHET_AIRFLOW_PASSWORD": config.secrets["admin"],
-        "RATCHET_MLFLOW_URL": config.mlflow_url,
         "AIRFLOW_CONN_RATCHET_KAFKA": f"kafka://{config.bootstrap}",
         "AIRFLOW_CONN_RATCHET_LEDGER": config.database("ratchet", "postgres"),
         "AIRFLOW_CONN_RATCHET_MLFLOW": config.mlflow_url,
@@ -195,7 +194,6 @@ def stack_environment(config: StackConfig) -> dict[str, str]:
         "AIRFLOW__DAG_PROCESSOR__REFRESH_INTERVAL": "30",
         "AIRFLOW__DAG_PROCESSOR__MIN_FILE_PROCESS_INTERVAL": "30",
         "AIRFLOW__TRIGGERER__TRIGGERER_HEALTH_CHECK_THRESHOLD": "15",
-        "AIRFLOW__USAGE_DATA_COLLECTION__ENABLED": "False",
     }
     return own | airflow
 

@@ -1,7 +1,7 @@
 """The secrets of docker-compose.yaml: ``python -m ratchet.stack.container_secrets <folder>`` makes what is missing.
 
-Each folder below is a volume that only those services mount who need what is in it. Nothing is ever made anew: to renew
-one, remove its file and start again.
+Each folder below is a volume that only those services mount who need what is in it. Nothing is made anew but
+certificates near their end; to renew a password, remove its files and start again.
 """
 
 from __future__ import annotations
@@ -28,6 +28,8 @@ BROKERS = ("kafka-1", "kafka-2", "kafka-3")
 PRINCIPALS = {"ratchet": "ratchet", "operator": "operator", "monitor": "operator", "audience": "operator"}
 """Whose certificates there are for Kafka, and in which folder; the last two are to be handed out."""
 CERTIFICATE_DAYS = 730
+RENEWED_DAYS = 60
+"""A certificate is made anew this long before its end, whenever this step runs; its key stays, so that both fit."""
 AUTHORITY_DAYS = 3650
 READABLE = 0o444
 """Other containers have other users; who may read is decided by who mounts the volume."""
@@ -106,10 +108,18 @@ def _authority(root: Path) -> tuple[ec.EllipticCurvePrivateKey, x509.Certificate
         )
         _write(key_file, _pem(key))
         _write(file, made.public_bytes(Encoding.PEM))
-    loaded = load_pem_private_key(key_file.read_bytes(), password=None)
+    return _private_key(key_file), x509.load_pem_x509_certificate(file.read_bytes())
+
+
+def _private_key(file: Path) -> ec.EllipticCurvePrivateKey:
+    loaded = load_pem_private_key(file.read_bytes(), password=None)
     if not isinstance(loaded, ec.EllipticCurvePrivateKey):
-        raise TypeError(f"{key_file} must be an elliptic curve key. Remove it and start again.")
-    return loaded, x509.load_pem_x509_certificate(file.read_bytes())
+        raise TypeError(f"{file} must be an elliptic curve key. Remove it and start again.")
+    return loaded
+
+
+def _ends(file: Path) -> datetime:
+    return x509.load_pem_x509_certificate(file.read_bytes()).not_valid_after_utc
 
 
 def _certificates(root: Path, brokers: Sequence[str]) -> None:
@@ -118,9 +128,10 @@ def _certificates(root: Path, brokers: Sequence[str]) -> None:
     for name, (folder, hosts) in wanted.items():
         if not (trusted := root / folder / "ca.pem").exists():
             _write(trusted, issuer.public_bytes(Encoding.PEM))
-        if (store := root / folder / f"{name}.store.pem").exists():
+        store, key_file = root / folder / f"{name}.store.pem", root / folder / f"{name}.key"
+        if store.exists() and _ends(store) > datetime.now(UTC) + timedelta(days=RENEWED_DAYS):
             continue
-        key = ec.generate_private_key(ec.SECP256R1())
+        key = _private_key(key_file) if store.exists() else ec.generate_private_key(ec.SECP256R1())
         usage = [ExtendedKeyUsageOID.CLIENT_AUTH, *([ExtendedKeyUsageOID.SERVER_AUTH] if hosts else [])]
         builder = (
             _builder(name, "ratchet-authority", key, CERTIFICATE_DAYS)
@@ -132,7 +143,7 @@ def _certificates(root: Path, brokers: Sequence[str]) -> None:
             names = x509.SubjectAlternativeName([x509.DNSName(host) for host in hosts])
             builder = builder.add_extension(names, critical=False)
         signed = builder.sign(authority, hashes.SHA256()).public_bytes(Encoding.PEM)
-        _write(root / folder / f"{name}.key", _pem(key))
+        _write(key_file, _pem(key))
         _write(root / folder / f"{name}.pem", signed)
         _write(store, _pem(key) + signed)
 
@@ -143,5 +154,15 @@ def make(root: Path, brokers: Sequence[str] = BROKERS) -> None:
     _certificates(root, brokers)
 
 
+def certificates(root: Path) -> dict[str, datetime]:
+    """When each certificate ends, by its name below ``root``."""
+    return {
+        str(file.relative_to(root)): _ends(file) for file in sorted(root.glob("*/*.pem")) if file.suffixes == [".pem"]
+    }
+
+
 if __name__ == "__main__":
-    make(Path(sys.argv[1]))
+    made = Path(sys.argv[1])
+    make(made)
+    for certificate, end in certificates(made).items():
+        print(f"{certificate} is good until {end:%Y-%m-%d}")

@@ -44,8 +44,7 @@ def test_the_minimal_size_is_started_and_told_as_the_local_stack_is(tmp_path: Pa
     image = re.findall(r"^(?:ENV|   ) (\w+)=", (ROOT / "Dockerfile").read_text(), flags=re.MULTILINE)
     told = {*SERVICES["scheduler"]["environment"], *image}
     of_one_machine = {"AIRFLOW__API__HOST", "AIRFLOW__API__PORT", "NO_COLOR"}
-    nobody_reads = {"AIRFLOW__USAGE_DATA_COLLECTION__ENABLED", "RATCHET_MLFLOW_URL"}
-    assert set(stack_environment(config)) - told == of_one_machine | nobody_reads
+    assert set(stack_environment(config)) - told == of_one_machine
     for name, value in stack_environment(config).items():
         if name.startswith(("AIRFLOW__SCHEDULER__", "AIRFLOW__DAG_PROCESSOR__", "AIRFLOW__TRIGGERER__")):
             assert SERVICES["scheduler"]["environment"][name] == value

@@ -13,6 +13,7 @@ import pytest
 from compose_file import ROOT, SERVICES, mounts
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
 from ratchet.stack import container_secrets
 
@@ -54,6 +55,27 @@ def test_a_removed_secret_is_made_again_and_no_other(made: Path, tmp_path: Path)
     (tmp_path / "ratchet" / "api").unlink()
     container_secrets.make(tmp_path)
     assert {name for name, content in contents(tmp_path).items() if before[name] != content} == {"ratchet/api"}
+
+
+def test_a_certificate_in_its_last_weeks_is_made_anew_for_the_key_it_had(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(container_secrets, "CERTIFICATE_DAYS", container_secrets.RENEWED_DAYS - 1)
+    container_secrets.make(tmp_path)
+    old, ends = contents(tmp_path), container_secrets.certificates(tmp_path)
+    monkeypatch.undo()
+    container_secrets.make(tmp_path)
+    new = contents(tmp_path)
+    assert {Path(name).suffix for name in new if new[name] != old[name]} == {".pem"}
+    later = {name for name, end in container_secrets.certificates(tmp_path).items() if end > ends[name]}
+    assert later == {
+        f"{folder}/{name}.pem" for name, folder in {"broker": "kafka", **container_secrets.PRINCIPALS}.items()
+    }
+    store = (tmp_path / "kafka/broker.store.pem").read_bytes()
+    shown = x509.load_pem_x509_certificate(store).public_key()
+    assert shown == load_pem_private_key(store, password=None).public_key()
+    container_secrets.make(tmp_path)
+    assert contents(tmp_path) == new
 
 
 def test_both_sides_have_the_same_password(made: Path) -> None:

@@ -7,6 +7,8 @@ Revises: 0001
 import sqlalchemy as sa
 from alembic import op
 
+from ratchet.errors import Refused
+
 revision = "0002"
 down_revision = "0001"
 branch_labels = None
@@ -19,7 +21,10 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
-    """Back; refused by the database while a longer id is kept."""
+    """Back; refused while a longer id is kept."""
+    longer = sa.text("SELECT count(*) FROM event WHERE length(event_id) > 200")
+    if events := op.get_bind().execute(longer).scalar_one():
+        raise Refused(f"revision 0001 keeps ids of events up to 200 characters; longer ones: {events:,}")
     _resize(200)
 
 

@@ -79,5 +79,7 @@ def downgrade() -> None:
     op.drop_table("intake_partition")
     with op.batch_alter_table("model") as table:
         table.add_column(sa.Column("marked", sa.Boolean(), nullable=False, server_default=sa.true()))
+    with op.batch_alter_table("model") as table:
+        table.alter_column("marked", server_default=None)
     op.create_index(op.f("ix_model_marked"), "model", ["marked"], unique=False)
     op.drop_table("touched")

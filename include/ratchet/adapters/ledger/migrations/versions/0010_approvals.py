@@ -8,6 +8,8 @@ import sqlalchemy as sa
 from alembic import op
 from sqlalchemy.dialects import postgresql
 
+from ratchet.errors import Refused
+
 revision = "0010"
 down_revision = "0009"
 branch_labels = None
@@ -70,7 +72,13 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
-    """Back."""
+    """Back; refused while people are asked, for nobody would ask them again."""
+    waits = sa.text("SELECT id FROM attempt WHERE state = 'awaiting_approval' ORDER BY id")
+    if attempts := op.get_bind().execute(waits).scalars().all():
+        raise Refused(
+            f"revision 0009 knows no approvals, and {', '.join(attempts)} waits for one. "
+            f"End it first: ratchet approve {attempts[0]} or ratchet reject {attempts[0]}, each with a --reason"
+        )
     op.drop_table("approval")
     op.drop_table("approval_request")
     _state_of_an_attempt(sa.String(12))

@@ -20,5 +20,4 @@ def upgrade() -> None:
 
 def downgrade() -> None:
     """Back."""
-    with op.batch_alter_table("event") as table:
-        table.drop_column("traceparent")
+    op.drop_column("event", "traceparent")
