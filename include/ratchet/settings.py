@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
 
-from ratchet.domain.spec import REDELIVERED_FOR, format_duration, parse_duration
 from ratchet.errors import Refused
 
 CONNECTION_PREFIX = "AIRFLOW_CONN_"
@@ -87,6 +86,8 @@ def _kept_for(env: Mapping[str, str], name: str) -> timedelta | None:
     text = env.get(name, "").strip()
     if not text:
         return None
+    from ratchet.domain.spec import REDELIVERED_FOR, format_duration, parse_duration  # noqa: PLC0415 - rarely needed
+
     try:
         kept = parse_duration(text)
     except ValueError as error:
