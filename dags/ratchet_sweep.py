@@ -6,6 +6,7 @@
 - keeps the end of the audit log in storage, and says so when an entry it kept is gone (`ratchet audit verify`);
 - expires events beyond their maximum age and decides again what was deferred until now;
 - publishes changed specs to the ledger;
+- removes some of the ledger's rows that retention lets go, where `RATCHET_SWEEP_PURGES` says how many;
 - rings the doorbells that nobody rang (`ratchet://<model>/due`, `ratchet://<model>/judged`), those of probations
   with new days to score (`ratchet://<model>/probation`), of monitors with new rows to look at
   (`ratchet://<model>/monitor`) and of models with complete days that have no predictions (`ratchet://<model>/score`),

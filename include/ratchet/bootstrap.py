@@ -36,6 +36,7 @@ from ratchet.adapters.lineage_http import lineage_of
 from ratchet.adapters.specs import load_all, load_spec, spec_files, told
 from ratchet.adapters.specs_at_ref import models_at
 from ratchet.adapters.telemetry import telemetry_of
+from ratchet.domain.housekeeping import RowRules
 from ratchet.domain.plan import ModelPlan, Side, Standing, plan
 from ratchet.domain.rehearsal import Rehearsal
 from ratchet.domain.spec import ModelSpec, did_you_mean
@@ -54,6 +55,7 @@ from ratchet.workflow.costing import Costs, ModelForecast, costs_of, forecasts_o
 from ratchet.workflow.deciding import lacking
 from ratchet.workflow.dossiers import attempt_of
 from ratchet.workflow.guarding import GuardedFeatures, allowed_columns, recorded
+from ratchet.workflow.housekeeping import Housekeeping
 from ratchet.workflow.inspecting import Inspection
 from ratchet.workflow.intake import Intake
 from ratchet.workflow.measuring import Measurements
@@ -239,7 +241,11 @@ class Ratchet:
     @cached_property
     def purges(self) -> Purges:
         """Removes what retention does not keep."""
-        return Purges(self.ledger, lambda: self.store, lambda: self.registry, lambda: self.studies)
+        return Purges(self.ledger, lambda: self.store, lambda: self.registry, lambda: self.studies, self._housekeeping)
+
+    @cached_property
+    def _housekeeping(self) -> Housekeeping:
+        return Housekeeping(self.ledger, RowRules(self.settings.retention_rows, self.settings.retention_dead_letters))
 
     @cached_property
     def _parts(self) -> Parts:
@@ -621,7 +627,14 @@ class Ratchet:
         self._deploy_if_changed()
         reconciler = Reconciler(self.ledger, lambda: self.registry)
         sweeper = Sweeper(
-            self.ledger, self._intake, self.relay, self.settings, reconciler, self.audit_log, self._promotions
+            self.ledger,
+            self._intake,
+            self.relay,
+            self.settings,
+            reconciler,
+            self.audit_log,
+            self._promotions,
+            self._housekeeping,
         )
         swept = sweeper.sweep(runs, self._folders())
         self.observe()

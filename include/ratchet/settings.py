@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from datetime import timedelta
 from pathlib import Path
 
 from ratchet.errors import Refused
@@ -64,6 +65,9 @@ class Settings:
     warm_workers: bool = True
     notifications_file: Path = Path("include/notifications.yaml")
     http_events_per_minute: int | None = 6_000
+    retention_rows: timedelta | None = None
+    retention_dead_letters: timedelta | None = None
+    sweep_purges: int | None = None
     log_format: str = "text"
     telemetry: Mapping[str, str] = field(default_factory=dict, repr=False)
     lineage: Mapping[str, str] = field(default_factory=dict, repr=False)
@@ -75,6 +79,23 @@ def _places(env: Mapping[str, str], name: str, default: str) -> int | None:
     if text and not (text.isdecimal() and int(text) > 0):
         raise Refused(f"{name} must be a whole number from 1, or empty for no limit, but got {text!r}")
     return int(text) if text else None
+
+
+def _kept_for(env: Mapping[str, str], name: str) -> timedelta | None:
+    """How long rows stay, such as 90d; empty is for ever."""
+    text = env.get(name, "").strip()
+    if not text:
+        return None
+    from ratchet.domain.spec import REDELIVERED_FOR, format_duration, parse_duration  # noqa: PLC0415 - rarely needed
+
+    try:
+        kept = parse_duration(text)
+    except ValueError as error:
+        raise Refused(f"{name}: {error}, or empty to keep all") from error
+    if kept < REDELIVERED_FOR:
+        least = format_duration(REDELIVERED_FOR)
+        raise Refused(f"{name} must be {least} or longer, as long as Kafka may deliver a record again, but got {text}")
+    return kept
 
 
 def _switch(env: Mapping[str, str], name: str, default: str) -> bool:
@@ -117,6 +138,9 @@ def load_settings(base: Mapping[str, str] | None = None) -> Settings:
         airflow_password=env.get("RATCHET_AIRFLOW_PASSWORD"),
         code_digest=env.get("RATCHET_CODE_DIGEST") or None,
         http_events_per_minute=_places(env, "RATCHET_HTTP_EVENTS_PER_MINUTE", "6000"),
+        retention_rows=_kept_for(env, "RATCHET_RETENTION_ROWS"),
+        retention_dead_letters=_kept_for(env, "RATCHET_RETENTION_DEAD_LETTERS"),
+        sweep_purges=_places(env, "RATCHET_SWEEP_PURGES", ""),
         warm_workers=_switch(env, "RATCHET_WARM_WORKERS", "on"),
         log_format=_one_of(env, "RATCHET_LOG_FORMAT", ("text", "json")),
         telemetry={name: value for name, value in env.items() if name.startswith("OTEL_")},

@@ -20,13 +20,14 @@ from kafka.producer.future import FutureRecordMetadata
 from kafka.record.default_records import DefaultRecordBatch
 
 from ratchet.adapters.connections import ConnectionInfo, kafka_config
+from ratchet.domain.spec import REDELIVERED_FOR
 from ratchet.errors import Unavailable
 from ratchet.ports.bus import DEAD_LETTER, DECISIONS, INBOUND_TOPICS, TOPICS, Headers
 from ratchet.records import RawRecord
 
 PARTITIONS = 3
 _DAY_MS = 86_400_000
-RETENTION_DAYS = dict.fromkeys(INBOUND_TOPICS, 30) | {DEAD_LETTER: 90, DECISIONS: 365}
+RETENTION_DAYS = dict.fromkeys(INBOUND_TOPICS, REDELIVERED_FOR.days) | {DEAD_LETTER: 90, DECISIONS: 365}
 """Days a topic keeps its records: inbound ones outlive any outage of the intake, decisions outlive a year."""
 PROBE_TIMEOUT_SECONDS = 2.0
 CLIENT = {"bootstrap_timeout_ms": 10_000, "reconnect_backoff_max_ms": 2_000}

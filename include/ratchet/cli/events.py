@@ -19,6 +19,7 @@ from ratchet.cli.tables import AsJson, print_done, print_rows
 from ratchet.domain.spec import parse_duration
 from ratchet.errors import Refused, Unavailable
 from ratchet.ports.ledger import EventRow, FateEntry, Ledger, RecordRow, Tx
+from ratchet.workflow.housekeeping import events_removed
 from ratchet.workflow.replaying import Letters, Operator
 
 app = typer.Typer(invoke_without_command=True)
@@ -57,6 +58,7 @@ def events(
     kind: Annotated[str | None, typer.Option("--type", help="Only of this type.")] = None,
     source: Annotated[str | None, typer.Option(help="Only from this source.")] = None,
     event_id: Annotated[str | None, typer.Option("--id", help="Only with this id.")] = None,
+    attempt: Annotated[str | None, typer.Option(help="Only those that this attempt took.")] = None,
     since: Annotated[str | None, typer.Option(help=f"Of this business time or later. {MOMENT}")] = None,
     until: Annotated[str | None, typer.Option(help="Of a business time before this.")] = None,
     reason: Annotated[str | None, typer.Option(help="The reason contains this, such as a rule: cooldown.")] = None,
@@ -77,17 +79,22 @@ def events(
             types=[kind] if kind else None,
             source=source,
             event_id=event_id,
+            attempt_id=attempt,
             since=before(now, since),
             until=before(now, until),
             reason_contains=reason,
             limit=limit,
         )
         held = [row for row in tx.due_rows() if row.held and model in {None, row.model}]
+        taker = tx.attempt(attempt) if attempt is not None else None
+        lost = events_removed(tx, taker.model, taker.business_at) if taker is not None else None
     columns = ["time", "model", "type", "event_id", "fate", "until", "reason"]
     print_rows([vars(row) for row in rows], columns, as_json=as_json)
     if not as_json:
         for due in held:
             typer.echo(f"{due.model} is due and waits its turn: {due.held}")
+        if lost is not None:
+            typer.echo(lost)
 
 
 @app.command()
@@ -100,8 +107,10 @@ def show(
     """
     with wire().ledger.transaction() as tx:
         found = in_full(tx, tx.events(event_id=event_id, model=model))
+        gone = [events_removed(tx, row.model) for row in tx.registered() if model in {None, row.model}]
     if not found:
-        raise Refused(f"there is no event {event_id!r}. See: ratchet events, ratchet events dead-letters")
+        told = "".join(f"; {one}" for one in gone if one is not None)
+        raise Refused(f"there is no event {event_id!r}{told}. See: ratchet events, ratchet events dead-letters")
     if as_json:
         typer.echo(json.dumps(found, default=str, indent=1))
         return

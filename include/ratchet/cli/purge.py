@@ -14,6 +14,7 @@ from ratchet.cli.completing import known_models
 from ratchet.cli.progress import working
 from ratchet.cli.tables import AsJson, print_rows
 from ratchet.domain.costs import GIGABYTE
+from ratchet.domain.housekeeping import DEPLOYMENT
 from ratchet.domain.orphans import Orphan
 from ratchet.errors import Refused
 from ratchet.workflow.purging import Purged
@@ -27,10 +28,11 @@ def purge(
     ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Remove snapshots, versions, studies, predictions and monitor reports that no spec's ``retention`` keeps.
+    """Remove what no ``retention`` keeps: snapshots, versions, studies, predictions, reports, old rows of the ledger.
 
     Whatever the champion, its predecessor, an open attempt or a retained version needs stays, and is told with who
-    needs it. A purge that was killed is completed by the next one.
+    needs it. Rows (events, dead letters, and those that ``RATCHET_RETENTION_ROWS`` is about) go by whole months. A
+    purge that was killed is completed by the next one.
 
     ratchet purge
 
@@ -58,11 +60,19 @@ def purge(
     ]
     if rows:
         print_rows(rows, ["model", "", "kind", "name", "bytes", "why"], as_json=False)
+    by_age = [
+        {"model": one.model, "": "removed" if apply else "goes", "rows": row.rows, "of": row.kind}
+        | {"before": row.before.date(), "why": row.why}
+        for one in found
+        for row in one.rows
+    ]
+    if by_age:
+        print_rows(by_age, ["model", "", "rows", "of", "before", "why"], as_json=False)
     for one in found:
         typer.echo(_summary(one))
     if not found:
         typer.echo("no deployed spec has a retention: all is kept. See docs/model-spec.md")
-    elif not apply and any(one.remove for one in found):
+    elif not apply and any(one.remove or one.rows for one in found):
         typer.echo("nothing was removed yet: add --apply")
 
 
@@ -80,9 +90,13 @@ def _print_orphans(found: list[Orphan], freed: int | None, *, as_json: bool) -> 
 
 
 def _summary(one: Purged) -> str:
+    rows = sum(row.rows for row in one.rows)
+    own = f", {rows:,} rows of the ledger" if rows else ""
+    if one.model == DEPLOYMENT:
+        return f"of no model: {rows:,} rows of the ledger"
     if one.removed is not None and one.freed_bytes is not None:
-        return f"{one.model}: {one.removed} removed, {one.freed_bytes / GIGABYTE:.4f} GB freed"
+        return f"{one.model}: {one.removed} removed, {one.freed_bytes / GIGABYTE:.4f} GB freed{own}"
     known = sum(size or 0 for _, size in one.remove)
     unknown = sum(size is None for _, size in one.remove)
     more = f", and what {unknown} of them take that is known when they go" if unknown else ""
-    return f"{one.model}: {len(one.remove)} to remove, {known / GIGABYTE:.4f} GB{more}"
+    return f"{one.model}: {len(one.remove)} to remove, {known / GIGABYTE:.4f} GB{more}{own}"

@@ -138,9 +138,11 @@ def kind_of(estimator: str) -> Kind:
     return "ranking" if estimator in RANKERS else "classifier"
 
 
+REDELIVERED_FOR = timedelta(days=30)
+"""Kafka keeps a record that came in for so long, and may deliver it again; the topics are made so."""
+
 # Keys that DESIGN §6 names and no landed code obeys yet, by the path of their parent.
 NOT_YET_SUPPORTED: Mapping[tuple[str, ...], frozenset[str]] = {
-    ("retention",): frozenset({"events", "dead_letters"}),
     ("runtime",): frozenset({"environment"}),
 }
 
@@ -1228,7 +1230,9 @@ class Retention(_Closed):
 
     ``snapshots`` and ``versions``: the newest so many, and whatever the champion, its predecessor, an open attempt or a
     retained version needs. ``studies``, ``predictions`` and ``reports`` (of the monitor): so long, in business time.
-    ``attempts`` are the rows of the ledger with dossiers, evidence and cards.
+    ``events`` (business time) and ``dead_letters`` with the model's name as their key (wall clock): so long, and until
+    the month is over (:mod:`ratchet.domain.housekeeping`). ``attempts`` are the rows of the ledger with dossiers,
+    evidence and cards.
     """
 
     snapshots: PositiveCount | None = None
@@ -1236,6 +1240,8 @@ class Retention(_Closed):
     studies: PositiveDuration | None = None
     predictions: PositiveDuration | None = None
     reports: PositiveDuration | None = None
+    events: PositiveDuration | None = None
+    dead_letters: PositiveDuration | None = None
     attempts: Literal["forever"] = "forever"
 
     @model_validator(mode="after")
@@ -1244,8 +1250,18 @@ class Retention(_Closed):
             raise _rule(f"keeps everything: give one of {', '.join(RETAINED)}, or leave it out")
         return self
 
+    @field_validator("dead_letters")
+    @classmethod
+    def _kafka_forgets_first(cls, value: timedelta | None) -> timedelta | None:
+        if value is not None and value < REDELIVERED_FOR:
+            raise _rule(
+                f"must be {format_duration(REDELIVERED_FOR)} or longer, as long as Kafka may deliver a record again, "
+                f"but got {format_duration(value)}"
+            )
+        return value
 
-RETAINED = ("snapshots", "versions", "studies", "predictions", "reports")
+
+RETAINED = ("snapshots", "versions", "studies", "predictions", "reports", "events", "dead_letters")
 
 NoticeKind = Literal[
     "promoted",
@@ -1357,6 +1373,18 @@ class ModelSpec(_Closed):
                 ("train", "fixed"),
                 "where the costs are not the same on every row, they name no quantile to fit: fix or search "
                 f"{fitted.quantile}, or fix {fitted.parameter} as one of {', '.join(fitted.values[1:])}",
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _an_event_is_known_for_as_long_as_it_counts(self) -> Self:
+        """Told again after its row is gone it is expired at once, and starts nothing."""
+        events, counts = self.retention.events if self.retention else None, self.retrain.max_event_age
+        if events is not None and events < counts:
+            raise _at(
+                ("retention", "events"),
+                f"must be retrain.max_event_age, {format_duration(counts)}, or longer, or an event that is published "
+                f"again would count again, but got {format_duration(events)}",
             )
         return self
 

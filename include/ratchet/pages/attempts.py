@@ -77,6 +77,7 @@ def run(request: Request, door: DoorDep, person: PersonDep, dag_id: RunPart, run
 def _story(request: Request, door: Door, person: Person, told: s.AttemptInFull) -> Response:
     events = reading.events(door, person, attempt=told.id, limit=MOST_EVENTS)
     shown = _trigger_first(door, person, told, events.items)
+    whole = events.next is not None or (shown and told.state != "concluded")
     raw = pretty(told.dossier) if told.dossier is not None else ""
     facts, shift = story.data(told)
     what, made, trials = story.tried(told)
@@ -89,7 +90,7 @@ def _story(request: Request, door: Door, person: Person, told: s.AttemptInFull) 
         chapters=story.chapters(told, events.items),
         lead=story.lead(told),
         events=shown,
-        kept=story.events(told) if not shown else [],
+        kept=[] if whole else story.events(told, {(event.source, event.id) for event in shown}),
         more_events=events.next is not None,
         facts=facts,
         shift=shift,

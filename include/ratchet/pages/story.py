@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -57,10 +57,14 @@ def lead(told: s.AttemptInFull) -> str:
     return told.failure or "It ended without a verdict."
 
 
-def events(told: s.AttemptInFull) -> list[dict[str, Any]]:
-    """The events as the dossier keeps them, the one that started it first: the ledger's may be gone by retention."""
+def events(told: s.AttemptInFull, shown: Collection[tuple[str, str]] = ()) -> list[dict[str, Any]]:
+    """The events as the dossier keeps them, the one that started it first: the ledger's may be gone by retention.
+
+    Those ``shown`` already, by source and id, are left out.
+    """
     kept = (told.dossier or {}).get("events") or ()
     rows = [row for row in kept if isinstance(row, Mapping) and isinstance(row.get("data"), Mapping)]
+    rows = [row for row in rows if (row.get("source"), row.get("id")) not in shown]
     rows.sort(key=lambda row: not row.get("trigger"))
     return [
         {"kind": wording.kind(str(row.get("type"))), "said": wording.said(str(row.get("type")), row["data"])}

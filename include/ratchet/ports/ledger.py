@@ -9,6 +9,7 @@ from datetime import date, datetime, timedelta
 from typing import Any, Protocol
 
 from ratchet.domain.audit import AuditEntry, Head
+from ratchet.domain.housekeeping import RowKind
 from ratchet.domain.positions import Known
 from ratchet.domain.snooze import Snooze
 from ratchet.records import RawRecord
@@ -505,7 +506,8 @@ MonitorMark = tuple[tuple[tuple[str, datetime], ...], int]
 class RemovalRow:
     """One thing that retention removes, by kind and name; ``removed_at`` is None until it is gone.
 
-    ``bytes`` are those that were freed, None where they are not known.
+    ``bytes`` are those that were freed, None where they are not known. Of the ledger's own rows ``name`` is a month,
+    and ``rows`` counts those of all months up to it that have gone so far.
     """
 
     model: str
@@ -515,11 +517,35 @@ class RemovalRow:
     decided_at: datetime
     removed_at: datetime | None
     bytes: int | None
+    rows: int | None = None
 
     @property
     def said(self) -> str:
         """In words, as the end of a sentence."""
         return f"was removed by retention on {self.decided_at:%Y-%m-%d} ({self.why})"
+
+
+@dataclass(frozen=True)
+class RowsWanted:
+    """Rows of the ledger that may go: of a ``kind``, from before a moment of the clock by which they age.
+
+    ``model`` is a model's name or :data:`~ratchet.domain.housekeeping.DEPLOYMENT`; ``others`` are models whose dead
+    letters follow their own rule, and are not the deployment's; ``spared`` are events that stay whatever they are.
+    """
+
+    kind: RowKind
+    model: str
+    before: datetime
+    others: tuple[str, ...] = ()
+    spared: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class RowsFound:
+    """Some rows that may go, and the last one that was looked at; None at the end."""
+
+    pks: tuple[int, ...]
+    last: int | None
 
 
 NewPost = tuple[str, str, Sequence[str], datetime]
@@ -751,6 +777,14 @@ class Tx(Protocol):
     def finish_removal(self, model: str, kind: str, name: str, freed_bytes: int | None) -> None: ...
     def removal(self, model: str, kind: str, name: str) -> RemovalRow | None: ...
     def removals(self, model: str) -> list[RemovalRow]: ...
+    def months_decided(self) -> dict[tuple[str, str], tuple[str, str | None]]: ...
+    def decide_rows(self, model: str, kind: RowKind, month: str, why: str) -> bool: ...
+    def finish_rows(self, model: str, kind: RowKind, month: str) -> int | None: ...
+    def newest_events(self, model: str, types: Collection[str]) -> list[int]: ...
+    def count_rows(self, which: RowsWanted) -> int: ...
+    def rows_to_remove(self, which: RowsWanted, after: int, limit: int) -> RowsFound: ...
+    def raise_floors(self, which: RowsWanted, pks: Sequence[int]) -> None: ...
+    def remove_rows(self, which: RowsWanted, pks: Sequence[int], month: str) -> int: ...
 
     # notifications
     def lock_notifications(self) -> int | None: ...

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, time, timedelta
 from typing import Any
 
+from ratchet.domain.housekeeping import DEPLOYMENT
 from ratchet.domain.orphans import BY_ATTEMPT, Known, Orphan, find_orphans, window_in
 from ratchet.domain.retention import InPlace, Item, Needed, PastAttempt, Purge, RetentionRule, decide_purge
 from ratchet.domain.spec import ModelSpec
@@ -30,6 +31,7 @@ from ratchet.ports.ledger import (
 from ratchet.ports.registry import Registry
 from ratchet.ports.store import Store
 from ratchet.ports.studies import Studies
+from ratchet.workflow.housekeeping import Housekeeping, RowPurge
 from ratchet.workflow.monitoring import key_of as report_key
 from ratchet.workflow.probation import readable_spec
 from ratchet.workflow.promotion import rollback_target
@@ -46,6 +48,7 @@ class Purged:
     """One model: what goes (or went) with the bytes of each, None where not known, and what stays against its rule.
 
     ``removed`` and ``freed_bytes`` count what is gone now, what a killed purge had left included; None in a dry run.
+    ``rows`` are the ledger's own. What is of no model has the name ``*``, and rows alone.
     """
 
     model: str
@@ -53,6 +56,7 @@ class Purged:
     spared: tuple[Item, ...]
     removed: int | None = None
     freed_bytes: int | None = None
+    rows: tuple[RowPurge, ...] = ()
 
 
 class Purges:
@@ -64,8 +68,10 @@ class Purges:
         store: Callable[[], Store],
         registry: Callable[[], Registry],
         studies: Callable[[], Studies],
+        housekeeping: Housekeeping,
     ) -> None:
         self._ledger = ledger
+        self._housekeeping = housekeeping
         self._store = store
         self._registry = registry
         self._studies = studies
@@ -84,11 +90,16 @@ class Purges:
         asked = {name: spec for name, spec in known.items() if model in {None, name} and spec and spec.retention}
         if model is not None and not asked:
             raise Refused(f"the deployed spec of {model} has no retention: all is kept. See docs/model-spec.md")
-        if not asked:
-            return []
-        sizes = {key: size for kind in FILES for key, size in self._store().sizes(kind).items()}
-        studies = self._studies().names()
-        return [self._purge(spec, sizes, studies, actor if apply else None) for _, spec in sorted(asked.items())]
+        told = []
+        if asked:
+            sizes = {key: size for kind in FILES for key, size in self._store().sizes(kind).items()}
+            studies = self._studies().names()
+            told = [self._purge(spec, sizes, studies, actor if apply else None) for _, spec in sorted(asked.items())]
+        if model is None and self._housekeeping.asked:
+            told.append(Purged(DEPLOYMENT, (), (), *((0, 0) if apply else ())))
+        # Rows go last: what of them is needed depends on nothing that went before.
+        rows = self._housekeeping.purge(actor, model) if apply else self._housekeeping.plan(model)
+        return [replace(one, rows=tuple(row for row in rows if row.model == one.model)) for one in told]
 
     def orphans(self, *, apply: bool, actor: str) -> tuple[list[Orphan], int | None]:
         """What no row of the ledger names, and with ``apply`` the bytes freed by its removal.
@@ -136,7 +147,7 @@ class Purges:
         if actor is None:
             return Purged(model, known, decided.spared)
         with self._ledger.transaction() as tx:
-            owed = [row for row in tx.removals(model) if row.removed_at is None]
+            owed = [row for row in tx.removals(model) if row.removed_at is None and row.rows is None]
         counts: Counter[str] = Counter()
         freed = 0
         for row in owed:

@@ -12,6 +12,7 @@ from ratchet.errors import RatchetError, Unavailable
 from ratchet.ports.ledger import AWAITING_APPROVAL, LIVE_STATES, AttemptRow, Ledger
 from ratchet.settings import Settings
 from ratchet.workflow.auditing import AuditLog
+from ratchet.workflow.housekeeping import Housekeeping
 from ratchet.workflow.intake import Intake
 from ratchet.workflow.monitoring import MONITOR_AGAIN_SECONDS, due_end
 from ratchet.workflow.probation import days_due, end_probation, holding, readable_spec
@@ -65,6 +66,7 @@ class Sweeper:
         reconciler: Reconciler,
         audit_log: AuditLog,
         promotions: Promotions,
+        housekeeping: Housekeeping,
     ) -> None:
         self._ledger = ledger
         self._intake = intake
@@ -73,6 +75,7 @@ class Sweeper:
         self._reconciler = reconciler
         self._audit_log = audit_log
         self._promotions = promotions
+        self._housekeeping = housekeeping
         self._backoff = (settings.ring_backoff_seconds, settings.ring_backoff_max_seconds)
 
     def sweep(self, runs: RunStates, folders: Collection[str]) -> dict[str, Any]:
@@ -88,7 +91,7 @@ class Sweeper:
             "monitor": models with a window of new rows to look at, "score": models with complete days that have no
             predictions, "champion": models with another champion that nobody announced, "reaped": attempts given up,
             "told": outbox rows relayed, "moved": models whose alias somebody moved by hand,
-            "intake_absent": no pump beats}``
+            "intake_absent": no pump beats, "purged": the ledger's rows that have gone by their age}``
         """
         absent = self._watch_intake()
         reaped = [attempt_id for attempt_id in self._held() if self._reap(attempt_id, runs, folders)]
@@ -99,6 +102,7 @@ class Sweeper:
         if moved:
             told += self._relay.run()
         self._keep_audit_head()
+        purged = self._purge_rows()
         return {
             "due": self._due(runs, folders),
             "judged": [
@@ -112,7 +116,19 @@ class Sweeper:
             "told": told,
             "moved": moved,
             "intake_absent": absent,
+            "purged": purged,
         }
+
+    def _purge_rows(self) -> int:
+        """Remove some of the rows that retention lets go, where the deployment has the sweep do so."""
+        most = self._settings.sweep_purges
+        if most is None:
+            return 0
+        try:
+            return sum(purged.rows for purged in self._housekeeping.purge("sweep", most=most))
+        except RatchetError as error:
+            logger.warning("rows that are to go stay until the next sweep: %s", error)
+            return 0
 
     def _watch_intake(self) -> bool:
         """Whether no pump has beaten for five minutes; the log says so each time, the audit log when it changes."""

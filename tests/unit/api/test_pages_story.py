@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import sqlalchemy as sa
 from api_worlds import Client
 from judged_attempts import JudgingWorld
 
@@ -195,6 +196,22 @@ def test_events_that_the_ledger_has_forgotten_are_told_from_the_dossier(told: Cl
     assert "retention" in seen.said
     assert seen.said.index("started it ann: to see") < seen.said.index("weather_drift")
     assert not [link for link in seen.links if link.startswith("/ratchet/events/")]
+
+
+def test_of_an_attempt_of_which_the_ledger_kept_the_first_event_the_others_are_told_from_the_dossier(told) -> None:
+    attempt = told.world.attempt("flight_delay.2")
+    others = [row.pk for row in told.world.events(attempt_id=attempt.id) if row.pk != attempt.trigger_event_pk]
+    assert others
+    whole = page(told, STORY).said
+    with told.world.ledger.engine.begin() as db:
+        for table, column in (("fate", "event_pk"), ("event", "id")):
+            db.execute(sa.text(f"DELETE FROM {table} WHERE {column} IN ({','.join(map(str, others))})"))
+    update(told, attempt.id, state="concluded")
+    seen = page(told, STORY)
+    assert f"/ratchet/events/{attempt.trigger_event_pk}" in seen.links
+    assert "has forgotten the others" in seen.said
+    assert seen.said.count("started it") == whole.count("started it"), "the first is not told twice"
+    assert "weather_drift, severity 0.8" in seen.said
 
 
 def test_every_look_at_a_challenger_is_told_where_more_than_one_was_planned(told: Client) -> None:

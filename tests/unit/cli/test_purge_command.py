@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +12,10 @@ import pytest
 from click.testing import Result
 from typer.testing import CliRunner
 
-from ratchet.cli import app, purge
+from ratchet.cli import app, events, purge
 from ratchet.domain.spec import ModelSpec
 from ratchet.errors import Refused
+from ratchet.ports.ledger import FateChange, NewEvent
 
 sys.path.append(str(Path(__file__).parents[1] / "workflow"))
 
@@ -81,3 +83,40 @@ def test_orphans_are_told_removed_when_asked_and_audited(world, run) -> None:
     assert entry["detail"]["bytes"] == 1000
     assert len(entry["detail"]["names"]) == 3
     assert isinstance(run("flight_delay", "--orphans").exception, Refused)
+
+
+def test_old_rows_go_by_month_and_what_is_gone_is_told_where_it_is_looked_for(world, run, monkeypatch) -> None:
+    attempt = world.others[0]
+    with world.ledger.transaction() as tx:
+        old = [
+            NewEvent("m", name, "flight_delay", "ratchet.drift.cleared.v1", attempt.business_at, name, {"check": "psi"})
+            for name in ("taken", "newest")
+        ]
+        tx.insert_events(old)
+        pks = {row.event_id: row.pk for row in tx.events() if row.source == "m"}
+        tx.change_fates(
+            [
+                FateChange(pks["taken"], "merged", "r", attempt_id=attempt.id),
+                FateChange(pks["newest"], "suppressed", "r"),
+            ]
+        )
+        tx.finish_resolutions(list(pks.values()))
+        tx.set_clock("replay", datetime(2014, 1, 1, tzinfo=UTC))
+    retain(world, events="90d")
+    said = run().output
+    assert "retention.events: 90d" in said
+    assert "1 rows of the ledger" in said
+    assert "nothing was removed yet: add --apply" in said
+    (told,) = json.loads(run("--apply", "--json").output)
+    assert [(row["kind"], row["rows"], row["before"][:10], row["done"]) for row in told["rows"]] == [
+        ("events", 1, "2013-10-01", True)
+    ]
+    with world.ledger.transaction() as tx:
+        assert {row.event_id for row in tx.events() if row.source == "m"} == {"newest"}
+    monkeypatch.setattr(events, "wire", lambda: InProcess(world))
+    lost = "events of flight_delay of before 2013-10-01 were removed by retention on"
+    listed = CliRunner().invoke(app, ["events", "--attempt", attempt.id])
+    assert lost in listed.output
+    assert "ratchet trace" in listed.output
+    refused = CliRunner().invoke(app, ["events", "show", "taken"])
+    assert lost in str(refused.exception)

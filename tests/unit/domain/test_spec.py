@@ -223,8 +223,6 @@ def test_a_broken_rule_names_its_place_and_what_to_write(path: str, value: Any, 
 @pytest.mark.parametrize(
     ("path", "value"),
     [
-        ("retention.events", "90d"),
-        ("retention.dead_letters", "30d"),
         ("runtime.environment", None),
         ("train.estimator", "lightgbm.LGBMClassifier"),
     ],

@@ -35,7 +35,7 @@ def retain(world: World, **rules: Any) -> None:
 def purges(world: World) -> Purges:
     if not hasattr(world, "studies"):
         world.studies = InMemoryStudies()
-    return Purges(world.ledger, lambda: world.store, lambda: world.registry, lambda: world.studies)
+    return Purges(world.ledger, lambda: world.store, lambda: world.registry, lambda: world.studies, world.housekeeping)
 
 
 def began(world: World, number: int, **conf: Any) -> str:
@@ -167,7 +167,9 @@ def test_a_killed_purge_leaves_nothing_half_done_and_the_next_completes_it(aged,
     left = [at]
     parts = [Mortal(part, left, after=after) for part in (aged.store, aged.registry, aged.studies)]
     with pytest.raises(Killed):
-        Purges(aged.ledger, *(lambda part=part: part for part in parts)).purge(apply=True, actor="ann")
+        Purges(aged.ledger, *(lambda part=part: part for part in parts), aged.housekeeping).purge(
+            apply=True, actor="ann"
+        )
     with aged.ledger.transaction() as tx:
         decided = tx.removals(aged.model)
     gone = [row for row in decided if row.kind == "version" and row.name == "2"]

@@ -9,6 +9,7 @@ from ratchet.adapters.ledger import SqlLedger
 from ratchet.adapters.specs import load_spec
 from ratchet.adapters.storage import ObjectStore
 from ratchet.domain import events as cloudevents
+from ratchet.domain.housekeeping import RowRules
 from ratchet.ports.bus import InMemoryBus
 from ratchet.ports.ledger import ChampionRow
 from ratchet.ports.registry import InMemoryRegistry
@@ -17,6 +18,7 @@ from ratchet.settings import load_settings
 from ratchet.workflow.artifacts import Artifacts
 from ratchet.workflow.auditing import AuditLog
 from ratchet.workflow.claiming import Claims
+from ratchet.workflow.housekeeping import Housekeeping
 from ratchet.workflow.intake import Intake
 from ratchet.workflow.promotion import Promotions, conclude
 from ratchet.workflow.reconciling import Reconciler
@@ -61,9 +63,12 @@ class World:
 
     model = "flight_delay"
 
-    def __init__(self, folder: Path, template: Path, **settings) -> None:
-        shutil.copy(template, folder / "ledger.db")
-        self.ledger = SqlLedger(f"sqlite:///{folder}/ledger.db")
+    def __init__(self, folder: Path, template: Path | SqlLedger, **settings) -> None:
+        if isinstance(template, SqlLedger):
+            self.ledger = template
+        else:
+            shutil.copy(template, folder / "ledger.db")
+            self.ledger = SqlLedger(f"sqlite:///{folder}/ledger.db")
         self.settings = replace(load_settings({"RATCHET_HOME": str(folder)}), **settings)
         spec = load_spec(ROOT / "include" / "models" / self.model)
         fast = spec.retrain.model_copy(update={"debounce": spec.retrain.debounce * 0})
@@ -79,8 +84,16 @@ class World:
         self.store = ObjectStore(str(folder / "storage"))
         self.audit_log = AuditLog(self.ledger, lambda: self.store)
         self.reconciler = Reconciler(self.ledger, lambda: self.registry)
+        self.housekeeping = Housekeeping(self.ledger, RowRules())
         self.sweeper = Sweeper(
-            self.ledger, self.intake, self.relay, self.settings, self.reconciler, self.audit_log, self.promotions
+            self.ledger,
+            self.intake,
+            self.relay,
+            self.settings,
+            self.reconciler,
+            self.audit_log,
+            self.promotions,
+            self.housekeeping,
         )
         self.folder = folder
         self._offset = 0

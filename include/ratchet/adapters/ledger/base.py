@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import fields
 from datetime import UTC, datetime
 from typing import Any, TypeVar
@@ -43,12 +43,24 @@ class Base:
     def _one(self, query: sa.Select[Any]) -> Any:
         return self._db.execute(query).mappings().first()
 
+    def _among(self, column: sa.Column[Any], values: Collection[Any]) -> sa.ColumnElement[bool]:
+        """Whether it is one of these; PostgreSQL takes thousands as one value, not as one parameter each."""
+        if self._postgres:
+            return column == sa.any_(sa.literal(list(values), postgresql.ARRAY(column.type)))
+        return column.in_(list(values))
+
     def wall(self) -> datetime:
         """The database's wall clock: one clock for all processes."""
         if not self._postgres:
             return datetime.now(UTC)
         now: datetime = self._db.execute(sa.select(sa.func.clock_timestamp())).scalar_one()
         return now.astimezone(UTC)
+
+    def floors(self) -> dict[tuple[str, str, int], int]:
+        """Below which offset retention has removed rows, by cluster, topic and partition."""
+        c = t.record_floor.c
+        rows = self._db.execute(sa.select(c.cluster, c.topic, c.partition, c.offset))
+        return {(row[0], row[1], row[2]): row[3] for row in rows}
 
     def clock(self) -> tuple[str, datetime]:
         """Mode (``wall`` or ``replay``) and business time."""

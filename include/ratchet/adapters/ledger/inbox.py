@@ -53,7 +53,11 @@ class Inbox(Base):
     """Records, events, fates, watermarks."""
 
     def insert_records(self, records: Sequence[NewRecord]) -> dict[int, int]:
-        """Insert what is new; the answer maps positions in ``records`` to row ids, redelivered offsets left out."""
+        """Insert what is new; the answer maps positions in ``records`` to row ids, redelivered offsets left out.
+
+        What is delivered again after retention has removed its row is left out too. Floors are read after the insert,
+        so that whoever raises one and waits for the inserts at work has waited for all that did not know it.
+        """
         if not records:
             return {}
         now = self.wall()
@@ -75,6 +79,11 @@ class Inbox(Base):
         ]
         _, answer = self._insert_new(t.record, rows, "id", "cluster", "topic", "partition", "offset")
         ids = {(cluster, topic, partition, offset): pk for pk, cluster, topic, partition, offset in answer}
+        if ids and (floors := self.floors()):
+            known = {key: pk for key, pk in ids.items() if key[3] < floors.get(key[:3], 0)}
+            if known:
+                self._db.execute(sa.delete(t.record).where(t.record.c.id.in_(known.values())))
+                ids = {key: pk for key, pk in ids.items() if key not in known}
         position = {(r.raw.cluster, r.raw.topic, r.raw.partition, r.raw.offset): i for i, r in enumerate(records)}
         return {position[key]: pk for key, pk in ids.items()}
 

@@ -73,8 +73,9 @@ class Operators(Base):
         return [record_row(r) for r in self._db.execute(query.order_by(c.id.desc())).mappings()][::-1]
 
     def unknown_records(self, records: Sequence[RawRecord]) -> list[RawRecord]:
-        """Those of the records whose offset has no row."""
-        c = t.record.c
+        """Those of the records whose offset has no row, and had none that retention removed."""
+        c, floors = t.record.c, self.floors()
+        records = [r for r in records if r.offset >= floors.get((r.cluster, r.topic, r.partition), 0)]
         known: set[tuple[str, str, int, int]] = set()
         for cluster, topic, partition in {(r.cluster, r.topic, r.partition) for r in records}:
             offsets = [r.offset for r in records if (r.cluster, r.topic, r.partition) == (cluster, topic, partition)]

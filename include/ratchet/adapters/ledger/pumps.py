@@ -44,7 +44,7 @@ class Pumps(Base):
 
     def positions(self, cluster: str, spots: Collection[tuple[str, int]]) -> dict[tuple[str, int], Known]:
         """What is known of these partitions; those never taken up are left out."""
-        p, r = t.intake_partition.c, t.record.c
+        p, r, f = t.intake_partition.c, t.record.c, t.record_floor.c
         known = {}
         for topic, partition in spots:
             row = self._one(
@@ -52,12 +52,15 @@ class Pumps(Base):
             )
             if row is None:
                 continue
+            name = incarnated(cluster, row["incarnation"])
             last = self._db.execute(
-                sa.select(sa.func.max(r.offset)).where(
-                    r.cluster == incarnated(cluster, row["incarnation"]), r.topic == topic, r.partition == partition
-                )
+                sa.select(sa.func.max(r.offset)).where(r.cluster == name, r.topic == topic, r.partition == partition)
             ).scalar_one()
-            known[topic, partition] = Known(row["topic_id"], row["incarnation"], 0 if last is None else last + 1)
+            floor = self._db.execute(
+                sa.select(f.offset).where(f.cluster == name, f.topic == topic, f.partition == partition)
+            ).scalar_one_or_none()
+            stored_until = max(0 if last is None else last + 1, floor or 0)
+            known[topic, partition] = Known(row["topic_id"], row["incarnation"], stored_until)
         return known
 
     def keep_position(self, cluster: str, topic: str, partition: int, topic_id: str | None, incarnation: int) -> None:

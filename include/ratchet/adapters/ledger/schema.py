@@ -112,7 +112,23 @@ record = sa.Table(
     _column("held_until", UtcDateTime, nullable=True),
     sa.UniqueConstraint("cluster", "topic", "partition", "offset"),
     sa.Index("ix_record_held", "held_until", postgresql_where=sa.text("status = 'held'")),
+    sa.Index(
+        "ix_record_rejected",
+        "received_at",
+        postgresql_where=sa.text("status = 'rejected'"),
+        sqlite_where=sa.text("status = 'rejected'"),
+    ),
     comment="Every offset has exactly one row; stored, held (unknown model) or rejected; bytes kept unless stored",
+)
+
+record_floor = sa.Table(
+    "record_floor",
+    metadata,
+    _column("cluster", sa.String(100), primary_key=True),
+    _column("topic", sa.String(249), primary_key=True),
+    _column("partition", sa.Integer, primary_key=True, autoincrement=False),
+    _column("offset", sa.BigInteger),
+    comment="Below this offset retention has removed rows of record: whatever is delivered from there is known",
 )
 
 event = sa.Table(
@@ -140,6 +156,8 @@ event = sa.Table(
     _column("traceparent", sa.String(55), nullable=True),
     sa.UniqueConstraint("source", "event_id", "model"),
     sa.Index("ix_event_model_fate", "model", "fate"),
+    sa.Index("ix_event_model_time", "model", "time"),
+    sa.Index("ix_event_record_id", "record_id", postgresql_where=sa.text("record_id IS NOT NULL")),
     sa.Index("ix_event_until", "until", postgresql_where=sa.text("fate = 'deferred'")),
     sa.Index("ix_event_attempt_id", "attempt_id", postgresql_where=sa.text("attempt_id IS NOT NULL")),
     sa.Index(
@@ -447,7 +465,9 @@ removal = sa.Table(
     _column("decided_at", UtcDateTime),
     _column("removed_at", UtcDateTime, nullable=True),
     _column("bytes", sa.BigInteger, nullable=True),
-    comment="What retention removes: decided first, then removed; bytes are those freed, null where unknown",
+    _column("rows", sa.BigInteger, nullable=True),
+    comment="What retention removes: decided first, then removed; bytes are those freed, null where unknown; rows are "
+    "the ledger's own that have gone so far, of all up to the month that name is",
 )
 
 notification = sa.Table(

@@ -16,6 +16,7 @@ from ratchet.adapters.ledger.approvals import Approvals
 from ratchet.adapters.ledger.attempts import Attempts
 from ratchet.adapters.ledger.audit import Audit
 from ratchet.adapters.ledger.doorbells import Doorbells
+from ratchet.adapters.ledger.housekeeping import Housekeeping
 from ratchet.adapters.ledger.inbox import Inbox
 from ratchet.adapters.ledger.monitored import Monitored
 from ratchet.adapters.ledger.notifications import Notifications
@@ -53,6 +54,7 @@ class SqlTx(
     Monitored,
     Scored,
     Removals,
+    Housekeeping,
     Notifications,
     Pages,
     Signatures,

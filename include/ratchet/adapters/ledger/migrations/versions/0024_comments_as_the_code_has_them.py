@@ -1,13 +1,13 @@
 """Comments of tables say what the code says of them
 
 Revision ID: 0024
-Revises: 0021
+Revises: 0022
 """
 
 from alembic import op
 
 revision = "0024"
-down_revision = "0021"
+down_revision = "0022"
 branch_labels = None
 depends_on = None
 
