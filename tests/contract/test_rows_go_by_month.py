@@ -18,8 +18,8 @@ from alembic.config import Config
 
 from ratchet.adapters.ledger import SqlLedger
 from ratchet.adapters.ledger.base import Base
+from ratchet.adapters.ledger.revisions import MIGRATIONS
 from ratchet.adapters.ledger.schema import metadata
-from ratchet.adapters.ledger.sql import MIGRATIONS
 from ratchet.adapters.studies_optuna import OptunaStudies
 from ratchet.domain.events import DriftCleared, DriftDetected
 from ratchet.domain.housekeeping import DEPLOYMENT, RowRules
