@@ -13,12 +13,13 @@ UV := $(shell command -v uv || echo .tools/uv/bin/uv)
 BENCH_STAMP := .venv/.bench-installed
 DOCS_STAMP := .venv/.docs-installed
 FAB_STAMP := .fab/.installed
+CLUSTER_STAMP := .cluster/.installed
 BENCH_ARGS ?=
 CALIBRATE_ARGS ?=
 SOURCES := include tests dags plugins bench documentation
 BENCHES := events judging dag_parsing registering warm_worker
 
-.PHONY: help setup lock scan release schemas deploy-files deploy-check docs docs-serve docs-figures up down status demo bench-setup bench bench-full bench-intake lint check test test-long test-fab chaos chaos-proof bench-events bench-judging bench-snapshots bench-tuning alerts-test calibrate clean
+.PHONY: help setup lock scan release schemas deploy-files deploy-check docs docs-serve docs-figures up down status demo bench-setup bench bench-full bench-intake lint check test test-long test-fab cluster-test chaos chaos-proof bench-events bench-judging bench-snapshots bench-tuning alerts-test calibrate clean
 
 help: ## List the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -128,6 +129,15 @@ test: check ## Everything: the integration tests bring up a stack of their own a
 
 test-long: setup ## The integration tests that take minutes each
 	RATCHET_TEST_MARK="stack and long" scripts/integration-tests
+
+cluster-test: setup $(CLUSTER_STAMP) ## The year on Compose's cluster as processes, with kills, beside one machine (half an hour)
+	scripts/cluster-test
+
+$(CLUSTER_STAMP): requirements-cluster.txt $(STAMP)
+	[ -x .cluster/bin/python ] || $(UV) venv --quiet --python .venv/bin/python .cluster
+	$(UV) pip sync --quiet --compile-bytecode --python .cluster/bin/python --require-hashes requirements-cluster.txt
+	$(UV) pip install --quiet --python .cluster/bin/python --no-deps --editable .
+	@touch $@
 
 chaos: setup ## Kill everything under load and close the books; KILLS, EVENTS, MODELS, SEED; SHORT=1 takes minutes
 	KILLS=$(KILLS) EVENTS=$(EVENTS) MODELS=$(MODELS) SEED=$(SEED) SHORT=$(SHORT) scripts/chaos

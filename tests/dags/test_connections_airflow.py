@@ -29,6 +29,7 @@ URIS = {
     "ratchet_optuna": "postgresql://me:s%40cret%2F@127.0.0.1:5433/optuna",
     "ratchet_storage": "file:///srv/ratchet/storage",
 }
+BROKERS = "kafka://?bootstrap_servers=kafka-1:9092,kafka-2:9092&security_protocol=SSL&ssl_cafile=%2Fetc%2Fca.pem"
 CONVERSIONS = {
     "ratchet_kafka": kafka_config,
     "ratchet_ledger": ledger_url,
@@ -49,6 +50,13 @@ def defined(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_airflow_and_the_environment_lead_to_the_same_place(conn_id: str) -> None:
     convert = CONVERSIONS[conn_id]
     assert convert(ratchet_airflow.AirflowResolver().resolve(conn_id)) == convert(parse_uri(URIS[conn_id]))
+
+
+def test_airflow_reads_several_brokers(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AIRFLOW_CONN_RATCHET_KAFKA", BROKERS)
+    found = kafka_config(asyncio.run(ratchet_airflow.resolve_all()).resolve("ratchet_kafka"))
+    assert found == kafka_config(parse_uri(BROKERS))
+    assert found["bootstrap_servers"] == ["kafka-1:9092", "kafka-2:9092"]
 
 
 @pytest.mark.usefixtures("defined")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import re
 import shlex
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,9 @@ from airflow.cli.cli_parser import get_parser
 from airflow.configuration import conf
 from ruamel.yaml import YAML
 
+import ratchet_airflow
 from ratchet import cli
+from ratchet.adapters.connections import EnvResolver, http_url, kafka_config, ledger_url, storage_url
 from ratchet.stack.prepare import STEPS
 
 pytestmark = pytest.mark.airflow
@@ -26,6 +29,15 @@ HAS_CELERY = importlib.util.find_spec("airflow.providers.celery") is not None
 HAS_FAB = importlib.util.find_spec("airflow.providers.fab") is not None
 # What only the image has (requirements-cluster.txt), and make deploy-check looks at there.
 OF_PROVIDERS = {"celery": HAS_CELERY, "users": HAS_FAB}
+
+CONVERSIONS: dict[str, Callable[[Any], object]] = {
+    "ratchet_kafka": kafka_config,
+    "ratchet_ledger": ledger_url,
+    "ratchet_optuna": ledger_url,
+    "ratchet_mlflow": http_url,
+    "ratchet_storage": storage_url,
+    "ratchet_metrics": lambda info: info.password,
+}
 
 
 def commands() -> list[list[str]]:
@@ -53,6 +65,17 @@ def test_airflow_takes_every_command_that_is_given_to_it() -> None:
 @pytest.mark.skipif(not HAS_CELERY, reason="the Celery provider is in the image (requirements-cluster.txt)")
 def test_the_worker_can_be_imported_with_the_locked_celery() -> None:
     assert importlib.import_module("airflow.providers.celery.executors.celery_executor").app
+
+
+@pytest.mark.parametrize("service", sorted(name for name, found in SERVICES.items() if "environment" in found))
+def test_airflow_reads_every_connection_as_the_command_line_does(service: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    said = {name: str(value) for name, value in SERVICES[service]["environment"].items() if "_CONN_" in name}
+    for name, uri in said.items():
+        monkeypatch.setenv(name, uri)
+    by_airflow, by_us = ratchet_airflow.AirflowResolver(), EnvResolver(said)
+    for conn_id in (name.removeprefix("AIRFLOW_CONN_").lower() for name in said):
+        convert = CONVERSIONS[conn_id]
+        assert convert(by_airflow.resolve(conn_id)) == convert(by_us.resolve(conn_id))
 
 
 def test_ratchet_takes_every_command_that_is_given_to_it() -> None:

@@ -130,12 +130,12 @@ def parse_uri(uri: str) -> ConnectionInfo:
     """Split a connection URI: ``type://login:password@host:port/schema?extra=…`` with percent-encoding.
 
     A JSON object with Airflow's field names is read too. A value without ``://`` and ``file://`` URIs are folders
-    (type ``file``). Several Kafka brokers, ``kafka://a:9092,b:9092``, end up in extra ``bootstrap_servers``. Extra
-    values from a query are strings.
+    (type ``file``). Extra values from a query are strings. Several Kafka brokers are extra ``bootstrap_servers``,
+    ``kafka://?bootstrap_servers=a:9092,b:9092``: Airflow, which reads the same URIs, takes one host.
 
     Raises:
-        Refused: the port is not a number, a character is not percent-encoded that must be, or the JSON is broken. What
-            stands there is not told: it may be a piece of the password.
+        Refused: there are several hosts, the port is not a number, a character is not percent-encoded that must be, or
+            the JSON is broken. What stands there is not told: it may be a piece of the password.
 
     """
     if uri.lstrip().startswith("{"):
@@ -148,12 +148,11 @@ def parse_uri(uri: str) -> ConnectionInfo:
         extra: dict[str, Any] = dict(parse_qsl(parts.query, keep_blank_values=True))
         if conn_type == "file":
             return ConnectionInfo("file", host=unquote(parts.netloc + parts.path), extra=extra)
-        netloc = parts.netloc
-        brokers = netloc.rpartition("@")[2]
-        if "," in brokers:
-            extra.setdefault("bootstrap_servers", brokers)
-            netloc = netloc[: len(netloc) - len(brokers)] + brokers.split(",", 1)[0]
-            parts = parts._replace(netloc=netloc)
+        if "," in parts.netloc.rpartition("@")[2]:
+            raise Refused(
+                f"a {conn_type}:// connection has a comma where its host is, and Airflow takes one host. Several "
+                "brokers are written kafka://?bootstrap_servers=a:9092,b:9092"
+            )
         port = parts.port
     except ValueError:
         raise _no_uri(conn_type) from None

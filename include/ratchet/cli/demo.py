@@ -70,6 +70,13 @@ def demo(
         str | None,
         typer.Option(help="Stop after this month's decision (2013-05) and publish the next half month unjudged."),
     ] = None,
+    running: Annotated[
+        bool,
+        typer.Option(
+            "--running",
+            help="On the system that runs, a cluster's perhaps, whose ledger is empty: start and stop nothing.",
+        ),
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Live through the year 2013: set everything up, publish its data, wait for each decision, tell what came of it.
@@ -79,6 +86,8 @@ def demo(
     A home that has lived a demo before starts afresh: its ledger, topics, runs and models are removed.
 
     ratchet demo --until 2013-05
+
+    ratchet demo --running
     """
     acts = plan_year(until)
     console = Console(stderr=as_json)
@@ -89,11 +98,12 @@ def demo(
     place.home.mkdir(parents=True, exist_ok=True, mode=0o700)
     with _alone(place.home):
         try:
-            solved = _demo(acts, place, teller)
+            solved = _demo(acts, place, teller, running=running)
         except StackError as error:
             raise Refused(str(error)) from error
         except KeyboardInterrupt:
-            teller.say("\nStopped. What was begun goes on; `make down` stops it, `make demo` starts afresh.")
+            stops = "" if running else "; `make down` stops it, `make demo` starts afresh"
+            teller.say(f"\nStopped. What was begun goes on{stops}.")
             raise
     if as_json:
         typer.echo((place.home / REPORT).read_text(), nl=False)
@@ -101,10 +111,14 @@ def demo(
         raise typer.Exit(1)
 
 
-def _demo(acts: tuple[Act, ...], place: settings.Settings, teller: Teller) -> bool:
+def _demo(acts: tuple[Act, ...], place: settings.Settings, teller: Teller, *, running: bool) -> bool:
     """Everything between the locks; True when every event has a terminal fate or a stated time."""
     setup, lived_through = Watch(), Watch()
-    config = _set_up(place, setup, teller)
+    config: StackConfig | None = None
+    if running:
+        _meet(setup, teller)
+    else:
+        config = _set_up(place, setup, teller)
     setup_seconds = sum(setup.phases.values())
     teller.say(f"Set up in {setup_seconds:.0f} s: {setup}")
 
@@ -158,9 +172,10 @@ def _demo(acts: tuple[Act, ...], place: settings.Settings, teller: Teller) -> bo
     teller.say(f"The year took {content['seconds']['year']:.0f} s: {lived_through}. Set-up: {setup}.")
     _say_where(teller, ratchet, attempts)
     teller.say(f"Report    {place.home / REPORT}")
-    teller.say(f"Airflow   {config.airflow_url}   user admin, password {config.secrets['admin']}")
-    teller.say(f"MLflow    {config.mlflow_url}")
-    teller.say("The stack stays up: `make status` tells what runs, `make down` stops it.")
+    if config is not None:
+        teller.say(f"Airflow   {config.airflow_url}   user admin, password {config.secrets['admin']}")
+        teller.say(f"MLflow    {config.mlflow_url}")
+        teller.say("The stack stays up: `make status` tells what runs, `make down` stops it.")
     return not trouble and not open_events and alias == version
 
 
@@ -212,20 +227,35 @@ def _set_up(place: settings.Settings, watch: Watch, teller: Teller) -> StackConf
         ratchet = wire()
         ratchet.ledger.migrate()
         ratchet.deploy()
-        _begin(ratchet, place)
+        instead = "RATCHET_HOME=<another folder> RATCHET_PORT_BASE=<another port> make demo"
+        _begin(ratchet, str(place.home), f"Keep them: {instead}. Or remove them: make clean")
+        (place.home / MARKER).write_text(datetime.now(UTC).isoformat() + "\n")
     with watch.phase("stack"), teller.during("stack") as tell:
         config = stack.up(on_ready=lambda name, _: tell(f"{name} is ready"))
+    _await_readers(wire(), watch, teller)
+    return config
+
+
+def _meet(watch: Watch, teller: Teller) -> None:
+    """The same on a system of others: its datasets and its empty ledger are theirs to provide."""
     ratchet = wire()
+    with watch.phase("ledger"), teller.during("ledger"):
+        ratchet.deploy()
+        _begin(ratchet, "this system", "They may be somebody's: a demo needs a system of its own")
+    _await_readers(ratchet, watch, teller)
+
+
+def _await_readers(ratchet: Ratchet, watch: Watch, teller: Teller) -> None:
+    """Return when Feast knows the features and Airflow the DAGs."""
     with watch.phase("features"), teller.during("feature repository"):
         ratchet.features.apply()
     with watch.phase("DAGs"), teller.during("Airflow reads the DAGs") as tell:
         with ratchet.ledger.transaction() as tx:
             monitors = (f"monitor__{MODEL}",) if _spec(tx).monitor is not None else ()
         _await_dags(airflow_api.connect(ratchet.settings), (*DAGS, *monitors), tell)
-    return config
 
 
-def _begin(ratchet: Ratchet, place: settings.Settings) -> None:
+def _begin(ratchet: Ratchet, where: str, instead: str) -> None:
     """Set the clock to the start of the year, in a ledger where nothing has happened yet.
 
     Before Airflow starts: by the wall clock, a schedule would ask for a run of its own. Where `make up` came first it
@@ -233,13 +263,8 @@ def _begin(ratchet: Ratchet, place: settings.Settings) -> None:
     """
     with ratchet.ledger.transaction() as tx:
         if tx.attempts(limit=1) or any(row.origin != "schedule" for row in tx.events()):
-            raise Refused(
-                f"the ledger of {place.home} holds events that no demo published, and a demo begins with none. "
-                "Keep them: RATCHET_HOME=<another folder> RATCHET_PORT_BASE=<another port> make demo. "
-                "Or remove them: make clean"
-            )
+            raise Refused(f"the ledger of {where} holds events, and a demo begins with none. {instead}")
         tx.set_clock("replay", midnight(date(YEAR, 1, 1), _spec(tx).data.spine.zone))
-    (place.home / MARKER).write_text(datetime.now(UTC).isoformat() + "\n")
 
 
 def _forget(place: settings.Settings) -> None:

@@ -81,7 +81,8 @@ def test_a_ledger_elsewhere_is_refused() -> None:
 
 
 def test_several_brokers_are_all_used() -> None:
-    assert kafka_config(parse_uri("kafka://a:9092,b:9093"))["bootstrap_servers"] == ["a:9092", "b:9093"]
+    several = parse_uri("kafka://?bootstrap_servers=a:9092,b:9093")
+    assert kafka_config(several)["bootstrap_servers"] == ["a:9092", "b:9093"]
     assert kafka_config(ConnectionInfo("kafka", extra={"bootstrap.servers": "a:1, b:2"}))["bootstrap_servers"] == [
         "a:1",
         "b:2",
@@ -132,6 +133,12 @@ def test_a_web_address_comes_out_whole(info: ConnectionInfo, url: str) -> None:
 )
 def test_storage_is_a_folder_or_a_url(info: ConnectionInfo, url: str) -> None:
     assert storage_url(info) == url
+
+
+def test_several_hosts_are_refused_since_airflow_takes_one() -> None:
+    with pytest.raises(Refused, match=r"bootstrap_servers=a:9092,b:9092") as refused:
+        parse_uri("kafka://me:se,cret/x@a:9092,b:9093/")
+    assert "cret" not in str(refused.value)
 
 
 @pytest.mark.parametrize("uri", ["kafka://a:ninety", "{broken", '{"port": "x"}'])
