@@ -6,11 +6,12 @@ import threading
 from collections.abc import Mapping
 from contextlib import suppress
 from types import TracebackType
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import psutil
 
-from intake_stack import Stack
+if TYPE_CHECKING:
+    from bench.intake_stack import Stack
 
 SAMPLE_SECONDS = 2.0
 COMPONENTS = ("triggerer", "triggerer-2", "scheduler", "dag-processor", "api-server")

@@ -75,7 +75,7 @@ class Stack:
         """A new home; PostgreSQL and Kafka; both databases as every contender finds them, kept as templates."""
         api.down()
         shutil.rmtree(self.home)
-        write_specs(self.home / "models", self.models)
+        self.write_specs()
         self.config = load_config(load_settings(), environment())
         self._apply(units.closure(plan.build(self.config), [*plan.GROUPS["postgres"], *plan.GROUPS["kafka"]]))
         ratchet = str(Path(sys.executable).with_name("ratchet"))
@@ -88,6 +88,10 @@ class Stack:
         )
         for name in ("airflow", "ratchet"):
             self.query("postgres", f"CREATE DATABASE {name}_fresh TEMPLATE {name}")
+
+    def write_specs(self) -> None:
+        """The models' specs, below the home."""
+        write_specs(self.home / "models", self.models)
 
     def _run(self, *command: str) -> None:
         done = subprocess.run(command, env=environment(), capture_output=True, text=True, check=False)
@@ -132,8 +136,12 @@ class Stack:
         """Stop Airflow; both databases are as new."""
         self._apply(self._services("postgres", "kafka"))
         for name in ("airflow", "ratchet"):
-            self.query("postgres", f"DROP DATABASE {name} WITH (FORCE)")
-            self.query("postgres", f"CREATE DATABASE {name} TEMPLATE {name}_fresh")
+            self.renew(name)
+
+    def renew(self, database: str) -> None:
+        """Have the database as every contender finds it."""
+        self.query("postgres", f"DROP DATABASE {database} WITH (FORCE)")
+        self.query("postgres", f"CREATE DATABASE {database} TEMPLATE {database}_fresh")
 
     def deploy(self, sides: Sequence[str], *, form: str = "documented", triggerers: int = 1) -> None:
         """Start Airflow with the DAGs of ``ours``, ``peer`` or both, and wait until every watcher has a triggerer."""
@@ -143,7 +151,7 @@ class Stack:
             (self._deployed / side).symlink_to({"ours": ROOT / "dags", "peer": ROOT / "bench" / "peer_dags"}[side])
         peer = {"form": form, "models": self.models, "topic": PEER_TOPIC}
         (self.home / "peer.json").write_text(json.dumps(peer))
-        watchers = (len(self.models) + 1) * ("ours" in sides) + len(self.models) * ("peer" in sides)
+        watchers = self._watchers(sides)
         variables = self._variables(form)
         if triggerers > 1:
             variables["AIRFLOW__TRIGGERER__CAPACITY"] = str(-(-watchers // triggerers))
@@ -153,6 +161,10 @@ class Stack:
         airflow = [replace(unit, env={**unit.env, **variables}) for unit in airflow]
         self._apply([*self._services("postgres", "kafka"), *airflow], warm="ours" in sides)
         self.wait(f"{watchers} watchers", lambda: self._watched(watchers, triggerers))
+
+    def _watchers(self, sides: Sequence[str]) -> int:
+        """How many there are in these sides' DAGs."""
+        return (len(self.models) + 1) * ("ours" in sides) + len(self.models) * ("peer" in sides)
 
     def _variables(self, form: str) -> dict[str, str]:
         bundle = {
