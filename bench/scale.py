@@ -76,18 +76,10 @@ class Report:
     keep: bool
     figures: dict[str, dict[str, Any]] = field(default_factory=dict)
 
-    @classmethod
-    def begin(cls, size: Size, *, keep: bool) -> Report:
-        """With what an earlier run of the same size has left."""
-        report, file = cls(size, keep), RESULTS / "scale.json"
-        if keep and file.exists():
-            before = json.loads(file.read_text())
-            if before["asked"] == vars(size):
-                report.figures = before["figures"]
-        return report
-
     def add(self, part: str, phase: str, found: dict[str, Any]) -> None:
-        """Keep what a phase has found."""
+        """Keep what a phase has found, beside what earlier runs of the same size have."""
+        if self.keep:
+            self.figures = _kept(self.size)
         self.figures.setdefault(part, {})[phase] = found
         if self.keep:
             where = machine(self.size.rounds, *LIBRARIES)
@@ -105,6 +97,13 @@ class Report:
         if "year" in self.figures:
             made += year_rows(self.figures["year"]["ledger"], self.size)
         return made
+
+
+def _kept(size: Size) -> dict[str, dict[str, Any]]:
+    """What the report has of this size: figures of another are not mixed with these."""
+    file = RESULTS / "scale.json"
+    told = json.loads(file.read_text()) if file.exists() else {"asked": None}
+    return dict(told["figures"]) if told["asked"] == vars(size) else {}
 
 
 # Rows ----------------------------------------------------------------------------------------------------------------
@@ -359,7 +358,7 @@ def main() -> None:
         size = Size(**vars(size) | {"models": asked.models})
     home = asked.home.resolve()
     home.mkdir(parents=True, exist_ok=True, mode=0o700)
-    report = Report.begin(size, keep=not asked.quick)
+    report = Report(size, keep=not asked.quick)
     for part in asked.only or PARTS:
         if part == "year":
             year(home, asked.port_base, report)

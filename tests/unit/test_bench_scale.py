@@ -37,9 +37,9 @@ def test_a_phase_is_kept_when_it_is_done_and_the_other_fleets_figures_stay(
 ) -> None:
     monkeypatch.setattr(scale, "RESULTS", tmp_path)
     monkeypatch.setattr("bench.reports.RESULTS", tmp_path)
-    scale.Report.begin(scale.Size(), keep=True).add("small", "calm", calm(2.0))
+    scale.Report(scale.Size(), keep=True).add("small", "calm", calm(2.0))
     assert json.loads((tmp_path / "scale.json").read_text())["rows"] == [], "one fleet alone compares with nothing"
-    scale.Report.begin(scale.Size(), keep=True).add("large", "calm", calm(6.0))
+    scale.Report(scale.Size(), keep=True).add("large", "calm", calm(6.0))
     told = json.loads((tmp_path / "scale.json").read_text())
     claim, _ = told["rows"]
     assert (claim["ours"], claim["theirs"], claim["met"]) == (6.0, 2.0, False)
@@ -51,9 +51,10 @@ def test_figures_of_another_size_are_not_mixed_with_these(
 ) -> None:
     monkeypatch.setattr(scale, "RESULTS", tmp_path)
     monkeypatch.setattr("bench.reports.RESULTS", tmp_path)
-    scale.Report.begin(scale.Size(), keep=True).add("small", "calm", calm(2.0))
-    other = scale.Report.begin(replace(scale.Size(), models=300), keep=True)
-    assert other.figures == {}
+    scale.Report(scale.Size(), keep=True).add("small", "calm", calm(2.0))
+    scale.Report(replace(scale.Size(), models=300), keep=True).add("large", "calm", calm(6.0))
+    told = json.loads((tmp_path / "scale.json").read_text())
+    assert (list(told["figures"]), told["rows"]) == (["large"], [])
 
 
 @pytest.fixture
