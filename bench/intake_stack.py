@@ -57,6 +57,8 @@ def write_specs(folder: Path, models: Sequence[str]) -> None:
 class Stack:
     """Servers up once, Airflow up anew for each contender. Use it as the bench does; ``down`` in any case."""
 
+    servers: tuple[str, ...] = ("postgres", "kafka")
+
     def __init__(self, home: Path, port_base: int, models: Sequence[str], say: Say) -> None:
         self._say = say
         self.models = tuple(models)
@@ -77,7 +79,8 @@ class Stack:
         shutil.rmtree(self.home)
         self.write_specs()
         self.config = load_config(load_settings(), environment())
-        self._apply(units.closure(plan.build(self.config), [*plan.GROUPS["postgres"], *plan.GROUPS["kafka"]]))
+        names = [name for server in self.servers for name in plan.GROUPS[server]]
+        self._apply(units.closure(plan.build(self.config), names))
         ratchet = str(Path(sys.executable).with_name("ratchet"))
         for words in ("ledger migrate", "topics ensure", "deploy"):
             self._run(ratchet, *words.split())
@@ -134,7 +137,7 @@ class Stack:
 
     def clear(self) -> None:
         """Stop Airflow; both databases are as new."""
-        self._apply(self._services("postgres", "kafka"))
+        self._apply(self._services(*self.servers))
         for name in ("airflow", "ratchet"):
             self.renew(name)
 
@@ -155,12 +158,15 @@ class Stack:
         variables = self._variables(form)
         if triggerers > 1:
             variables["AIRFLOW__TRIGGERER__CAPACITY"] = str(-(-watchers // triggerers))
-        airflow = self._services("api-server", "scheduler", "dag-processor", "triggerer")
+        airflow = self._with(variables, "api-server", "scheduler", "dag-processor", "triggerer")
         triggerer = next(unit for unit in airflow if unit.name == "triggerer")
         airflow += [replace(triggerer, name=f"triggerer-{number}") for number in range(2, triggerers + 1)]
-        airflow = [replace(unit, env={**unit.env, **variables}) for unit in airflow]
-        self._apply([*self._services("postgres", "kafka"), *airflow], warm="ours" in sides)
+        self._apply([*self._services(*self.servers), *airflow], warm="ours" in sides)
         self.wait(f"{watchers} watchers", lambda: self._watched(watchers, triggerers))
+
+    def _with(self, variables: Mapping[str, str], *names: str) -> list[Unit]:
+        """These servers with variables of their own."""
+        return [replace(unit, env={**unit.env, **variables}) for unit in self._services(*names)]
 
     def _watchers(self, sides: Sequence[str]) -> int:
         """How many there are in these sides' DAGs."""

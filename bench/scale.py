@@ -57,6 +57,7 @@ class Size:
     events: int = 50_000
     changes: int = 3
     idle_seconds: float = 150.0
+    seldom_seconds: int = 600
     calm: int = 8
     burst: int = 50
     arrival_seconds: float = 60.0
@@ -65,7 +66,7 @@ class Size:
     first_weeks: int = 4
 
 
-QUICK = Size(30, 5, 3_000, 1, 70.0, 2, 10, 20.0, 5, 8, 2)
+QUICK = Size(30, 5, 3_000, 1, 70.0, 600, 2, 10, 20.0, 5, 8, 2)
 
 
 @dataclass
@@ -162,6 +163,14 @@ def claim_rows(large: Found, small: Found, peer: str, size: Size) -> list[dict[s
     return rows
 
 
+def seldom_rows(large: Found, small: Found, peer: str, size: Size) -> list[dict[str, Any]]:
+    """The same where the DAG processor does not store the DAGs all the time."""
+    name = f"one of {size.models} models, the DAG file read every {large['min_file_process_interval']} s"
+    both = [statistics.median(each["to_claim_seconds"]) for each in (large, small)]
+    what = f"{name}: from a request to its attempt, median"
+    return [row(what, peer, *both, "s", CLAIM_GOAL_SECONDS, all=large["to_claim_seconds"])]
+
+
 def burst_rows(large: Found, small: Found, peer: str, size: Size) -> list[dict[str, Any]]:
     """Many due at once."""
     due, name = f"{peer}, {small['models']} due", f"{large['models']} of {size.models} models due at once"
@@ -238,6 +247,7 @@ FLEET_ROWS: Mapping[str, Callable[[Found, Found, str, Size], list[dict[str, Any]
     "idle": idle_rows,
     "calm": claim_rows,
     "burst": burst_rows,
+    "seldom": seldom_rows,
     "arrival": arrival_rows,
     "storm": storm_rows,
     "page": page_rows,
@@ -283,6 +293,9 @@ def fleet(part: str, count: int, home: Path, port_base: int, report: Report) -> 
         report.add(part, "calm", made.calm(made.models[:alone]))
         say("many at once")
         report.add(part, "burst", made.burst(made.models[alone : alone + size.burst]))
+        made.free()
+        say("one at a time, the DAG file read seldom")
+        report.add(part, "seldom", made.seldom(made.models[-alone:], size.seldom_seconds))
         made.free()
         say("an arrival of data")
         report.add(part, "arrival", made.arrival(size.arrival_seconds))

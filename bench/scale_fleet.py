@@ -1,7 +1,8 @@
 """A fleet of so many models on a real stack, and what `bench.scale` asks of it, of a large and of a small one.
 
-The stack is that of `bench.intake_stack` with our DAGs alone. The models are copies of the shipped spec with its
-monitor, so four DAGs and two watchers each; training never gets a slot, so a run ends its part when it has claimed.
+The stack is that of `bench.intake_stack` with MLflow, and our DAGs alone. The models are copies of the shipped spec
+with its monitor, so four DAGs and two watchers each; training never gets a slot, so a run ends its part when it has
+claimed.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+from mlflow import MlflowClient
 from ruamel.yaml import YAML
 
 from bench.intake_events import Broker, Record, request, storm
@@ -66,6 +68,8 @@ def write_specs(folder: Path, models: Sequence[str]) -> None:
 class Fleet(Servers):
     """One fleet; ``prepare`` it, then ask, and take it ``down`` in any case."""
 
+    servers = ("postgres", "kafka", "mlflow")
+
     def __init__(self, home: Path, port_base: int, count: int, say: Say) -> None:
         super().__init__(home, port_base, [f"model_{number:03}" for number in range(count)], say)
         self._pick = random.Random(count)
@@ -86,8 +90,13 @@ class Fleet(Servers):
         """Left to ``_settle``: the templates are without, for what is written into them later has its own."""
 
     def _settle(self) -> None:
-        """A champion, complete data and a monitor that has looked today, for each: nothing is due."""
+        """A champion that MLflow knows, complete data and a monitor that has looked today, for each: nothing is due."""
         super()._champions()
+        registry = MlflowClient(self.config.mlflow_url)
+        for model in self.models:
+            registry.create_registered_model(model)
+            registry.create_model_version(model, f"s3://nothing/{model}", await_creation_for=0)
+            registry.set_registered_model_alias(model, "champion", "1")
         ratchet = wire()
         with ratchet.ledger.transaction() as tx:
             for row in tx.registered():
@@ -195,6 +204,18 @@ class Fleet(Servers):
         )
         return [round(float(seconds), 2) for (seconds,) in rows]
 
+    # Parsed seldom --------------------------------------------------------------------------------------------------
+
+    def seldom(self, models: Sequence[str], interval: int) -> dict[str, Any]:
+        """Have the DAG processor read its file every so many seconds only, and claim one at a time again."""
+        began, variables = time.time(), self._variables("documented")
+        variables["AIRFLOW__DAG_PROCESSOR__MIN_FILE_PROCESS_INTERVAL"] = str(interval)
+        others = self._with(self._variables("documented"), "api-server", "scheduler", "triggerer")
+        self._apply([*self._services(*self.servers), *others, *self._with(variables, "dag-processor")])
+        last = "SELECT extract(epoch FROM min(last_parsed_time)) FROM dag WHERE dag_id LIKE 'retrain%%'"
+        self.wait("a parse", lambda: self.query("airflow", last)[0][0] > began)
+        return {"min_file_process_interval": interval, **self.calm(models)}
+
     # Claims ---------------------------------------------------------------------------------------------------------
 
     def calm(self, models: Sequence[str]) -> dict[str, Any]:
@@ -238,17 +259,22 @@ class Fleet(Servers):
         tasks = self.query(
             "airflow",
             "SELECT extract(epoch FROM end_date - start_date) FROM task_instance "
-            "WHERE task_id = 'claim' AND state = 'success' AND dag_id = ANY(%s)",
+            "WHERE task_id = 'claim' AND state = 'success' AND dag_id = ANY(%s) AND start_date >= to_timestamp(%s)",
             [f"retrain__{model}" for model in told],
+            min(told.values()),
         )
         return {
             "to_claim_seconds": sorted(round(claimed[model] - told[model], 2) for model in told),
             "claim_task_seconds": sorted(round(float(seconds), 2) for (seconds,) in tasks),
         }
 
-    def _claimed(self, models: Mapping[str, float]) -> dict[str, float]:
+    def _claimed(self, told: Mapping[str, float]) -> dict[str, float]:
         rows = self.query(
-            "ratchet", "SELECT model, extract(epoch FROM created_at) FROM attempt WHERE model = ANY(%s)", list(models)
+            "ratchet",
+            "SELECT model, extract(epoch FROM created_at) FROM attempt "
+            "WHERE model = ANY(%s) AND created_at >= to_timestamp(%s)",
+            list(told),
+            min(told.values()),
         )
         return {model: float(at) for model, at in rows}
 

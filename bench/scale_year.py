@@ -101,6 +101,7 @@ class Year(Past):
             db.execute(
                 sa.update(t.audit_head).values(end) if before.seq else sa.insert(t.audit_head).values(id=1, **end)
             )
+            self._use_days(db, monday)
             db.execute(sa.delete(t.touched))
             db.execute(sa.update(t.lease).values(epoch=self._weeks))
 
@@ -191,12 +192,25 @@ class Year(Past):
             began = attempt.created_at + timedelta(minutes=3 * place)
             times = {"started_at": began, "finished_at": began + timedelta(seconds=self._chance.randrange(5, 170))}
             self._add("step", {"attempt_id": attempt.id, "step": name, "result": answer} | times)
-        shift = attempt.business_at - START
-        versions = {"champion_version": attempt.champion_version, "challenger_version": attempt.challenger_version}
-        for role, days in self._days.items():
-            for day, count in days.items():
-                used = {"attempt_id": attempt.id, "role": role, "day": (datetime.fromisoformat(day) + shift).date()}
-                self._add("used_day", used | {"model": attempt.model, "rows": count} | versions)
+
+    def _use_days(self, db: sa.Connection, monday: datetime) -> None:
+        """The days of the week's attempts: those of the first one, and then as many of each other in one statement."""
+        first, *_ = self._rows["attempt"]
+        versions = {name: first[name] for name in ("champion_version", "challenger_version")}
+        of_first = {"attempt_id": first["id"], "model": first["model"]} | versions
+        shift = monday - START
+        used = [
+            of_first | {"role": role, "day": (datetime.fromisoformat(day) + shift).date(), "rows": count}
+            for role, days in self._days.items()
+            for day, count in days.items()
+        ]
+        db.execute(sa.insert(t.used_day), used)
+        a, u = t.attempt.c, t.used_day.c
+        others = sa.and_(u.attempt_id == first["id"], a.epoch == first["epoch"], a.id != first["id"])
+        columns = [a.id, u.role, u.day, a.model, a.champion_version, a.challenger_version, u.rows]
+        names = ["attempt_id", "role", "day", "model", "champion_version", "challenger_version", "rows"]
+        joined = sa.join(t.attempt, t.used_day, others)
+        db.execute(sa.insert(t.used_day).from_select(names, sa.select(*columns).select_from(joined)))
 
     def _keep_dossier(self, attempt_id: str, model: str, verdict: dict[str, Any], at: datetime) -> tuple[str, str]:  # noqa: ARG002
         """Where it would be: files are not the ledger's."""
