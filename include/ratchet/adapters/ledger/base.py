@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import fields
 from datetime import UTC, datetime
 from typing import Any, TypeVar
@@ -42,6 +42,12 @@ class Base:
 
     def _one(self, query: sa.Select[Any]) -> Any:
         return self._db.execute(query).mappings().first()
+
+    def _among(self, column: sa.Column[Any], models: Collection[str]) -> sa.ColumnElement[bool]:
+        """Whether it is one of these; PostgreSQL takes hundreds of names as one value, not as one parameter each."""
+        if self._postgres:
+            return column == sa.any_(sa.literal(list(models), postgresql.ARRAY(sa.String)))
+        return column.in_(list(models))
 
     def wall(self) -> datetime:
         """The database's wall clock: one clock for all processes."""

@@ -198,12 +198,6 @@ class Pages(Base):
         ).group_by(each.c.model)
         return {model: Used(*figures) for model, *figures in self._db.execute(query)}
 
-    def _among(self, column: sa.Column[Any], models: Collection[str]) -> sa.ColumnElement[bool]:
-        """Whether it is one of these; PostgreSQL takes hundreds of names as one value, not as one parameter each."""
-        if self._postgres:
-            return column == sa.any_(sa.literal(list(models), postgresql.ARRAY(sa.String)))
-        return column.in_(list(models))
-
     def _seconds(self, start: sa.Column[Any], end: sa.Column[Any]) -> Any:
         """Seconds from one column to another."""
         if self._postgres:
