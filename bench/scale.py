@@ -44,6 +44,8 @@ PARSE_LIMIT_SECONDS = 50.0
 SWEEP_EVERY_SECONDS = 60.0
 CLAIM_GOAL_SECONDS = 5.0
 API_GOAL_MS = 100.0
+BULK_SECONDS = 600.0
+"""A statement that writes a week of the fleet may take so long."""
 GROWTH = 2.0
 """A question may take so many times as long at the year's end."""
 
@@ -330,6 +332,8 @@ def year(home: Path, port_base: int, report: Report) -> None:
         say(f"{size.models} models: a ledger")
         servers.prepare()
         ratchet = wire()
+        address = servers.config.database("ratchet", "postgresql+psycopg2")
+        ratchet.ledger = SqlLedger(address, statement_timeout_seconds=BULK_SECONDS)
         writes, found = Year(ratchet), {}
         for number in range(1, size.weeks + 1):
             writes.week()
@@ -340,11 +344,13 @@ def year(home: Path, port_base: int, report: Report) -> None:
                 ratchet.ledger.dispose()
                 servers.query("postgres", "CREATE DATABASE first TEMPLATE ratchet")
         found["last"] = sizes(ratchet.ledger.engine)
-        addresses = {"last": servers.config.database("ratchet"), "first": servers.config.database("first")}
+        names = {"last": "ratchet", "first": "first"}
         say("dumps")
-        dumps = {side: dump(address, home / "ledger.dump") for side, address in addresses.items()}
+        dumps = {side: dump(servers.config.database(name), home / "ledger.dump") for side, name in names.items()}
         say("questions")
-        ledgers = {side: SqlLedger(address.replace("://", "+psycopg2://", 1)) for side, address in addresses.items()}
+        ledgers = {
+            side: SqlLedger(servers.config.database(name, "postgresql+psycopg2")) for side, name in names.items()
+        }
         took = ask_both({side: questions(ledger, ratchet) for side, ledger in ledgers.items()}, size.rounds)
         for ledger in (*ledgers.values(), ratchet.ledger):
             ledger.dispose()
