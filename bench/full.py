@@ -64,6 +64,7 @@ PARTS = (
     Part("monitoring", 10),
     Part("intake_rate", 3, script=True, servers="postgres,kafka"),
     Part("distributed_tuning", 20),
+    Part("scale", 30),
     Part("tuning", 25),
     Part("intake", 60, script=True),
 )

@@ -6,14 +6,16 @@ import threading
 from collections.abc import Mapping
 from contextlib import suppress
 from types import TracebackType
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import psutil
 
-from intake_stack import Stack
+if TYPE_CHECKING:
+    from bench.intake_stack import Stack
 
 SAMPLE_SECONDS = 2.0
 COMPONENTS = ("triggerer", "triggerer-2", "scheduler", "dag-processor", "api-server")
+SERVERS = ("postgres", "mlflow")
 _WRITTEN = "SELECT relname, (n_tup_ins + n_tup_upd)::bigint FROM pg_stat_user_tables"
 
 
@@ -54,8 +56,8 @@ class Meter:
 
     def __init__(self, stack: Stack) -> None:
         self._stack = stack
-        self._pids = stack.pids((*COMPONENTS, "postgres"))
-        self._airflow = {name: pid for name, pid in self._pids.items() if name != "postgres"}
+        self._pids = stack.pids((*COMPONENTS, *SERVERS))
+        self._airflow = {name: pid for name, pid in self._pids.items() if name not in SERVERS}
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._sample, daemon=True)
         self._peak = 0.0

@@ -57,6 +57,8 @@ def write_specs(folder: Path, models: Sequence[str]) -> None:
 class Stack:
     """Servers up once, Airflow up anew for each contender. Use it as the bench does; ``down`` in any case."""
 
+    servers: tuple[str, ...] = ("postgres", "kafka")
+
     def __init__(self, home: Path, port_base: int, models: Sequence[str], say: Say) -> None:
         self._say = say
         self.models = tuple(models)
@@ -75,9 +77,10 @@ class Stack:
         """A new home; PostgreSQL and Kafka; both databases as every contender finds them, kept as templates."""
         api.down()
         shutil.rmtree(self.home)
-        write_specs(self.home / "models", self.models)
+        self.write_specs()
         self.config = load_config(load_settings(), environment())
-        self._apply(units.closure(plan.build(self.config), [*plan.GROUPS["postgres"], *plan.GROUPS["kafka"]]))
+        names = [name for server in self.servers for name in plan.GROUPS[server]]
+        self._apply(units.closure(plan.build(self.config), names))
         ratchet = str(Path(sys.executable).with_name("ratchet"))
         for words in ("ledger migrate", "topics ensure", "deploy"):
             self._run(ratchet, *words.split())
@@ -88,6 +91,10 @@ class Stack:
         )
         for name in ("airflow", "ratchet"):
             self.query("postgres", f"CREATE DATABASE {name}_fresh TEMPLATE {name}")
+
+    def write_specs(self) -> None:
+        """The models' specs, below the home."""
+        write_specs(self.home / "models", self.models)
 
     def _run(self, *command: str) -> None:
         done = subprocess.run(command, env=environment(), capture_output=True, text=True, check=False)
@@ -130,10 +137,14 @@ class Stack:
 
     def clear(self) -> None:
         """Stop Airflow; both databases are as new."""
-        self._apply(self._services("postgres", "kafka"))
+        self._apply(self._services(*self.servers))
         for name in ("airflow", "ratchet"):
-            self.query("postgres", f"DROP DATABASE {name} WITH (FORCE)")
-            self.query("postgres", f"CREATE DATABASE {name} TEMPLATE {name}_fresh")
+            self.renew(name)
+
+    def renew(self, database: str) -> None:
+        """Have the database as every contender finds it."""
+        self.query("postgres", f"DROP DATABASE {database} WITH (FORCE)")
+        self.query("postgres", f"CREATE DATABASE {database} TEMPLATE {database}_fresh")
 
     def deploy(self, sides: Sequence[str], *, form: str = "documented", triggerers: int = 1) -> None:
         """Start Airflow with the DAGs of ``ours``, ``peer`` or both, and wait until every watcher has a triggerer."""
@@ -143,16 +154,23 @@ class Stack:
             (self._deployed / side).symlink_to({"ours": ROOT / "dags", "peer": ROOT / "bench" / "peer_dags"}[side])
         peer = {"form": form, "models": self.models, "topic": PEER_TOPIC}
         (self.home / "peer.json").write_text(json.dumps(peer))
-        watchers = (len(self.models) + 1) * ("ours" in sides) + len(self.models) * ("peer" in sides)
+        watchers = self._watchers(sides)
         variables = self._variables(form)
         if triggerers > 1:
             variables["AIRFLOW__TRIGGERER__CAPACITY"] = str(-(-watchers // triggerers))
-        airflow = self._services("api-server", "scheduler", "dag-processor", "triggerer")
+        airflow = self._with(variables, "api-server", "scheduler", "dag-processor", "triggerer")
         triggerer = next(unit for unit in airflow if unit.name == "triggerer")
         airflow += [replace(triggerer, name=f"triggerer-{number}") for number in range(2, triggerers + 1)]
-        airflow = [replace(unit, env={**unit.env, **variables}) for unit in airflow]
-        self._apply([*self._services("postgres", "kafka"), *airflow], warm="ours" in sides)
+        self._apply([*self._services(*self.servers), *airflow], warm="ours" in sides)
         self.wait(f"{watchers} watchers", lambda: self._watched(watchers, triggerers))
+
+    def _with(self, variables: Mapping[str, str], *names: str) -> list[Unit]:
+        """These servers with variables of their own."""
+        return [replace(unit, env={**unit.env, **variables}) for unit in self._services(*names)]
+
+    def _watchers(self, sides: Sequence[str]) -> int:
+        """How many there are in these sides' DAGs."""
+        return (len(self.models) + 1) * ("ours" in sides) + len(self.models) * ("peer" in sides)
 
     def _variables(self, form: str) -> dict[str, str]:
         bundle = {

@@ -152,10 +152,7 @@ class Past:
             dossier_sha256=sha256,
         )
         self._add("attempt", asdict(row))
-        for place, step in enumerate(STEPS if judged else STEPS[:3]):
-            began = at + timedelta(minutes=3 * place)
-            times = {"started_at": began, "finished_at": began + timedelta(seconds=self._chance.randrange(5, 170))}
-            self._add("step", {"attempt_id": attempt_id, "step": step, "result": {"rows": 100_000}} | times)
+        self._steps(row, STEPS if judged else STEPS[:3])
         if state in {AWAITING_APPROVAL, "tuned"}:
             self._alive[model] = attempt_id
         if state == AWAITING_APPROVAL:
@@ -164,6 +161,12 @@ class Past:
             said = "champion.kept" if decision else f"attempt.{state}"
             self._audits.append((ended, "ratchet", said, model, {"attempt": attempt_id, "why": "as its verdict says"}))
         return row
+
+    def _steps(self, attempt: AttemptRow, names: Sequence[str]) -> None:
+        for place, step in enumerate(names):
+            began = attempt.created_at + timedelta(minutes=3 * place)
+            times = {"started_at": began, "finished_at": began + timedelta(seconds=self._chance.randrange(5, 170))}
+            self._add("step", {"attempt_id": attempt.id, "step": step, "result": {"rows": 100_000}} | times)
 
     def _verdict(self, decision: str) -> dict[str, Any]:
         """The recorded verdict with other numbers."""

@@ -59,7 +59,7 @@ from ratchet.workflow.housekeeping import Housekeeping
 from ratchet.workflow.inspecting import Inspection
 from ratchet.workflow.intake import Intake
 from ratchet.workflow.measuring import Measurements
-from ratchet.workflow.monitoring import MONITOR_AGAIN_SECONDS, Monitors, due_end
+from ratchet.workflow.monitoring import MONITOR_AGAIN_SECONDS, Monitors, due_ends
 from ratchet.workflow.monthly import months_of
 from ratchet.workflow.notifying import Deliver, Notifications
 from ratchet.workflow.observing import Observer
@@ -310,12 +310,12 @@ class Ratchet:
     def ring_monitor(self, model: str) -> bool:
         """Win the right to have the model's window of new rows looked at, where one is due."""
         with self.ledger.transaction() as tx:
-            row = next((row for row in tx.registered() if row.model == model and not row.retired), None)
-            end = due_end(tx, row) if row is not None else None
-            if row is None or end is None or not tx.ring_monitor(model, end, row.digest, MONITOR_AGAIN_SECONDS):
-                return False
-            tx.mark([model])  # a run that is due waits for the look
-            return True
+            for row in tx.registered([model]):
+                end = None if row.retired else due_ends(tx, [row]).get(model)
+                if end is not None and tx.ring_monitor(model, end, row.digest, MONITOR_AGAIN_SECONDS):
+                    tx.mark([model])  # a run that is due waits for the look
+                    return True
+        return False
 
     def deploy(self, *, revive: str | None = None, actor: str = "ratchet deploy") -> list[str]:
         """Publish every spec below ``models_dir`` to the ledger's registry; returns the models that changed.

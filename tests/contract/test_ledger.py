@@ -889,6 +889,16 @@ def test_a_window_is_monitored_once_and_the_newest_comes_first(ledger):
         assert tx.monitored("other") == []
 
 
+def test_of_many_models_the_last_window_is_known_that_was_looked_at_and_believed(ledger):
+    with ledger.transaction() as tx:
+        tx.save_monitored(window())
+        tx.save_monitored(window("broken", days=7))
+        assert tx.looked_until(["m", "other"]) == {"m": NOW}
+        tx.save_monitored(window(days=7))
+        assert tx.looked_until(["m", "other"]) == {"m": NOW + timedelta(days=7)}
+        assert tx.looked_until([]) == {}
+
+
 def test_a_broken_window_is_monitored_again(ledger):
     with ledger.transaction() as tx:
         assert tx.save_monitored(window("broken"))

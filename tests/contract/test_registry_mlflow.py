@@ -179,6 +179,8 @@ def test_an_alias_names_the_version_it_was_last_set_to(registry: Registry, tmp_p
     registry.set_alias(model, "challenger", 2)
     assert registry.alias_version(model, "champion") == 1
     assert registry.alias_version(model, "challenger") == 2
+    assert (registry.aliased("champion")[model], registry.aliased("challenger")[model]) == (1, 2)
+    assert model not in registry.aliased("of nobody")
 
 
 def test_an_alias_cannot_name_an_unknown_version(registry: Registry, tmp_path: Path, model: str):
@@ -371,20 +373,26 @@ def test_a_server_that_does_not_answer_is_told_within_seconds():
 
 @pytest.fixture
 def server():
-    """An MLflow of four answers, and what it was asked."""
+    """An MLflow of a few answers, and what it was asked."""
     known = {
         "none": (404, {"error_code": "RESOURCE_DOES_NOT_EXIST"}),
         "bare": (200, {"registered_model": {"name": "bare"}}),
         "named": (200, {"registered_model": {"aliases": [{"alias": "champion", "version": "12"}]}}),
         "proxy": (404, {"detail": "no such page"}),
         "broken": (500, {}),
+        "page 1": (200, {"registered_models": [{"name": "bare"}], "next_page_token": "2"}),
+        "page 2": (
+            200,
+            {"registered_models": [{"name": "named", "aliases": [{"alias": "champion", "version": "12"}]}]},
+        ),
     }
     asked: list[str] = []
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             asked.append(f"{self.path} {self.headers.get('Authorization')}")
-            status, body = known[self.path.partition("name=")[2]]
+            _, token, page = self.path.partition("page_token=")
+            status, body = known[f"page {page or 1}" if token else self.path.partition("name=")[2]]
             self.send_response(status)
             self.end_headers()
             self.wfile.write(json.dumps(body).encode())
@@ -405,6 +413,16 @@ def test_a_servers_alias_is_read_by_plain_http_with_the_login(server, model: str
     assert registry.alias_version(model, "champion") == version
     login = base64.b64encode(b"ann:secret").decode()
     assert asked == [f"/prefix/api/2.0/mlflow/registered-models/get?name={model} Basic {login}"]
+    assert "_client" not in vars(registry)
+
+
+def test_a_servers_aliases_are_read_page_by_page_with_the_login(server):
+    address, asked = server
+    registry = MlflowRegistry(f"http://ann:secret@{address}", lock_file=LOCK_FILE)
+    assert registry.aliased("champion") == {"named": 12}
+    login = base64.b64encode(b"ann:secret").decode()
+    search = "/api/2.0/mlflow/registered-models/search?max_results=1000&page_token="
+    assert asked == [f"{search} Basic {login}", f"{search}2 Basic {login}"]
     assert "_client" not in vars(registry)
 
 

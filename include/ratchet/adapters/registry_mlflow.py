@@ -42,7 +42,9 @@ ATTEMPT_TAG = "ratchet.attempt"
 ARTIFACT_PATH = "model"
 PINNED = ("mlflow", "numpy", "pandas", "scikit-learn", "xgboost")
 PINNED_SKLEARN = ("mlflow", "numpy", "pandas", "scikit-learn", "scipy", "skops")
-PROBE_SECONDS = 5.0
+PROBE_SECONDS, LIST_SECONDS = 5.0, 30.0
+PAGE = 1_000
+"""Models in one answer: MLflow's own most."""
 METRIC_NAME = re.compile(r"[^\w\-./: ]")
 TRANSIENT = frozenset(
     {"INTERNAL_ERROR", "TEMPORARILY_UNAVAILABLE", "REQUEST_LIMIT_EXCEEDED", "RESOURCE_EXHAUSTED", "DEADLINE_EXCEEDED"}
@@ -128,6 +130,16 @@ class MlflowRegistry:
                     return None
                 raise
         return None if version is None else int(version)
+
+    def aliased(self, alias: str) -> dict[str, int]:
+        """See ``ratchet.ports.registry.Registry.aliased``."""
+        if self._uri.startswith(("http://", "https://")):
+            found = self._all_asked(alias)
+            if found is not None:
+                return found
+        with self._translated(f"list the aliases {alias}"):
+            known = {model.name: model.aliases for model in self._paged(self._client.search_registered_models)}
+        return {model: int(named[alias]) for model, named in known.items() if alias in named}
 
     def download(self, model: str, version: int, *, fresh: bool = False) -> Path:
         """See ``ratchet.ports.registry.Registry.download``."""
@@ -219,23 +231,44 @@ class MlflowRegistry:
 
         None where the server wants a login that only MLflow's own client knows.
         """
-        import httpx  # noqa: PLC0415 - needed by this question only
+        status, known = self._get("registered-models/get", PROBE_SECONDS, name=model)
+        if status in {401, 403}:
+            return None
+        if status == 200:
+            return dict(known["registered_model"])
+        if known.get("error_code") == "RESOURCE_DOES_NOT_EXIST":
+            return {}
+        raise Unavailable(f"{self._where}: MLflow answered {status} when asked for {model}.")
 
-        path = f"{self._uri.rstrip('/')}/api/2.0/mlflow/registered-models/get"
+    def _all_asked(self, alias: str) -> dict[str, int] | None:
+        """The alias of every registered model by plain HTTP; None where the server wants a login, as above."""
+        found: dict[str, int] = {}
+        token: str | None = ""
+        while token is not None:
+            status, known = self._get("registered-models/search", LIST_SECONDS, max_results=PAGE, page_token=token)
+            if status in {401, 403}:
+                return None
+            if status != 200:
+                raise Unavailable(f"{self._where}: MLflow answered {status} when asked for its models.")
+            for model in known.get("registered_models", ()):
+                named = {entry["alias"]: entry["version"] for entry in model.get("aliases", ())}
+                if alias in named:
+                    found[model["name"]] = int(named[alias])
+            token = known.get("next_page_token") or None
+        return found
+
+    def _get(self, path: str, seconds: float, **asked: str | int) -> tuple[int, dict[str, Any]]:
+        """Status and answer of a question to MLflow's own API; Unavailable where nobody answers."""
+        import httpx  # noqa: PLC0415 - needed by these questions only
+
+        address = f"{self._uri.rstrip('/')}/api/2.0/mlflow/{path}"
         try:
-            answer = httpx.get(path, params={"name": model}, auth=self._login, timeout=PROBE_SECONDS)
-            known = answer.json() if answer.status_code in {200, 404} else {}
+            answer = httpx.get(address, params=asked, auth=self._login, timeout=seconds)
+            return answer.status_code, dict(answer.json()) if answer.status_code in {200, 404} else {}
         except (httpx.HTTPError, ValueError) as error:
             raise Unavailable(
                 f"{self._where}: MLflow does not answer ({error}). Is the server up? ratchet status"
             ) from error
-        if answer.status_code in {401, 403}:
-            return None
-        if answer.status_code == 200:
-            return dict(known["registered_model"])
-        if known.get("error_code") == "RESOURCE_DOES_NOT_EXIST":
-            return {}
-        raise Unavailable(f"{self._where}: MLflow answered {answer.status_code} when asked for {model}.")
 
     @cached_property
     def _client(self) -> MlflowClient:

@@ -47,6 +47,10 @@ class Registry(Protocol):
         """The version the alias names; None where model or alias is unknown."""
         ...
 
+    def aliased(self, alias: str) -> dict[str, int]:
+        """The version the alias names, of every model that has it: one question for any number of models."""
+        ...
+
     def download(self, model: str, version: int, *, fresh: bool = False) -> Path:
         """A local folder with the version's artifact, to be read only. Refused for an unknown version.
 
@@ -119,6 +123,10 @@ class InMemoryRegistry:
     def alias_version(self, model: str, alias: str) -> int | None:
         """See ``Registry.alias_version``."""
         return self._aliases.get((model, alias))
+
+    def aliased(self, alias: str) -> dict[str, int]:
+        """See ``Registry.aliased``."""
+        return {model: version for (model, name), version in self._aliases.items() if name == alias}
 
     def download(self, model: str, version: int, *, fresh: bool = False) -> Path:
         """See ``Registry.download``."""

@@ -117,7 +117,7 @@ class Claims:
         with self._ledger.transaction() as tx:
             if not tx.lock_model(model):
                 raise Refused(f"model {model!r} is not deployed or is retired. Run: ratchet deploy")
-            row = next(r for r in tx.specs() if r.model == model)
+            (row,) = tx.specs([model])
             spec = ModelSpec.model_validate(row.document)
             known = self._claimed_before(tx, run)
             if known is not None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from datetime import date, datetime, timedelta
 from time import monotonic
@@ -27,7 +27,7 @@ from ratchet.domain.forecasting import MOST_RUNS, RunCost, forecast
 from ratchet.domain.holdout import HoldoutPlan, NotEnoughFreshDays, plan_holdout
 from ratchet.domain.spec import ModelSpec
 from ratchet.domain.waiting import Tried, Waiting, waiting
-from ratchet.ports.ledger import LIVE_STATES, AttemptRow, DueRow, EventRow, FateChange, Ledger, Tx
+from ratchet.ports.ledger import LIVE_STATES, AttemptRow, DueRow, EventRow, FateChange, Ledger, Registration, Tx
 from ratchet.settings import Settings
 
 REQUESTED = "ratchet.retrain.requested.v1"
@@ -324,7 +324,7 @@ class Admissions:
     def decide(self) -> None:
         """Decide for every model that has something new and does not rest, then whose turn it is."""
         with self._ledger.transaction() as tx:
-            specs, retired = _registered(tx)
+            known = {row.model: row for row in tx.registered()}
         self._rests_until = {model: end for model, end in self._rests_until.items() if end > self._clock()}
         decided: dict[str, int] = {}
         while True:
@@ -332,10 +332,10 @@ class Admissions:
                 model = tx.lock_model_to_decide(tx.clock()[1], skip={*self._rests_until, *decided})
                 if model is None:
                     break
-                decided[model] = decide_model(tx, specs[model], retired=model in retired) if model in specs else 0
+                decided[model] = _decide(tx, known[model]) if model in known else 0
         self._rest(decided)
         with self._ledger.transaction() as tx:
-            take_turns(tx, specs, self._limits)
+            take_turns(tx, known, self._limits)
 
     def _rest(self, decided: dict[str, int]) -> None:
         if sum(decided.values()) >= MANY_EVENTS:
@@ -350,12 +350,20 @@ def limits_of(settings: Settings) -> FleetLimits:
     return FleetLimits(settings.fleet_max_attempts, settings.incident_max_attempts)
 
 
-def take_turns(tx: Tx, specs: dict[str, ModelSpec], limits: FleetLimits) -> None:
+def _decide(tx: Tx, row: Registration) -> int:
+    """Decide for one model; a spec that this code does not read is left alone. How many events were decided on."""
+    specs = readable_specs(tx, [row])
+    return decide_model(tx, specs[row.model], retired=row.retired) if specs else 0
+
+
+def take_turns(tx: Tx, known: Mapping[str, Registration], limits: FleetLimits) -> None:
     """Hold the doorbells of due models whose turn it is not, and let those go whose turn has come.
 
     A hint: the limits hold because every claim counts again under the fleet's lock.
     """
-    rows = [row for row in tx.due_rows() if row.model in specs]
+    due = [row for row in tx.due_rows() if row.model in known]
+    specs = readable_specs(tx, [known[row.model] for row in due])
+    rows = [row for row in due if row.model in specs]
     if not rows:
         return
     held = {row.model: row.held for row in rows}
@@ -367,8 +375,9 @@ def take_turns(tx: Tx, specs: dict[str, ModelSpec], limits: FleetLimits) -> None
 def turn_of(tx: Tx, spec: ModelSpec, limits: FleetLimits, since: datetime, incident: str | None) -> Turn:
     """The model's turn in the fleet as it is now; nobody else starts an attempt until the transaction ends."""
     tx.lock_fleet()
-    specs, _ = _registered(tx)
-    others = [_due(row, specs[row.model]) for row in tx.due_rows() if row.model != spec.model]
+    due = [row for row in tx.due_rows() if row.model != spec.model]
+    specs = readable_specs(tx, tx.registered([row.model for row in due]) if due else ())
+    others = [_due(row, specs[row.model]) for row in due if row.model in specs]
     own = Due(spec.model, spec.retrain.priority, since, spec.retrain.group, incident)
     return next(turn for turn in decide_fleet([*others, own], _at_work(tx), limits) if turn.model == spec.model)
 
@@ -383,31 +392,33 @@ def _due(row: DueRow, spec: ModelSpec) -> Due:
     return Due(row.model, retrain.priority, row.since or row.due_at, retrain.group, row.incident, silent)
 
 
-def _registered(tx: Tx) -> tuple[dict[str, ModelSpec], set[str]]:
-    """The current spec of every registered model, and which of them are retired.
+def readable_specs(tx: Tx, rows: Collection[Registration]) -> dict[str, ModelSpec]:
+    """The specs of these models by name; what this process has not read before is one query, for a task's knows none.
 
     A spec that this code does not read (it was deployed by another one) is left out, and the log says so.
     """
-    specs, retired = {}, set()
-    for row in tx.registered():
+    missing = {row.digest for row in rows} - _SPECS.keys()
+    documents = tx.spec_documents(missing) if missing else {}
+    specs = {}
+    for row in rows:
         try:
-            specs[row.model] = spec_of(tx, row.digest)
+            specs[row.model] = spec_of(tx, row.digest, documents.get(row.digest))
         except ValueError as error:
             if row.digest not in _UNREADABLE:
                 _UNREADABLE.add(row.digest)
                 logger.error("%s is not decided: its deployed spec is none for this code (%s)", row.model, error)  # noqa: TRY400
-        if row.retired:
-            retired.add(row.model)
-    return specs, retired
+    return specs
 
 
-def spec_of(tx: Tx, digest: str) -> ModelSpec:
+def spec_of(tx: Tx, digest: str, document: Mapping[str, Any] | None = None) -> ModelSpec:
     """The spec with this digest, read and checked once per process: what a digest names never changes.
+
+    ``document`` is it, where it has been read already.
 
     Raises:
         ValueError: this code does not read it.
     """
     spec = _SPECS.get(digest)
     if spec is None:
-        spec = _SPECS[digest] = ModelSpec.model_validate(tx.spec_document(digest))
+        spec = _SPECS[digest] = ModelSpec.model_validate(document or tx.spec_document(digest))
     return spec

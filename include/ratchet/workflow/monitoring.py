@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from datetime import UTC, date, datetime, time, timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -18,12 +18,11 @@ from ratchet.domain.events import Announcement, DriftCleared, DriftDetected, Per
 from ratchet.domain.spec import ModelSpec, Monitor, format_duration
 from ratchet.errors import Refused
 from ratchet.ports.features import Features
-from ratchet.ports.ledger import ChampionRow, Ledger, MonitoredRow, Registration, Tx
+from ratchet.ports.ledger import ChampionRow, Ledger, MonitoredRow, Registration, Tx, Watermark
 from ratchet.ports.store import Store
 from ratchet.workflow import dossiers
 from ratchet.workflow.artifacts import Artifacts
-from ratchet.workflow.deciding import spec_of
-from ratchet.workflow.probation import readable_spec
+from ratchet.workflow.deciding import readable_specs, spec_of
 from ratchet.workflow.telling import Relay, observation
 
 if TYPE_CHECKING:
@@ -52,28 +51,45 @@ def due_window(tx: Tx, spec: ModelSpec) -> tuple[date | None, str]:
         return None, "its spec has no monitor"
     if tx.current_champion(spec.model) is None:
         return None, "it has no champion to monitor"
-    newest = newest_end(tx, spec)
+    return _due(spec, monitor, _newest(spec, tx.watermarks()), tx.looked_until([spec.model]).get(spec.model))
+
+
+def _due(
+    spec: ModelSpec, monitor: Monitor, newest: date | None, looked_until: datetime | None
+) -> tuple[date | None, str]:
+    """The window of a model with a champion, whose data are complete to ``newest``."""
     if newest is None:
         return None, "nothing has told how far its data are complete"
-    looked = [row.window_end for row in tx.monitored(spec.model, limit=100) if row.state == "done"]
-    if looked:
-        last = max(looked).astimezone(spec.data.spine.zone).date()
+    if looked_until is not None:
+        last = looked_until.astimezone(spec.data.spine.zone).date()
         if newest - last < monitor.every:
             nearest = f"the window up to {last} was looked at, and the data reach {newest}"
             return None, f"{nearest}: less than {format_duration(monitor.every)} beyond it"
     return newest, f"the data reach {newest}"
 
 
-def due_end(tx: Tx, row: Registration) -> datetime | None:
-    """The instant at which the window ends that is due for a registered model; None when none is."""
-    spec = readable_spec(tx, row.digest)
-    end = due_window(tx, spec)[0] if spec is not None else None
-    return end_of(spec, end) if spec is not None and end is not None else None
+def due_ends(tx: Tx, rows: Collection[Registration]) -> dict[str, datetime]:
+    """The instants at which the windows end that are due for these models, by model; a few queries for all of them."""
+    asked = {name: spec for name, spec in readable_specs(tx, rows).items() if spec.monitor is not None}
+    if not asked:
+        return {}
+    marks, serving, looked = tx.watermarks(), tx.serving(asked), tx.looked_until(asked)
+    ends = {}
+    for name, spec in asked.items():
+        if spec.monitor is None or name not in serving:
+            continue
+        end, _ = _due(spec, spec.monitor, _newest(spec, marks), looked.get(name))
+        if end is not None:
+            ends[name] = end_of(spec, end)
+    return ends
 
 
 def newest_end(tx: Tx, spec: ModelSpec) -> date | None:
     """The local day before which all datasets of the spec are complete; None while one has not told."""
-    marks = tx.watermarks()
+    return _newest(spec, tx.watermarks())
+
+
+def _newest(spec: ModelSpec, marks: Mapping[str, Watermark]) -> date | None:
     if any(name not in marks for name in spec.datasets):
         return None
     known = min(marks[name].complete_until for name in spec.datasets)

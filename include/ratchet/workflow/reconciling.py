@@ -14,7 +14,7 @@ logger = logging.getLogger(__name__)
 
 
 class Reconciler:
-    """Compares the registry's alias ``champion`` with the ledger: one question to the registry per model that has one.
+    """Compares the registry's alias ``champion`` with the ledger: one question to the registry for all models.
 
     A model whose alias is on its way (an open row in the outbox) is left to the relay, so a promotion in flight is
     never taken for an alias moved by hand: the row opens with the compare-and-set and closes when the alias is set.
@@ -31,15 +31,16 @@ class Reconciler:
         """
         with self._ledger.transaction() as tx:
             settled = tx.settled_champions()
+        if not settled:
+            return []
+        try:
+            aliased = self._registry().aliased(CHAMPION)
+        except RatchetError as error:
+            logger.warning("the aliases were not compared with the ledger: %s", error)
+            return []
         moved = []
         for champion in settled:
-            try:
-                named = self._registry().alias_version(champion.model, CHAMPION)
-            except RatchetError as error:
-                logger.warning("the alias of %s was not compared with the ledger: %s", champion.model, error)
-                if error.retry_helps:
-                    break
-                continue
+            named = aliased.get(champion.model)
             if named != champion.version and self._report(champion, named):
                 moved.append(champion.model)
         return moved

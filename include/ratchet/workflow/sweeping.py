@@ -12,9 +12,10 @@ from ratchet.errors import RatchetError, Unavailable
 from ratchet.ports.ledger import AWAITING_APPROVAL, LIVE_STATES, AttemptRow, Ledger
 from ratchet.settings import Settings
 from ratchet.workflow.auditing import AuditLog
+from ratchet.workflow.deciding import readable_specs
 from ratchet.workflow.housekeeping import Housekeeping
 from ratchet.workflow.intake import Intake
-from ratchet.workflow.monitoring import MONITOR_AGAIN_SECONDS, due_end
+from ratchet.workflow.monitoring import MONITOR_AGAIN_SECONDS, due_ends
 from ratchet.workflow.probation import days_due, end_probation, holding, readable_spec
 from ratchet.workflow.promotion import Promotions, release
 from ratchet.workflow.reconciling import Reconciler
@@ -228,32 +229,34 @@ class Sweeper:
 
     def _monitored(self, runs: RunStates, folders: Collection[str]) -> list[str]:
         """Win the rings of windows that the data have reached, nobody has looked at, and no watcher has rung for."""
-        due = []
         with self._ledger.transaction() as tx:
-            registered = [row for row in tx.registered() if not row.retired and row.model in folders]
-        for row in registered:
+            known = {row.model: row for row in tx.registered() if not row.retired and row.model in folders}
+            ends = due_ends(tx, known.values())
+        due = []
+        for model, end in sorted(ends.items()):
+            if not runs.startable(f"monitor__{model}"):
+                continue
             with self._ledger.transaction() as tx:
-                end = due_end(tx, row)
-                if end is None or not runs.startable(f"monitor__{row.model}"):
-                    continue
-                if tx.ring_monitor(row.model, end, row.digest, MONITOR_AGAIN_SECONDS):
-                    tx.mark([row.model])  # a run that is due waits for the look
-                    due.append(row.model)
-        return sorted(due)
+                if tx.ring_monitor(model, end, known[model].digest, MONITOR_AGAIN_SECONDS):
+                    tx.mark([model])  # a run that is due waits for the look
+                    due.append(model)
+        return due
 
     def _unscored(self, runs: RunStates, folders: Collection[str]) -> list[str]:
         """Win the rings of models whose spec scores on data and that have complete days without predictions."""
         with self._ledger.transaction() as tx:
-            specs = [readable_spec(tx, row.digest) for row in tx.registered() if not row.retired]
-        asked = [spec for spec in specs if spec is not None and spec.scoring is not None and spec.scoring.on_data]
+            specs = readable_specs(tx, [row for row in tx.registered() if not row.retired and row.model in folders])
         won = []
-        for spec in asked:
-            if spec.model not in folders or not runs.startable(f"score__{spec.model}"):
+        for model, spec in sorted(specs.items()):
+            if spec.scoring is None or not spec.scoring.on_data:
                 continue
             with self._ledger.transaction() as tx:
                 due = plan_scoring(tx, spec)[0].due
-                if due and tx.ring_scoring(spec.model, due[-1].day, SCORE_AGAIN_SECONDS):
-                    won.append(spec.model)
+            if not due or not runs.startable(f"score__{model}"):
+                continue
+            with self._ledger.transaction() as tx:
+                if tx.ring_scoring(model, due[-1].day, SCORE_AGAIN_SECONDS):
+                    won.append(model)
         return won
 
     def _unasked(self, runs: RunStates) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import asdict
 from datetime import datetime, timedelta
 
@@ -47,6 +48,12 @@ class Monitored(Base):
         )
         del values["rung_at"]
         return bool(self._db.execute(keep.values(values)).rowcount)
+
+    def looked_until(self, models: Collection[str]) -> dict[str, datetime]:
+        """Where the newest window ends that was looked at, and believed, of each of these models that has one."""
+        c = t.monitored.c
+        done = sa.select(c.model, sa.func.max(c.window_end)).where(self._among(c.model, models), c.state == "done")
+        return {row[0]: row[1] for row in self._db.execute(done.group_by(c.model))}
 
     def monitored(
         self, model: str | None = None, *, window_end: datetime | None = None, limit: int | None = None

@@ -55,10 +55,12 @@ class Registry(Base):
             for r in self._db.execute(query.order_by(t.model.c.model)).mappings()
         ]
 
-    def registered(self) -> list[Registration]:
-        """Every registered model with its current spec's digest only: cheap enough to ask for each batch."""
+    def registered(self, models: Collection[str] | None = None) -> list[Registration]:
+        """Every registered model, or these, with its current spec's digest only: cheap enough to ask for each batch."""
         c = t.model.c
         query = sa.select(c.model, c.spec_digest, c.retired_at).order_by(c.model)
+        if models is not None:
+            query = query.where(c.model.in_(list(models)))
         return [Registration(r.model, r.spec_digest, r.retired_at is not None) for r in self._db.execute(query)]
 
     def spec_document(self, digest: str) -> dict[str, Any]:
