@@ -239,15 +239,23 @@ class Services:
         except psutil.NoSuchProcess:
             return []
 
-    def kill(self, name: str) -> None:
-        """``kill -9`` of everything in the container at once."""
+    def kill(self, name: str, when: Callable[[], Any] = lambda: True) -> bool:
+        """``kill -9`` of everything in the container at once.
+
+        ``when`` is asked while all stand still: where it says no they go on, and False is the answer.
+        """
         family = self.family(name)
         for process in family:
             process.send_signal(signal.SIGSTOP)  # nobody of them sees the others die
+        if not when():
+            for process in family:
+                process.send_signal(signal.SIGCONT)
+            return False
         for process in family:
             process.kill()
         self.running.pop(name).wait(STOP_SECONDS)
         psutil.wait_procs(family[1:], STOP_SECONDS)
+        return True
 
     def stop(self) -> None:
         """Everything, the last first, as an engine does: asked, then killed; nothing is left in any case."""
