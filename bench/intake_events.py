@@ -13,9 +13,6 @@ from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Any
 
-from confluent_kafka import ConsumerGroupTopicPartitions, Producer, TopicPartition
-from confluent_kafka.admin import AdminClient, NewTopic
-
 from ratchet.domain import events as cloudevents
 from ratchet.ports.bus import INBOUND_TOPICS
 
@@ -72,10 +69,14 @@ class Broker:
     """The bench's own side of the broker."""
 
     def __init__(self, bootstrap: str) -> None:
+        import confluent_kafka  # noqa: PLC0415 - only the benches' environment has it
+        import confluent_kafka.admin  # noqa: PLC0415
+
         # Failures are raised where they matter; the client's own lines would tell of every stop of the broker.
         client: dict[str, str | int | float | bool] = {"bootstrap.servers": bootstrap, "log_level": 0}
-        self._admin = AdminClient(client)
-        self._producer = Producer(
+        self._kafka = confluent_kafka
+        self._admin = confluent_kafka.admin.AdminClient(client)
+        self._producer = confluent_kafka.Producer(
             {
                 **client,
                 "linger.ms": 2,
@@ -109,8 +110,8 @@ class Broker:
 
     def committed(self, group: str, topic: str) -> dict[int, int]:
         """The next offset the group would read, by partition."""
-        spots = [TopicPartition(topic, number) for number in range(PARTITIONS)]
-        asked = ConsumerGroupTopicPartitions(group, spots)
+        spots = [self._kafka.TopicPartition(topic, number) for number in range(PARTITIONS)]
+        asked = self._kafka.ConsumerGroupTopicPartitions(group, spots)
         told = self._admin.list_consumer_group_offsets([asked])[group].result()
         return {spot.partition: max(0, spot.offset) for spot in told.topic_partitions}
 
@@ -124,7 +125,7 @@ class Broker:
                 raise error
         wanted, deadline = set(names), time.monotonic() + 60
         while wanted:
-            made = self._admin.create_topics([NewTopic(name, PARTITIONS) for name in sorted(wanted)])
+            made = self._admin.create_topics([self._kafka.admin.NewTopic(name, PARTITIONS) for name in sorted(wanted)])
             wanted = {name for name, future in made.items() if future.exception() is not None}
             if wanted and time.monotonic() > deadline:
                 raise RuntimeError(f"the broker made no topics {sorted(wanted)} within a minute")
