@@ -27,7 +27,7 @@ from typing import Any, Literal, Self
 
 import msgspec
 
-from ratchet.adapters.connections import KAFKA, ConnectionInfo, EnvResolver, parse_uri
+from ratchet.adapters.connections import KAFKA, ConnectionInfo, EnvResolver, brokers_uri, parse_uri
 from ratchet.adapters.telemetry import surrounding, telemetry_of
 from ratchet.domain.events import (
     Announcement,
@@ -227,4 +227,4 @@ def _published(event: Announcement, around: TraceContext | None, start: datetime
 def _connection(broker: str | None) -> ConnectionInfo:
     if broker is None:
         return EnvResolver(load_settings().connections).resolve(KAFKA)
-    return parse_uri(broker if "://" in broker else f"kafka://{broker}")
+    return parse_uri(broker if "://" in broker else brokers_uri(broker))

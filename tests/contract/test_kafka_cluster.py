@@ -56,7 +56,7 @@ class Cluster:
         files = {"cafile": "ca.pem", "certfile": f"{principal}.pem", "keyfile": f"{principal}.key"}
         query = "&".join(f"ssl_{name}={quote(str(keys / file), safe='')}" for name, file in files.items())
         servers = ",".join(f"localhost:{port}" for port in self.ports)
-        return parse_uri(f"kafka://{servers}/?security_protocol=SSL&{query}")
+        return parse_uri(f"kafka://?bootstrap_servers={servers}&security_protocol=SSL&{query}")
 
     def config(self, principal: str) -> dict[str, Any]:
         return kafka_config(self.connection(principal))

@@ -57,6 +57,11 @@ def test_an_event_about_nobody_is_refused_with_what_to_give() -> None:
         observed(subject=None).checked()
 
 
+def test_several_brokers_may_be_named() -> None:
+    with pytest.raises(events.Unavailable, match=r"127\.0\.0\.1:1"):
+        events.publish(DRIFTED, subject="m", broker="127.0.0.1:1,127.0.0.1:2")
+
+
 def test_a_broker_that_is_away_is_said_by_address() -> None:
     with pytest.raises(events.Unavailable, match=r"127\.0\.0\.1:1"):
         events.publish(DRIFTED, subject="m", broker="127.0.0.1:1")

@@ -126,6 +126,11 @@ def unknown_connection(conn_id: str) -> UnknownConnection:
     )
 
 
+def brokers_uri(bootstrap: str) -> str:
+    """Brokers, ``a:9092,b:9092``, as a connection's URI, which Airflow reads too."""
+    return f"kafka://?bootstrap_servers={bootstrap}" if "," in bootstrap else f"kafka://{bootstrap}"
+
+
 def parse_uri(uri: str) -> ConnectionInfo:
     """Split a connection URI: ``type://login:password@host:port/schema?extra=…`` with percent-encoding.
 

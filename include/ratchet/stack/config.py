@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import quote, urlsplit
 
-from ratchet.adapters.connections import parse_uri
+from ratchet.adapters.connections import brokers_uri, parse_uri
 from ratchet.errors import Refused
 from ratchet.settings import Settings
 from ratchet.stack import warm
@@ -147,11 +147,6 @@ def inputs(config: StackConfig) -> dict[str, str]:
     }
 
 
-def _kafka(bootstrap: str) -> str:
-    """The broker as a connection's URI, which Airflow reads too: it takes one host."""
-    return f"kafka://?bootstrap_servers={bootstrap}" if "," in bootstrap else f"kafka://{bootstrap}"
-
-
 def stack_environment(config: StackConfig) -> dict[str, str]:
     """The variables of every component, of the commands and of the tests: the content of ``stack.env``."""
     airflow_home = config.home / "airflow"
@@ -160,7 +155,7 @@ def stack_environment(config: StackConfig) -> dict[str, str]:
         "RATCHET_AIRFLOW_URL": config.airflow_url,
         "RATCHET_AIRFLOW_USER": "admin",
         "RATCHET_AIRFLOW_PASSWORD": config.secrets["admin"],
-        "AIRFLOW_CONN_RATCHET_KAFKA": _kafka(config.bootstrap),
+        "AIRFLOW_CONN_RATCHET_KAFKA": brokers_uri(config.bootstrap),
         "AIRFLOW_CONN_RATCHET_LEDGER": config.database("ratchet", "postgres"),
         "AIRFLOW_CONN_RATCHET_MLFLOW": config.mlflow_url,
         "AIRFLOW_CONN_RATCHET_OPTUNA": config.database("optuna", "postgres"),

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from ratchet import settings
+from ratchet.adapters.connections import kafka_config, parse_uri
 from ratchet.stack import StackError, config, kafka, plan
 from ratchet.stack.config import StackConfig
 
@@ -57,6 +58,12 @@ def test_the_written_variables_are_what_the_settings_read(tmp_path: Path) -> Non
     assert read.airflow_url == loaded.airflow_url
     assert read.airflow_password == loaded.secrets["admin"]
     assert read.connections["AIRFLOW_CONN_RATCHET_KAFKA"] == f"kafka://{loaded.bootstrap}"
+
+
+def test_several_given_brokers_are_written_as_airflow_reads_them(tmp_path: Path) -> None:
+    loaded = load(tmp_path / "home", RATCHET_KAFKA_BOOTSTRAP="a:9092,b:9092")
+    written = config.stack_environment(loaded)["AIRFLOW_CONN_RATCHET_KAFKA"]
+    assert kafka_config(parse_uri(written))["bootstrap_servers"] == ["a:9092", "b:9092"]
 
 
 def test_no_worker_makes_the_tables_of_studies(tmp_path: Path) -> None:
