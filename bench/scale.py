@@ -17,10 +17,8 @@ from __future__ import annotations
 
 import argparse
 import json
-import shutil
 import signal
 import statistics
-import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -33,9 +31,6 @@ from bench.scale_year import WEEK, Week, Year, ask_both, dump, questions, sizes,
 from bench.web import AIRFLOW_LIST, FIRST_PAGE, LIST, Servers, row, say
 from ratchet.adapters.ledger.sql import SqlLedger
 from ratchet.bootstrap import wire
-from ratchet.settings import environment, load_settings
-from ratchet.stack import plan, units
-from ratchet.stack.config import load_config
 
 PARTS = ("small", "large", "year")
 LIBRARIES = ("apache-airflow", "sqlalchemy", "kafka-python", "pydantic")
@@ -314,14 +309,11 @@ class Database(Servers):
 
     def prepare(self) -> None:
         """A new home."""
-        self.down()
-        shutil.rmtree(self.home)
+        self._prepare_ledger()
+
+    def write_specs(self) -> None:
+        """The fleet's, below the home."""
         write_specs(self.home / "models", self.models)
-        self.config = load_config(load_settings(), environment())
-        self._apply(units.closure(plan.build(self.config), plan.GROUPS["postgres"]))
-        ratchet = str(Path(sys.executable).with_name("ratchet"))
-        for words in ("ledger migrate", "deploy"):
-            self._run(ratchet, *words.split())
 
 
 def year(home: Path, port_base: int, report: Report) -> None:

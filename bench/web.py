@@ -84,14 +84,7 @@ class Servers(Stack):
 
     def prepare(self) -> None:
         """A new home, 200 deployed models with a past, and their DAGs in Airflow's database."""
-        self.down()
-        shutil.rmtree(self.home)
-        write_specs(self.home / "models", self.models)
-        self.config = load_config(load_settings(), environment())
-        self._apply(units.closure(plan.build(self.config), plan.GROUPS["postgres"]))
-        ratchet = str(Path(sys.executable).with_name("ratchet"))
-        for words in ("ledger migrate", "deploy"):
-            self._run(ratchet, *words.split())
+        self._prepare_ledger()
         say("a past for each")
         made = wire()
         say(", ".join(f"{name} {count:,}" for name, count in Past(made).write().items()))
@@ -105,6 +98,21 @@ class Servers(Stack):
         variables = environment() | {"AIRFLOW__CORE__DAGS_FOLDER": str(dags)}
         subprocess.run(command, env=variables, check=True, stdout=subprocess.DEVNULL)
         self.query("airflow", "ANALYZE")
+
+    def write_specs(self) -> None:
+        """The models' specs, below the home."""
+        write_specs(self.home / "models", self.models)
+
+    def _prepare_ledger(self) -> None:
+        """A new home, and PostgreSQL in it with the models deployed."""
+        self.down()
+        shutil.rmtree(self.home)
+        self.write_specs()
+        self.config = load_config(load_settings(), environment())
+        self._apply(units.closure(plan.build(self.config), plan.GROUPS["postgres"]))
+        ratchet = str(Path(sys.executable).with_name("ratchet"))
+        for words in ("ledger migrate", "deploy"):
+            self._run(ratchet, *words.split())
 
     def serve(self, *, with_ratchet: bool = True) -> int:
         """Start the api-server anew; its process."""

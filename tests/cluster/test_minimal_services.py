@@ -56,4 +56,5 @@ def test_an_event_from_kafka_ends_in_a_verdict(minimal: Services) -> None:
     minimal.once("scheduler", ["ratchet", "champion", "init", MODEL, "--reason", "the first on Compose's services"])
     found = told(minimal, "attempts")
     assert [attempt["verdict"] for attempt in found] == ["promote"], found
+    assert {event["fate"] for event in told(minimal, "events")} <= {"started", "merged"}
     assert told(minimal, "champion", "show", MODEL)

@@ -12,7 +12,7 @@ from datetime import datetime
 from ratchet.domain.events import INBOUND
 from ratchet.domain.housekeeping import DEPLOYMENT, Month, RowKind, RowRule, RowRules, month_to_remove, rules_of
 from ratchet.ports.ledger import Ledger, RowsWanted, Tx
-from ratchet.workflow.probation import readable_spec
+from ratchet.workflow.deciding import readable_specs
 
 BATCH = 5_000
 """Rows of one transaction: some tens of milliseconds on PostgreSQL."""
@@ -79,8 +79,7 @@ class Housekeeping:
     def _tasks(self, model: str | None) -> list[tuple[_Task, RowsWanted]]:
         """What is decided and not done, and what is to be decided, in the order in which it is done."""
         with self._ledger.transaction() as tx:
-            known = {row.model: readable_spec(tx, row.digest) for row in tx.registered()}
-            rules = {name: rules_of(spec) for name, spec in sorted(known.items()) if spec}
+            rules = {name: rules_of(spec) for name, spec in sorted(readable_specs(tx, tx.registered()).items())}
             own = tuple(name for name, found in rules.items() if any(rule.kind == "dead_letters" for rule in found))
             rules[DEPLOYMENT] = self._rules.rules()
             decided, found = tx.months_decided(), []
@@ -125,10 +124,8 @@ class Housekeeping:
 
     def _finish(self, task: _Task, actor: str) -> None:
         with self._ledger.transaction() as tx:
-            if not task.decided:
-                tx.decide_rows(
-                    task.model, task.rule.kind, task.month.name, task.rule.said
-                )  # there may be nothing to go
+            if not task.decided:  # nothing may have gone, and then nobody has decided yet
+                tx.decide_rows(task.model, task.rule.kind, task.month.name, task.rule.said)
             if rows := tx.finish_rows(task.model, task.rule.kind, task.month.name):
                 tx.audit(actor, "retention.removed", _model(task), _named(task) | {"removed": {task.rule.kind: rows}})
 
