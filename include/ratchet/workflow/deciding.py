@@ -322,14 +322,15 @@ class Admissions:
         self._rests_until: dict[str, float] = {}
 
     def decide(self) -> None:
-        """Decide for every model that has something new and does not rest, then whose turn it is."""
+        """Decide for every model that has something new and does not rest, by name, then whose turn it is."""
         with self._ledger.transaction() as tx:
             known = {row.model: row for row in tx.registered()}
         self._rests_until = {model: end for model, end in self._rests_until.items() if end > self._clock()}
         decided: dict[str, int] = {}
+        model: str | None = None
         while True:
             with self._ledger.transaction() as tx:
-                model = tx.lock_model_to_decide(tx.clock()[1], skip={*self._rests_until, *decided})
+                model = tx.lock_model_to_decide(tx.clock()[1], after=model, skip=self._rests_until)
                 if model is None:
                     break
                 decided[model] = _decide(tx, known[model]) if model in known else 0

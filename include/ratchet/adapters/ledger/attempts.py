@@ -175,7 +175,8 @@ class Attempts(Base):
         runs and shadow too, and those of a probation that reverted to it.
         """
         c = t.used_day.c
-        judged = sa.and_(c.champion_version.is_not_distinct_from(champion_version), c.role.in_(JUDGED_ON))
+        # By index: `IS NOT DISTINCT FROM` would read every day that any attempt of the model has ever used.
+        judged = sa.and_(c.champion_version == champion_version, c.role.in_(JUDGED_ON))
         made = c.challenger_version == champion_version if champion_version is not None else sa.false()
         query = sa.select(c.day).where(c.model == model, sa.or_(judged, made))
         return set(self._db.execute(query.distinct()).scalars())

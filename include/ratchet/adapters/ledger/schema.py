@@ -280,6 +280,7 @@ attempt = sa.Table(
     _column("concluded_at", UtcDateTime, nullable=True),
     sa.UniqueConstraint("model", "epoch"),
     sa.Index("ix_attempt_run", "dag_id", "dag_run_id"),
+    sa.Index("ix_attempt_created_at", "created_at", "id"),
 )
 
 step = sa.Table(
@@ -290,6 +291,7 @@ step = sa.Table(
     _column("result", Json),
     _column("started_at", UtcDateTime),
     _column("finished_at", UtcDateTime),
+    sa.Index("ix_step_times", "attempt_id", postgresql_include=["started_at", "finished_at"]),
     comment="What a task answered: a retried task answers the same",
 )
 
@@ -304,6 +306,7 @@ used_day = sa.Table(
     _column("challenger_version", sa.Integer, nullable=True),
     _column("rows", sa.Integer),
     sa.Index("ix_used_day_model_champion_version", "model", "champion_version"),
+    sa.Index("ix_used_day_model_challenger_version", "model", "challenger_version"),
     comment="The rows each attempt used, by whole local days (days are never split): fit, calibrate or holdout",
 )
 
@@ -539,7 +542,7 @@ audit = sa.Table(
     _column("seq", BigId, primary_key=True, autoincrement=False),
     _column("at", UtcDateTime),
     _column("actor", sa.String(200)),
-    _column("action", sa.String(60)),
+    _column("action", sa.String(60), index=True),
     _column("model", sa.String(100), nullable=True),
     _column("detail", Json),
     _column("previous_hash", sa.String(64)),
