@@ -41,6 +41,8 @@ START = datetime(2025, 1, 6, tzinfo=UTC)
 DAY, WEEK = timedelta(days=1), timedelta(weeks=1)
 DATASETS = ("flights", "weather")
 LONGEST = 200
+FEW = 50
+"""Of one model; in the fourth week it has had 76."""
 TESTED_FROM = 16
 """Weeks of judged days from which on the nightly self-test of a model says something."""
 DATABASE_SIZE = "SELECT pg_database_size(current_database())"
@@ -317,7 +319,7 @@ def questions(ledger: SqlLedger, ratchet: Ratchet) -> dict[str, Callable[[], obj
         "overview of all models": read(lambda tx: overviews.of(tx, registered)),
         "metrics": measurements.measure,
         "events, newest 200": read(lambda tx: tx.events_before(None, models=names, limit=LONGEST)),
-        "events of a model, newest 200": read(lambda tx: tx.events_before(None, models=[chosen.model], limit=LONGEST)),
+        "events of a model, newest 50": read(lambda tx: tx.events_before(None, models=[chosen.model], limit=FEW)),
         "events with a rare fate": read(
             lambda tx: tx.events_before(None, models=names, fates=["failed"], limit=LONGEST)
         ),
