@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 import os
 import subprocess
@@ -63,6 +64,13 @@ def ask(
             return await client.request(method, path, headers=headers, **options)
 
     return asyncio.run(asked())
+
+
+def test_no_request_but_the_first_waits_for_a_collection_that_looks_at_all_that_the_server_has_loaded(server):
+    ask(server, "GET", PATH, "viewer")
+    before = gc.get_freeze_count()
+    ask(server, "GET", PATH, "viewer")
+    assert before >= gc.get_freeze_count() > 100_000
 
 
 def test_airflow_mounts_it_and_a_viewer_sees_and_changes_nothing(server: Any) -> None:
