@@ -146,10 +146,12 @@ chaos-proof: setup ## Show that the books of make chaos do not balance on builds
 	scripts/chaos-proof
 
 bench: setup ## The benches that take minutes, one after the other, and the table of docs/performance.md
+	.venv/bin/ratchet data build
 	for part in $(BENCHES); do .venv/bin/python -m bench.$$part || exit 1; done
 	.venv/bin/python -m bench.summary
 
 bench-full: bench-setup ## Every bench at full size (hours, a quiet machine); what is finished is kept; BENCH_ARGS="--only tuning"
+	.venv/bin/ratchet data build
 	.venv/bin/python -m bench.full $(BENCH_ARGS)
 
 bench-events: setup ## Validate one event, side by side with peers; rows in bench/results/events.json

@@ -152,6 +152,8 @@ def prepare(home: Path) -> dict[str, str]:
     from ratchet.settings import load_settings  # noqa: PLC0415
 
     whole = load_settings().data_dir
+    if not whole.exists():
+        raise SystemExit(f"no datasets in {whole}. Build them: ratchet data build")
     (home / "data").mkdir()
     for file in sorted(whole.glob("*.parquet")):
         rows = pq.read_table(file)
