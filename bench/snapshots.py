@@ -478,7 +478,7 @@ def late_rows(at: Run) -> list[dict[str, Any]]:
     before, after = at.large(), at.folder / "late"
     shutil.rmtree(after, ignore_errors=True)
     after.mkdir()
-    for name in (*(f"{view}.parquet" for view in VIEWS), "spine.parquet"):
+    for name in (*(f"{view}.parquet" for view in VIEWS), "spine.parquet", "expected.npy"):
         shutil.copy2(before / name, after / name)
     run(after, WARM, rows=FEW)
     rng = np.random.default_rng(2)

@@ -35,6 +35,7 @@ from ruamel.yaml import YAML
 
 from bench.cycle_trace import Moments, by_owner, table, trace
 from bench.reports import machine, write
+from ratchet.adapters.features_feast import FeastFeatures
 from ratchet.adapters.ledger import schema
 from ratchet.bootstrap import Ratchet, wire
 from ratchet.cli import airflow_api
@@ -108,6 +109,7 @@ class Cycles:
     def __init__(self, ratchet: Ratchet) -> None:
         self.ratchet = ratchet
         self.airflow = airflow_api.connect(ratchet.settings)
+        self._feast = FeastFeatures(ratchet.settings.feature_repo_dir, ratchet.settings.data_dir)
         with ratchet.ledger.transaction() as tx:
             document = next(row for row in tx.specs() if row.model == MODEL).document
         self.spec = ModelSpec.model_validate(document)
@@ -125,7 +127,7 @@ class Cycles:
         """The days up to ``end`` are complete, and the events that say so were decided on."""
         piece = Arrival(self.today, end)
         for dataset in DATASETS:
-            rows = self.ratchet.features.count_rows(dataset, piece.start, piece.end)
+            rows = self._feast.count_rows(dataset, piece.start, piece.end)
             data = arrived(piece, dataset, rows, self.spec.data.spine.zone)
             event_id = self.publish(data, dataset, data.complete_until)
             until(f"a word on {event_id}", lambda i=event_id: self._event(i, decided=True))

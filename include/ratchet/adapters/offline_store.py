@@ -37,7 +37,7 @@ from feast.infra.offline_stores.offline_utils import infer_event_timestamp_from_
 from feast.on_demand_feature_view import OnDemandFeatureView
 from pydantic import PositiveInt, StrictStr
 
-from ratchet.adapters.point_in_time import READ_AT_ONCE, AsOf, Int64, LeftToFeast, SourceFile, Spine
+from ratchet.adapters.point_in_time import AsOf, Int64, LeftToFeast, SourceFile, Spine
 from ratchet.adapters.source_index import IndexedFile
 from ratchet.errors import Refused
 
@@ -183,11 +183,9 @@ class AsOfRetrievalJob(RetrievalJob):  # type: ignore[misc]
         fixed, each = rows * (width + _WHILE_SORTING + 8 * len(self._views)), width
         reading = 0
         for view in self._views:
-            wide = view.file.row_bytes(list(view.columns.values()))
-            each += wide
-            reading = max(
-                reading, view.file.num_rows * _WHILE_SORTING, 2 * min(view.file.num_rows * wide, READ_AT_ONCE)
-            )
+            columns = list(view.columns.values())
+            each += view.file.row_bytes(columns)
+            reading = max(reading, view.file.num_rows * _WHILE_SORTING, view.file.decoding_bytes(columns))
         return fixed + reading, each
 
     def persist(self, storage: Any, allow_overwrite: bool = False, timeout: int | None = None) -> None:

@@ -18,6 +18,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -35,7 +36,11 @@ NEVER = int(np.iinfo(np.int64).min)
 _FAR = 2**60  # microseconds, the year 38,500: beyond it differences might not fit into 64 bits
 _PACKED_BITS = 62
 _DENSE_KEYS = 2**31
-READ_AT_ONCE = 256 * 2**20  # bytes of columns decoded at a time
+_READ_AT_ONCE = 32 * 2**20  # bytes of columns decoded at a time: memory that is still warm is used again
+_COLUMNS_AT_ONCE = 2  # at least, for Arrow decodes each on a thread of its own
+_DIGIT = 16  # bits: NumPy sorts so many in one pass, without a comparison
+CELL = {1: "u1", 2: "u2", 4: "u4", 8: "u8"}
+"""Whole numbers by their width in bytes."""
 _MICROSECONDS = {"milliseconds": (1000, 1), "microseconds": (1, 1), "nanoseconds": (1, 1000)}
 
 
@@ -131,22 +136,26 @@ class KeyCodes:
 
 
 class Asked:
-    """The spine's keys and moments, sorted: searched for in that order, each answer lies near the one before.
+    """The spine's keys and moments, key by key: searched for in that order, each answer lies near the one before.
 
-    Any ``order`` is right; one made with another source's numbers is sorted for both where both rise with the keys.
+    Any ``order`` is right; one made with another source's numbers is good for both where both rise with the keys.
     """
 
     def __init__(self, spine: Spine, codes: KeyCodes, of_spine: Int64, order: Int64 | None = None) -> None:
         self.codes = codes
         code = np.where(spine.moments == NEVER, NONE, of_spine)
-        bits = max(spine.last - spine.first, 0).bit_length()
-        if order is not None:
-            self.order = order
-        elif bits + codes.size.bit_length() <= _PACKED_BITS:
-            self.order = np.argsort((code << bits) + np.where(code == NONE, 0, spine.moments - spine.first))
-        else:
-            self.order = np.lexsort((spine.moments, code))
+        self.order = self._order(spine, code, codes.size) if order is None else order
         self.code, self.moments = code[self.order], spine.moments[self.order]
+
+    @staticmethod
+    def _order(spine: Spine, code: Int64, keys: int) -> Int64:
+        """Key by key, within a key roughly by moment."""
+        order = None
+        if np.any(spine.moments[1:] < spine.moments[:-1]):
+            unit = max(spine.last - spine.first, 0).bit_length() - _DIGIT
+            since = np.clip(spine.moments, spine.first, spine.last) - spine.first
+            order = _by_digits(since >> max(unit, 0), 1 << _DIGIT)
+        return _by_digits(code + 1, keys + 1, order)
 
     def in_spine_order(self, rows: Int64) -> Int64:
         """Answers to the sorted rows, put where the spine has these rows."""
@@ -207,17 +216,21 @@ class SortedRows:
     def of(
         cls, code: Int64, event: Int64, created: Int64 | None, row: Int64, *, keys: int, known_at: bool
     ) -> SortedRows:
-        """Sort rows by their keys' numbers (below ``keys``); at least one row, and none without key or event."""
+        """Sort rows by their keys' numbers (below ``keys``); at least one row, and none without key or event.
+
+        Feature pipelines append what is new, so moments lie in long rising runs, which a stable sort finds and merges
+        (Timsort); keys are counted.
+        """
         visible = np.maximum(event, created) if known_at and created is not None else event
         scale = Scale.of(event, visible, keys.bit_length())
         packed = scale.packed(code, event)
-        newest = np.argsort(packed)
+        newest = _by_digits(code, keys, np.argsort(event, kind="stable"))
         _settle_ties(newest, packed, created)
         packed = packed[newest]
         if visible is not event:
             packed = scale.packed(code, visible)[newest]
             if np.any(packed[1:] < packed[:-1]):
-                rank = np.argsort(packed)
+                rank = np.argsort(packed, kind="stable")
                 newest, packed = newest[np.maximum.accumulate(rank)], packed[rank]
         return cls(scale, packed, row[newest], event[newest])
 
@@ -285,11 +298,12 @@ class SourceFile:
         shift = starts - np.concatenate([[0], np.cumsum(self._starts[groups + 1] - starts)[:-1]])
         if shift.any():
             rows = rows - shift[np.searchsorted(starts, np.maximum(rows, starts[0]), side="right") - 1]
-        indices = pa.array(rows, mask=None if there.all() else ~there)
+        places = Places(rows, there)
         values: dict[str, Any] = {}
         for batch in self._batches(sorted(set(columns.values())), groups):
             table = self._file.read_row_groups(groups.tolist(), columns=batch).combine_chunks()
-            values |= {name: table[name].cast(self.type_of(name)).take(indices) for name in batch}
+            values |= {name: places.taken(table[name].cast(self.type_of(name)).chunk(0)) for name in batch}
+            del table  # or its memory would be held while the next columns are decoded
         return {new: values[name] for new, name in columns.items()}
 
     def type_of(self, column: str) -> pa.DataType:
@@ -301,15 +315,20 @@ class SourceFile:
         """Roughly what these columns of one row take in memory: exact for fixed widths, a guess of 32 for the rest."""
         return sum(_width(self.type_of(name)) for name in columns)
 
+    def decoding_bytes(self, columns: Sequence[str]) -> int:
+        """Roughly what decoding these columns takes: values as decoded and as one piece, some columns at a time."""
+        batches = self._batches(sorted(set(columns)), np.arange(len(self._starts) - 1))
+        return 2 * self.num_rows * max(map(self.row_bytes, batches), default=0)
+
     def _batches(self, columns: Sequence[str], groups: Int64) -> list[list[str]]:
         rows = int((self._starts[groups + 1] - self._starts[groups]).sum())
         batches: list[list[str]] = []
         room = 0
         for name in columns:
             need = rows * _width(self.type_of(name))
-            if not batches or need > room:
+            if not batches or (need > room and len(batches[-1]) >= _COLUMNS_AT_ONCE):
                 batches.append([])
-                room = READ_AT_ONCE
+                room = _READ_AT_ONCE
             batches[-1].append(name)
             room -= need
         return batches
@@ -334,6 +353,46 @@ class SourceFile:
             if bounds is None or (bounds[0] <= high and (low is None or bounds[1] >= low)):
                 kept.append(group)
         return kept
+
+
+class Places:
+    """Rows of a file to be fetched, ``NONE`` where ``there`` is false."""
+
+    def __init__(self, rows: Int64, there: np.ndarray[Any, np.dtype[np.bool_]]) -> None:
+        self._rows, self._there = rows, there
+        self._absent = np.flatnonzero(~there)
+        self._cells = np.where(there, rows, 0) if len(self._absent) else rows
+
+    @cached_property
+    def _indices(self) -> pa.Array:
+        return pa.array(self._rows, mask=~self._there if len(self._absent) else None)
+
+    def taken(self, column: pa.Array) -> pa.Array:
+        """The column's values at these rows, null where there is none.
+
+        Arrow takes three times as long for cells without nulls where an index is null: these are taken from anywhere
+        and marked afterwards.
+        """
+        kind = column.type
+        if column.null_count or not is_fixed(kind):
+            return column.take(self._indices)
+        cells = np.frombuffer(column.buffers()[1], CELL[kind.bit_width // 8])
+        found = np.empty(len(self._cells), cells.dtype)
+        np.take(cells[column.offset : column.offset + len(column)], self._cells, out=found, mode="clip")
+        found[self._absent] = 0  # as Arrow takes a null: digests are made of all bytes
+        return of_cells(kind, found, self._there)
+
+
+def is_fixed(kind: pa.DataType) -> bool:
+    """Whether values are cells of 1, 2, 4 or 8 bytes."""
+    return bool(pa.types.is_primitive(kind) and kind.bit_width // 8 in CELL and kind.bit_width % 8 == 0)
+
+
+def of_cells(kind: pa.DataType, cells: np.ndarray[Any, Any], valid: np.ndarray[Any, np.dtype[np.bool_]]) -> pa.Array:
+    """Cells of a fixed width as an array; null where they are not valid."""
+    nulls = len(valid) - int(np.count_nonzero(valid))
+    bits = pa.py_buffer(np.packbits(valid, bitorder="little")) if nulls else None
+    return pa.Array.from_buffers(kind, len(cells), [bits, pa.py_buffer(cells)], nulls)
 
 
 def keys_like(column: pa.ChunkedArray, alike: pa.DataType) -> pa.ChunkedArray:
@@ -389,6 +448,20 @@ def _ranked(codes: Int64, kept: Int64) -> Int64:
         return np.full(len(codes), NONE, np.int64)
     place = np.minimum(np.searchsorted(kept, codes), len(kept) - 1)
     return np.where(kept[place] == codes, place, NONE)
+
+
+def _by_digits(numbers: Int64, below: int, order: Int64 | None = None) -> Int64:
+    """The order of whole numbers from 0 to ``below``; of equal ones that of ``order``, else that in which they lie.
+
+    From the lowest digit on, each digit by counting, which grows as rows do and knows no comparison (Knuth, TAOCP 3,
+    5.2.5).
+    """
+    digits = [(numbers >> shift).astype(np.uint16) for shift in range(0, max(below - 1, 1).bit_length(), _DIGIT)]
+    if order is None:
+        order, digits = np.argsort(digits[0], kind="stable"), digits[1:]
+    for each in digits:
+        order = order[np.argsort(each[order], kind="stable")]
+    return order
 
 
 def _common_unit(*spans: Int64) -> int:

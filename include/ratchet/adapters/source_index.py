@@ -35,6 +35,7 @@ import pyarrow as pa
 from pyarrow import ipc
 
 from ratchet.adapters.point_in_time import (
+    CELL,
     NEVER,
     NONE,
     AsOf,
@@ -44,8 +45,10 @@ from ratchet.adapters.point_in_time import (
     SortedRows,
     SourceFile,
     Spine,
+    is_fixed,
     keys_like,
     moments_of,
+    of_cells,
 )
 from ratchet.errors import Unavailable
 
@@ -56,7 +59,6 @@ _MANY = 100_000  # rows of an answer after which mapped memory is given back
 _SEGMENT = 64 * 2**20  # bytes of laid out rows in memory at a time
 _AT_ONCE = 8192  # rows, to stay in the processor's cache
 _TOLD = "told.json"
-_CELL = {1: "u1", 2: "u2", 4: "u4", 8: "u8"}
 
 _mapped: dict[Path, tuple[str, dict[str, Any]]] = {}
 """By source: its newest commit that this process has seen, and the pieces of it that are open."""
@@ -91,7 +93,7 @@ class IndexedFile(SourceFile):
         if not self._settled or not there.any():
             return super().fetch(rows, columns)
         names = sorted(set(columns.values()))
-        fixed = [name for name in names if _is_fixed(self.type_of(name))]
+        fixed = [name for name in names if is_fixed(self.type_of(name))]
         values: dict[str, Any] = self._rows(fixed).fetch(rows, there) if fixed else {}
         if others := [name for name in names if name not in values]:
             indices = pa.array(rows, mask=None if there.all() else ~there)
@@ -343,7 +345,7 @@ class _Layout:
         offsets = np.cumsum([0, *(widths[name] for name in names)]).tolist()
         fields: Any = {
             "names": [*(f"_{name}" for name in names), "bits"],
-            "formats": [*(_CELL[widths[name]] for name in names), f"({bits},)u1"],
+            "formats": [*(CELL[widths[name]] for name in names), f"({bits},)u1"],
             "offsets": offsets,
             "itemsize": -(-(offsets[-1] + bits) // 8) * 8,
         }
@@ -397,7 +399,7 @@ class _Rows:
                 values[name][at] = found[f"_{name}"]
             for name, marks in valid.items():
                 marks[at] = self._layout.marked(found, name)
-        return {name: _array(kinds[name], values[name], valid.get(name, there)) for name in kinds}
+        return {name: of_cells(kinds[name], values[name], valid.get(name, there)) for name in kinds}
 
     def copy(self, start: int, stop: int, layout: _Layout, sink: BinaryIO) -> None:
         """Write a range of the rows as they lie in that layout, of the same columns."""
@@ -425,20 +427,9 @@ class _Rows:
                 self._cells.release(number * length, min((number + 1) * length, total))
 
 
-def _array(kind: pa.DataType, values: np.ndarray[Any, Any], valid: np.ndarray[Any, np.dtype[np.bool_]]) -> pa.Array:
-    nulls = len(valid) - int(np.count_nonzero(valid))
-    bits = pa.py_buffer(np.packbits(valid, bitorder="little")) if nulls else None
-    return pa.Array.from_buffers(kind, len(values), [bits, pa.py_buffer(values)], nulls)
-
-
 def _is_much(mapped: int, rows: int) -> bool:
     """Whether memory is given back; else the next join of few rows finds it in place."""
     return mapped > _SEGMENT or rows >= _MANY
-
-
-def _is_fixed(kind: pa.DataType) -> bool:
-    """Whether values are cells of 1, 2, 4 or 8 bytes."""
-    return bool(pa.types.is_primitive(kind) and kind.bit_width // 8 in _CELL and kind.bit_width % 8 == 0)
 
 
 def _write_column(path: Path, values: pa.Array | pa.ChunkedArray) -> None:
