@@ -119,6 +119,7 @@ lint: setup ## ruff, mypy strict, import directions
 	.venv/bin/ruff check $(SOURCES)
 	.venv/bin/ruff format --check $(SOURCES)
 	.venv/bin/mypy
+	MYPYPATH=. .venv/bin/mypy --explicit-package-bases --exclude peer_dags -p bench
 	.venv/bin/lint-imports
 
 check: lint ## Lint, and the tests that need no stack

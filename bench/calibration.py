@@ -411,7 +411,8 @@ def failures(cells: Sequence[Cell], controls: dict[str, dict[str, Any]], pairs: 
         for name, found in controls.items()
         if found["share"] <= found["limit"]
     ]
-    return [line for measured in (*cells, *pairs) for line in measured.exceeded()] + passed
+    of_cells = [line for cell in cells for line in cell.exceeded()]
+    return of_cells + [line for pair in pairs for line in pair.exceeded()] + passed
 
 
 def table(cells: Sequence[Cell]) -> str:

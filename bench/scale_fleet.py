@@ -25,8 +25,9 @@ from ruamel.yaml import YAML
 from bench.intake_events import Broker, Record, request, storm
 from bench.intake_meter import Meter
 from bench.intake_stack import CLOSED_POOL, SHIPPED, Say, Stack
-from bench.web import AIRFLOW_LIST, FIRST_PAGE, LIST, PEOPLE, PREFIX, TEAMS, Servers, ask, cpu_of, memory_mb
+from bench.web import AIRFLOW_LIST, FIRST_PAGE, LIST, PEOPLE, TEAMS, Servers, ask, cpu_of, memory_mb
 from bench.web_history import Past
+from ratchet.api.app import PREFIX
 from ratchet.bootstrap import wire
 from ratchet.domain import events as cloudevents
 from ratchet.ports.bus import INBOUND_TOPICS

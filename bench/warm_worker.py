@@ -181,7 +181,7 @@ def prepare(home: Path) -> dict[str, str]:
     }
     ratchet = wire(settings=load_settings(env))
     ratchet.ledger.migrate()
-    ratchet.studies.prepare()
+    ratchet.studies.prepare()  # type: ignore[attr-defined]  # of the adapter, not of the port
     ratchet.features.apply()
     ratchet.ledger.dispose()
     return env
