@@ -489,7 +489,8 @@ def late_rows(at: Run) -> list[dict[str, Any]]:
         created = pc.add(late["created"], pa.scalar(timedelta(days=1)))
         late = late.set_column(late.column_names.index("created"), "created", created)
         late = late.set_column(late.column_names.index(f"{name}_0"), f"{name}_0", number)
-        pq.write_table(pa.concat_tables([source, late]), after / "new.parquet", compression="zstd")
+        whole = pa.concat_tables([source, late]).combine_chunks()  # or pages would end elsewhere than in the first file
+        pq.write_table(whole, after / "new.parquet", compression="zstd")
         (after / "new.parquet").replace(after / f"{name}.parquet")
     write_expected(after)
     time.sleep(3)  # a file that changed just now is not indexed
