@@ -123,7 +123,7 @@ lint: setup ## ruff, mypy strict, import directions
 	.venv/bin/lint-imports
 
 check: lint ## Lint, and the tests that need no stack
-	.venv/bin/pytest -q -n auto --dist worksteal -m "not stack"
+	.venv/bin/pytest -q -n auto --dist loadfile -m "not stack"
 
 test: check ## Everything: the integration tests bring up a stack of their own and stop it
 	scripts/integration-tests

@@ -61,10 +61,11 @@ def test_a_run_shows_what_it_found_and_a_second_looks_at_nothing(ratchet):
     for feature in ("wind", "rate", "night", "carrier", "score"):
         assert feature in first
     assert "less than 7d beyond it" in shown("flight_delay", "--run")
-    assert len(json.loads(shown("--json"))) == 1
+    assert [row["window_end"] for row in json.loads(shown("--json"))].count("2013-05-01") == 1
 
 
 def test_everything_of_a_window_comes_as_json(ratchet):
+    shown("flight_delay", "--run")
     shown("flight_delay", "--run", "--window-end", "2013-04-24")
     (window,) = json.loads(shown("flight_delay", "--window-end", "2013-04-24", "--json"))
     assert window["report"]["window"]["end"] == window["window_end"] == "2013-04-24"
