@@ -27,6 +27,7 @@ ENV PATH=/opt/ratchet/deploy/container/bin:/opt/venv/bin:$PATH \
     PYTHONDONTWRITEBYTECODE=1 \
     RATCHET_ROOT=/opt/ratchet \
     RATCHET_HOME=/var/lib/ratchet \
+    UV_CACHE_DIR=/var/lib/ratchet/uv \
     AIRFLOW_HOME=/var/lib/airflow \
     AIRFLOW__CORE__DAGS_FOLDER=/opt/ratchet/dags \
     AIRFLOW__CORE__PLUGINS_FOLDER=/opt/ratchet/plugins

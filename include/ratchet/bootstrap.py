@@ -3,24 +3,27 @@
 from __future__ import annotations
 
 import hashlib
+import inspect
 import logging
 import platform
 import subprocess
 import tempfile
 import threading
-from collections.abc import Callable, Collection, Mapping
-from dataclasses import replace
-from functools import cache, cached_property
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cache, cached_property, partial, wraps
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
-from ratchet.adapters import hooks
+from ratchet.adapters import environments, hooks
 from ratchet.adapters.catalogue import own_datasets
 from ratchet.adapters.channels import load_channels
 from ratchet.adapters.connections import (
+    CONNECTION_IDS,
     HTTP_KEYS,
     METRICS,
+    ConnectionInfo,
     EnvResolver,
     Resolver,
     UnknownConnection,
@@ -31,6 +34,7 @@ from ratchet.adapters.connections import (
     storage_url,
     study_url,
 )
+from ratchet.adapters.environments import Environments
 from ratchet.adapters.ledger import SqlLedger
 from ratchet.adapters.lineage_http import lineage_of
 from ratchet.adapters.specs import load_all, load_spec, spec_files, told
@@ -58,6 +62,7 @@ from ratchet.workflow.guarding import GuardedFeatures, allowed_columns, recorded
 from ratchet.workflow.housekeeping import Housekeeping
 from ratchet.workflow.inspecting import Inspection
 from ratchet.workflow.intake import Intake
+from ratchet.workflow.leases import ENDED_STATES
 from ratchet.workflow.measuring import Measurements
 from ratchet.workflow.monitoring import MONITOR_AGAIN_SECONDS, Monitors, due_ends
 from ratchet.workflow.monthly import months_of
@@ -113,6 +118,60 @@ PROMPT_TRIES = 10
 
 logger = logging.getLogger(__name__)
 
+Verb = TypeVar("Verb", bound=Callable[..., Any])
+
+
+@dataclass(frozen=True)
+class Elsewhere:
+    """The environment that a model's steps run in, where it is not this process's: its lock file and its digest."""
+
+    model: str
+    file: str
+    sha256: str
+
+
+def _where_it_belongs(environment_of: Callable[[Ratchet, str], Elsewhere | None]) -> Callable[[Verb], Verb]:
+    """A verb that is done by a process in the model's own environment, where the model has one and this is another."""
+
+    def placed(verb: Verb) -> Verb:
+        takes = inspect.signature(verb)
+
+        @wraps(verb)
+        def done(self: Ratchet, subject: str, *given: Any, **named: Any) -> Any:
+            elsewhere = environment_of(self, subject)
+            if elsewhere is None:
+                return verb(self, subject, *given, **named)
+            bound = takes.bind(self, subject, *given, **named)
+            bound.apply_defaults()
+            return self.do_elsewhere(elsewhere, verb.__name__, subject, [*bound.arguments.values()][2:])
+
+        return cast("Verb", done)
+
+    return placed
+
+
+def _of_attempt(ratchet: Ratchet, attempt_id: str) -> Elsewhere | None:
+    """By the spec that the attempt was bound to when it claimed."""
+    with ratchet.ledger.transaction() as tx:
+        attempt = tx.attempt(attempt_id)
+        document = {} if attempt is None else tx.spec_document(attempt.spec_digest)
+    return None if attempt is None else ratchet.elsewhere(attempt.model, document)
+
+
+def _of_deployed(ratchet: Ratchet, model: str) -> Elsewhere | None:
+    """By the spec that is deployed."""
+    return ratchet.elsewhere(model, _deployed_document(ratchet, model))
+
+
+def _deployed_document(ratchet: Ratchet, model: str) -> dict[str, Any]:
+    with ratchet.ledger.transaction() as tx:
+        return next((tx.spec_document(row.digest) for row in tx.registered([model])), {})
+
+
+def _of_folder(ratchet: Ratchet, model: str) -> Elsewhere | None:
+    """By the spec in the model's folder."""
+    return ratchet.elsewhere(model, load_spec(ratchet.settings.models_dir / model).model_dump(mode="json"))
+
 
 class Ratchet:
     """The verbs, wired to the connections that ``resolver`` finds."""
@@ -148,7 +207,7 @@ class Ratchet:
 
         return MlflowRegistry(
             http_url(self._resolver.resolve("ratchet_mlflow")),
-            lock_file=self.settings.root / "requirements.txt",
+            lock_file=self._lock_file,
             download_dir=self.settings.home / "models",
         )
 
@@ -196,9 +255,72 @@ class Ratchet:
         """The function that values the model's decisions, from its folder; None where its spec names none."""
         return hooks.load(spec, self.settings.models_dir / spec.model)
 
+    @property
+    def _lock_file(self) -> Path:
+        """By which the packages of this process were installed."""
+        return environments.own_lock() or self.settings.root / "requirements.txt"
+
+    @cached_property
+    def environments(self) -> Environments:
+        """The environments of models that name their own, on this machine."""
+        place = self.settings
+        return Environments(place.environments_dir, place.build_environments, (place.root / ".tools" / "uv" / "bin",))
+
+    def elsewhere(self, model: str, document: Mapping[str, Any]) -> Elsewhere | None:
+        """The environment that a spec's document names; None where this process runs in it.
+
+        Raises:
+            Refused: this process runs in an environment that is some model's own, and not this one's.
+        """
+        named, here = environments.named(document), environments.running()
+        if here == (named and named[1]):
+            return None
+        if here is not None:
+            wanted = named[1][: environments.SHOWN] if named else "the deployment's"
+            raise Refused(
+                f"this process runs in the environment {here[: environments.SHOWN]}, but the steps of {model} are to "
+                f"run in {wanted}: start it again"
+            )
+        return Elsewhere(model, *named) if named else None
+
+    def interpreter(self, place: Elsewhere, *, build: bool | None = None) -> Path:
+        """The interpreter of that environment, which is made first where it is missing and may be."""
+        lock = self.settings.models_dir / place.model / place.file
+        return self.environments.python(place.model, place.sha256, lock, build=build, tell=partial(logger.info, "%s"))
+
+    def environments_in_use(self) -> frozenset[str]:
+        """The digests of those that specs name, in their folders or deployed, or that open attempts are in."""
+        documents = [spec.model_dump(mode="json") for spec in load_all(self.settings.models_dir).values()]
+        with self.ledger.transaction() as tx:
+            documents += [row.document for row in tx.specs()]
+            open_ones = {attempt.spec_digest for attempt in tx.attempts() if attempt.state not in ENDED_STATES}
+            documents += tx.spec_documents(open_ones).values()
+        return frozenset(named[1] for document in documents if (named := environments.named(document)))
+
+    @cached_property
+    def code_folder(self) -> Path:
+        """A folder with our own code alone, which processes in other environments import it from."""
+        return environments.linked(self.settings.environments_dir, Path(__file__).parent)
+
+    def do_elsewhere(self, place: Elsewhere, step: str, subject: str, arguments: Sequence[Any]) -> Any:
+        """Have a verb done by a process in that environment, with the connections that this one finds."""
+        from ratchet.adapters.own_process import ask  # noqa: PLC0415 - few models have an environment of their own
+
+        return ask(self.interpreter(place), self.code_folder, step, subject, arguments, self._connections())
+
+    def _connections(self) -> dict[str, ConnectionInfo]:
+        """All that are defined."""
+        found = {}
+        for conn_id in CONNECTION_IDS:
+            try:
+                found[conn_id] = self._resolver.resolve(conn_id)
+            except UnknownConnection:
+                continue
+        return found
+
     def environment(self) -> dict[str, Any]:
         """Commit, lock file, Python, architecture and library versions, for the dossier."""
-        lock = self.settings.root / "requirements.txt"
+        lock = self._lock_file
         return {
             "commit": _commit(self.settings.root),
             "lock_sha256": hashlib.sha256(lock.read_bytes()).hexdigest() if lock.exists() else None,
@@ -221,7 +343,12 @@ class Ratchet:
     @cached_property
     def artifacts(self) -> Artifacts:
         """Versions, verified at every load."""
-        return Artifacts(self.ledger, lambda: self.registry, lambda: self.models)
+        return Artifacts(self.ledger, lambda: self.registry, lambda: self.models, self._packed_elsewhere)
+
+    def _packed_elsewhere(self, model: str) -> bool:
+        """Whether the model's steps run in another environment than this process."""
+        named = environments.named(_deployed_document(self, model))
+        return (named and named[1]) != environments.running()
 
     @cached_property
     def audit_log(self) -> AuditLog:
@@ -381,6 +508,7 @@ class Ratchet:
         own = own_datasets(models_dir)
         return {name: Side(spec, spec.digest, own.get(name, {})) for name, spec in load_all(models_dir).items()}
 
+    @_where_it_belongs(_of_folder)
     def rehearse(self, model: str) -> tuple[Rehearsal, list[str]]:
         """Try a small snapshot of the spec below ``models_dir``; also a line for each problem, with file and line."""
         spec = load_spec(self.settings.models_dir / model)
@@ -421,6 +549,7 @@ class Ratchet:
         self.observe()
         return claimed
 
+    @_where_it_belongs(_of_attempt)
     def snapshot(self, attempt: str) -> dict[str, Any]:
         """Freeze the attempt's rows."""
         return self._attempts.snapshot(attempt)
@@ -429,10 +558,12 @@ class Ratchet:
         """One entry per tuning worker."""
         return self._attempts.plan_tuning(attempt)
 
+    @_where_it_belongs(_of_attempt)
     def tune(self, attempt: str, worker: int) -> dict[str, Any]:
         """Run one worker's share of the study."""
         return self._attempts.tune(attempt, worker)
 
+    @_where_it_belongs(_of_attempt)
     def judge(self, attempt: str) -> dict[str, Any]:
         """Give the verdict; what it announces is relayed at once."""
         answer = self._attempts.judge(attempt)
@@ -487,6 +618,7 @@ class Ratchet:
         """Take the news that the model has another champion, to update its asset; false when it is out already."""
         return self._promotions.announce(model)
 
+    @_where_it_belongs(_of_deployed)
     def watch(self, model: str) -> dict[str, Any]:
         """Score the new days of the model's probation and decide on it."""
         watch = Watch(
@@ -499,6 +631,7 @@ class Ratchet:
         with about(model=model):
             return watch.watch(model)
 
+    @_where_it_belongs(_of_deployed)
     def monitor(self, model: str, window_end: date | None = None) -> dict[str, Any]:
         """Look at the model's window of new rows that is due, or at one that ends before a local day."""
         monitors = Monitors(
@@ -512,6 +645,7 @@ class Ratchet:
         with about(model=model):
             return monitors.monitor(model, window_end)
 
+    @_where_it_belongs(_of_deployed)
     def score(self, model: str, run: RunContext, asked: tuple[date, date] | None = None) -> dict[str, Any]:
         """Write the predictions of the model's complete days, or of those asked for, that have none."""
         scoring = Scoring(
@@ -530,6 +664,12 @@ class Ratchet:
         from ratchet.adapters.storage import ObjectStore  # noqa: PLC0415
         from ratchet.adapters.studies_optuna import OptunaStudies  # noqa: PLC0415
         from ratchet.workflow.workshop import Place  # noqa: PLC0415 - numpy, pyarrow
+
+        if self.elsewhere(spec.model, spec.model_dump(mode="json")) is not None:
+            raise Refused(
+                f"{spec.model} has an environment of its own, in which its models are to be made again. Run: ratchet "
+                f"environment run {spec.model} backtest {spec.model} …"
+            )
 
         def new_studies() -> Studies:
             return OptunaStudies(f"journal://{tempfile.mkdtemp(dir=self._scratch.name)}")

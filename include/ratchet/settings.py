@@ -63,6 +63,8 @@ class Settings:
     airflow_password: str | None = field(default=None, repr=False)
     code_digest: str | None = None
     warm_workers: bool = True
+    environments_dir: Path = Path(".ratchet/environments")
+    build_environments: bool = True
     notifications_file: Path = Path("include/notifications.yaml")
     http_events_per_minute: int | None = 6_000
     retention_rows: timedelta | None = None
@@ -141,6 +143,8 @@ def load_settings(base: Mapping[str, str] | None = None) -> Settings:
         retention_rows=_kept_for(env, "RATCHET_RETENTION_ROWS"),
         retention_dead_letters=_kept_for(env, "RATCHET_RETENTION_DEAD_LETTERS"),
         sweep_purges=_places(env, "RATCHET_SWEEP_PURGES", ""),
+        environments_dir=Path(env.get("RATCHET_ENVIRONMENTS", home / "environments")).resolve(),
+        build_environments=_switch(env, "RATCHET_BUILD_ENVIRONMENTS", "on"),
         warm_workers=_switch(env, "RATCHET_WARM_WORKERS", "on"),
         log_format=_one_of(env, "RATCHET_LOG_FORMAT", ("text", "json")),
         telemetry={name: value for name, value in env.items() if name.startswith("OTEL_")},

@@ -12,6 +12,8 @@ from airflow.executors import executor_loader
 from airflow.serialization.serialized_objects import DagSerialization
 from kubernetes.client import ApiClient
 
+from ratchet.adapters import environments
+
 pytestmark = pytest.mark.airflow
 
 WORK = ("snapshot", "tune", "judge")
@@ -72,6 +74,13 @@ def test_the_pod_is_what_kubernetes_understands_and_survives_airflows_storing(ma
     assert container == {"name": "base", "image": IMAGE, "resources": {"requests": asked, "limits": asked}}
     assert pod["spec"]["tolerations"][0]["key"] == "nvidia.com/gpu"
     assert not dags["retrain__flight_delay"].get_task("claim").executor_config
+
+
+def test_packages_of_a_models_own_are_had_on_any_executor(made: Any, tmp_path: Path) -> None:
+    pins = "".join(f"{environments._name(each)}==1 --hash=sha256:{'0' * 64}\n" for each in environments.needed())
+    (tmp_path / "flight_delay" / "requirements.txt").write_text(pins)
+    for executor in ("LocalExecutor", "CeleryExecutor", KUBERNETES):
+        assert "promote__flight_delay" in made("{environment: requirements.txt}", executor)
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,9 @@ from pathlib import Path
 
 from ruamel.yaml import YAML
 
+from ratchet.adapters.environments import WISHES
+from ratchet.bootstrap import wire
+
 SHIPPED = Path(__file__).resolve().parents[2] / "include" / "models" / "flight_delay" / "model.yaml"
 FRESH_DAYS = 14
 """How many unused days a verdict needs here, and takes."""
@@ -40,6 +43,9 @@ HOOKED, SHADOWED, LOOKED_AT = "hooked", "shadowed", "looked_at"
 """Models for ``test_rules_long``: a payoff in Python under a capacity, shadow mode, two looks at one challenger."""
 FORESTED, REFITTED, RECALIBRATED = "forested", "refitted", "recalibrated"
 """Further models for it: scikit-learn's forest, a refit on probation, and the recalibrated champion as a challenger."""
+PACKAGED = "packaged"
+"""A model for ``test_own_environment``: an older XGBoost, and a package that the deployment does not have."""
+WANTS = "xgboost==3.1.2\nroman\n"
 CAPACITY = 100
 HOOK = """import numpy as np
 
@@ -47,6 +53,14 @@ HOOK = """import numpy as np
 def value(rows, label, act):
     fare = 60.0 + 0.02 * rows.column("distance_miles").to_numpy()
     return np.where(act, np.where(label == 1, 3.0 * fare, -fare), 0.0)
+"""
+
+ROMAN = """import numpy as np
+from roman import fromRoman
+
+
+def value(rows, label, act):
+    return np.where(act, np.where(label == 1, float(fromRoman("CL")), -60.0), 0.0)
 """
 
 
@@ -90,6 +104,14 @@ def write(models_dir: Path, name: str = "flight_delay") -> Path:
         (file.parent / "worth.py").write_text(HOOK)
         spec["business"]["payoff"] = {"hook": "worth.py:value", "columns": ["distance_miles"], "unit": "USD"}
         spec["business"]["decision"] = {"threshold": "tuned", "capacity": {"at_most": CAPACITY, "per": "day"}}
+    if name == PACKAGED:
+        (file.parent / "worth.py").write_text(ROMAN)
+        spec["business"]["payoff"] = {"hook": "worth.py:value", "unit": "USD"}
+        spec["business"]["decision"] = {"threshold": "tuned"}
+        spec["runtime"] = {"environment": "requirements.txt"}
+        (wishes := file.with_name(WISHES)).write_text(WANTS)
+        ratchet = wire()
+        ratchet.environments.lock(wishes, wishes.with_suffix(".txt"), ratchet.settings.root / "requirements.txt")
     if name == FORESTED:
         spec["train"]["estimator"] = "sklearn.ensemble.RandomForestClassifier"
         spec["train"]["fixed"] = {"n_estimators": 20, "min_samples_leaf": 20}
@@ -113,7 +135,7 @@ def write(models_dir: Path, name: str = "flight_delay") -> Path:
 
 if __name__ == "__main__":
     beside = (
-        *(*BESIDE, *ASKING, SHOWN, WATCHED, MONITORED, DRIFTING, SCORED),
+        *(*BESIDE, *ASKING, SHOWN, WATCHED, MONITORED, DRIFTING, SCORED, PACKAGED),
         *(HOOKED, SHADOWED, LOOKED_AT, FORESTED, REFITTED, RECALIBRATED),
     )
     for model in ("flight_delay", *beside):

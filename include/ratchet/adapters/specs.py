@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
-from ratchet.adapters import hooks
+from ratchet.adapters import environments, hooks
 from ratchet.adapters.catalogue import DATASETS_FILE, dataset_files, wrong_with
 from ratchet.adapters.feature_engine import CONFIG_FILE, engine_refused
 from ratchet.adapters.ordinary_yaml import read_ordinary
@@ -28,6 +28,8 @@ SPEC_FILE = "model.yaml"
 FEATURE_REPO = "feature_repo"
 MAX_SPEC_BYTES = 256_000
 MAX_SPEC_DEPTH = 24
+BOUND = {hooks.bind: ("business", "payoff", "hook"), environments.bind: ("runtime", "environment")}
+"""What binds the spec to another file of its folder, and the key that names the file."""
 
 
 class SpecRefused(Refused):
@@ -53,7 +55,7 @@ def _ordinary_spec(file: Path, model: str) -> ModelSpec | None:
     if document is None or document.get("model") != model:
         return None
     try:
-        return hooks.bind(ModelSpec.model_validate(document), file.parent)
+        return environments.bind(hooks.bind(ModelSpec.model_validate(document), file.parent), file.parent)
     except (ValidationError, Refused):
         return None
 
@@ -71,11 +73,16 @@ def _careful_spec(file: Path, model: str) -> ModelSpec:
     if spec.model != model:
         problem = Problem(("model",), f"{spec.model!r} must equal the name of its folder, {model!r}")
         raise SpecRefused((_told(file, _line(tree, ("model",)), problem, model),))
-    try:
-        return hooks.bind(spec, file.parent)
-    except Refused as refused:
-        problem = Problem(("business", "payoff", "hook"), str(refused))
-        raise SpecRefused((_told(file, _line(tree, problem.path), problem, model),)) from None
+    wrong: list[tuple[int, str]] = []
+    for bind, path in BOUND.items():
+        try:
+            spec = bind(spec, file.parent)
+        except Refused as refused:
+            line = _line(tree, path)
+            wrong.append((line, _told(file, line, Problem(path, str(refused)), model)))
+    if wrong:
+        raise SpecRefused(tuple(said for _, said in sorted(wrong)))
+    return spec
 
 
 def load_all(models_dir: Path | str) -> dict[str, ModelSpec]:

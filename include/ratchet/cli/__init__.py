@@ -16,6 +16,7 @@ from ratchet.cli import (
     costs,
     demo,
     dossiers,
+    environments,
     events,
     failures,
     intake,
@@ -54,6 +55,7 @@ app.command("verify")(verify.verify)
 app.command("backup")(backup.take)
 app.command("restore")(backup.put_back)
 app.add_typer(publish.app, name="publish")
+app.add_typer(environments.app, name="environment")
 app.command("demo")(demo.demo)
 
 

@@ -154,6 +154,8 @@ def _where(spec: ModelSpec) -> str:
     """Where the steps run that do the work, as far as the spec says so."""
     runtime, asked = spec.runtime, spec.runtime.resources
     told = [f"{name} {value}" for name in ("executor", "queue", "image") if (value := getattr(runtime, name))]
+    if runtime.environment is not None:
+        told.append(f"environment of {runtime.environment} ({(runtime.environment_sha256 or 'unbound')[:12]})")
     if asked is not None:
         gpus = [f"{asked.gpu} of {asked.gpu_name}"] if asked.gpu else []
         memory = [asked.memory] if asked.memory else []
@@ -376,6 +378,9 @@ MEANS: Mapping[str, str] = {
     "runtime.executor": "the next tasks run by this executor, which the deployment must have",
     "runtime.resources": "the next tasks' pods ask for this much, and may use no more",
     "runtime.image": "the next tasks run in this image; its code must be what the DAGs were deployed with",
+    "runtime.environment": "the next attempts' steps run in another environment, made where it is missing; models that "
+    "were made in the one before are loaded there too",
+    "runtime.environment_sha256": "the lock file has changed, and with it the packages of the next attempts' steps",
     "runtime.pool": "the next tasks take slots of this pool, which must exist",
     DATASETS: "new snapshots read it so, whatever spec made the champion; the digest of the spec does not tell",
     f"{DATASETS}.timezone": "in whose days rows are counted",

@@ -141,11 +141,6 @@ def kind_of(estimator: str) -> Kind:
 REDELIVERED_FOR = timedelta(days=30)
 """Kafka keeps a record that came in for so long, and may deliver it again; the topics are made so."""
 
-# Keys that DESIGN §6 names and no landed code obeys yet, by the path of their parent.
-NOT_YET_SUPPORTED: Mapping[tuple[str, ...], frozenset[str]] = {
-    ("runtime",): frozenset({"environment"}),
-}
-
 _UNIT_SECONDS = {"w": 604_800, "d": 86_400, "h": 3_600, "m": 60, "s": 1}
 _DURATION = re.compile(r"(?:(\d+)w)?(?:(\d+)d)?(?:(\d+)h)?(?:(\d+)m)?(?:(\d+)s)?")
 _DECIDED_AT = re.compile(r"([A-Za-z_]\w*)(?:\s*-\s*([0-9wdhms]+))?")
@@ -1097,7 +1092,9 @@ class Runtime(_Closed):
     """Where and how long the steps run. ``threads`` is per task; ``retries`` per step.
 
     ``queue`` and ``executor`` are the orchestrator's own, of the steps that do the work. ``resources`` and ``image``
-    make pods, so they want an executor that does; a deployment whose executor does not refuses them.
+    make pods, so they want an executor that does; a deployment whose executor does not refuses them. ``environment`` is
+    a lock file of the model's folder, by which those steps have packages of their own on any executor, and is bound by
+    its digest when the spec is read.
     """
 
     pool: Annotated[str, Field(min_length=1, max_length=63)] = "default_pool"
@@ -1108,6 +1105,8 @@ class Runtime(_Closed):
     retries: Count = 1
     resources: PodResources | None = None
     image: Annotated[str, Field(min_length=1, max_length=512)] | None = None
+    environment: Annotated[str, Field(pattern=r"^[A-Za-z_][\w.-]*\.txt$", max_length=200)] | None = None
+    environment_sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] | None = None
 
     @property
     def makes_pods(self) -> bool:
@@ -1122,6 +1121,14 @@ class Runtime(_Closed):
                 f"must be pinned by its digest, as name@sha256:…, so that a dossier says what ran, but got {value!r}"
             )
         return value
+
+    @model_validator(mode="after")
+    def _one_set_of_packages(self) -> Runtime:
+        if self.environment is not None and self.image is not None:
+            raise _at(("environment",), "names packages, and so does runtime.image: leave one of them out")
+        if self.environment_sha256 is not None and self.environment is None:
+            raise _at(("environment_sha256",), "is of runtime.environment, which is not there")
+        return self
 
     @model_validator(mode="after")
     def _room_for_its_threads(self) -> Runtime:
@@ -1471,8 +1478,6 @@ def _shown(value: object) -> str:
 def _about_unknown_key(path: tuple[str | int, ...]) -> str:
     *parents, key = path
     pattern = tuple("*" if isinstance(part, int) else part for part in parents)
-    if key in NOT_YET_SUPPORTED.get(pattern, ()):
-        return f"not yet supported: {'.'.join((*pattern, str(key)))}; nothing obeys it, so leave it out"
     return f"{key!r} is not a known key.{did_you_mean(str(key), known_keys(pattern))}"
 
 

@@ -25,14 +25,29 @@ class Loader(Protocol):
         """Read, and check the digest when given."""
         ...
 
+    def verified(self, folder: Path, *, expected: str | None = None) -> Any:
+        """Compare the files with their digests, and read no model."""
+        ...
+
 
 class Artifacts:
-    """Loads versions from the registry, each time against the digest in the ledger."""
+    """Loads versions from the registry, each time against the digest in the ledger.
 
-    def __init__(self, ledger: Ledger, registry: Callable[[], Registry], loader: Callable[[], Loader]) -> None:
+    ``packed_elsewhere`` says of a model that its versions are made with other packages than this process has: such a
+    version cannot be expected to load here, so that its bytes are what can be proved.
+    """
+
+    def __init__(
+        self,
+        ledger: Ledger,
+        registry: Callable[[], Registry],
+        loader: Callable[[], Loader],
+        packed_elsewhere: Callable[[str], bool] = lambda _: False,
+    ) -> None:
         self._ledger = ledger
         self._registry = registry
         self._loader = loader
+        self._packed_elsewhere = packed_elsewhere
 
     def load(self, model: str, version: int) -> Any:
         """The version's model.
@@ -43,35 +58,55 @@ class Artifacts:
             UnusableArtifact: it does not pass; told in the log and in the audit log.
             Unavailable: the registry did not answer; repeating may help.
         """
-        try:
-            return self._load(model, version, fresh=False)
-        except RatchetError as error:
-            if error.retry_helps:
-                raise
-        return self.prove(model, version)
+        return self._used(model, version, self._loader().load)
 
-    def prove(self, model: str, version: int) -> Any:
-        """The version's model by the registry's own bytes, whatever a local copy says.
+    def check(self, model: str, version: int) -> None:
+        """That the version can be used, as :meth:`load` finds out; where it cannot be loaded here, by its bytes alone.
+
+        Raises what :meth:`load` raises.
+        """
+        self._used(model, version, self._proof(model))
+
+    def prove(self, model: str, version: int) -> None:
+        """That the version can be used, by the registry's own bytes, whatever a local copy says.
 
         Raises:
             UnusableArtifact: it does not pass; told in the log and in the audit log.
             Unavailable: the registry did not answer; repeating may help.
         """
-        try:
-            return self.inspect(model, version)
-        except UnusableArtifact as unusable:
-            self._report(model, version, unusable)
-            raise
+        self._proved(model, version, self._proof(model))
 
-    def inspect(self, model: str, version: int) -> Any:
-        """The version's model by the registry's own bytes; nothing is reported.
+    def inspect(self, model: str, version: int) -> None:
+        """What :meth:`prove` finds out; nothing is reported.
 
         Raises:
             UnusableArtifact: it does not pass.
             Unavailable: the registry did not answer.
         """
+        self._fetched(model, version, self._proof(model))
+
+    def _proof(self, model: str) -> Callable[..., Any]:
+        loader = self._loader()
+        return loader.verified if self._packed_elsewhere(model) else loader.load
+
+    def _used(self, model: str, version: int, read: Callable[..., Any]) -> Any:
         try:
-            return self._load(model, version, fresh=True)
+            return self._read(model, version, read, fresh=False)
+        except RatchetError as error:
+            if error.retry_helps:
+                raise
+        return self._proved(model, version, read)
+
+    def _proved(self, model: str, version: int, read: Callable[..., Any]) -> Any:
+        try:
+            return self._fetched(model, version, read)
+        except UnusableArtifact as unusable:
+            self._report(model, version, unusable)
+            raise
+
+    def _fetched(self, model: str, version: int, read: Callable[..., Any]) -> Any:
+        try:
+            return self._read(model, version, read, fresh=True)
         except RatchetError as error:
             if error.retry_helps:
                 raise
@@ -84,9 +119,9 @@ class Artifacts:
             action = "artifact.tampered" if tampered else "artifact.unusable"
             tx.audit("ratchet", action, model, {"version": version, "why": str(unusable)})
 
-    def _load(self, model: str, version: int, *, fresh: bool) -> Any:
+    def _read(self, model: str, version: int, read: Callable[..., Any], *, fresh: bool) -> Any:
         with self._ledger.transaction() as tx:
             expected, removal = tx.version_digest(model, version), tx.removal(model, "version", str(version))
         if removal is not None:
             raise Refused(f"version {version} of {model} {removal.said}")
-        return self._loader().load(self._registry().download(model, version, fresh=fresh), expected=expected)
+        return read(self._registry().download(model, version, fresh=fresh), expected=expected)

@@ -445,7 +445,7 @@ class Promotions:
             champions = tx.champions(model)
             judged = _judged_for(tx, champions) if version is not None else []
         back, current = _earlier(model, champions, version, judged), champions[-1]
-        self._artifacts.load(model, back.version)
+        self._artifacts.check(model, back.version)
         with self._ledger.transaction() as tx:
             tx.lock_lease(model)
             if removal := tx.removal(model, "version", str(back.version)):

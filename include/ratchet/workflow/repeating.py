@@ -154,14 +154,17 @@ class Repeats:
             RatchetError: dossier, snapshot, evidence or artifact are not those whose digests were recorded.
         """
         dossier = dossiers.compared(dossiers.read(self._parts.store(), attempt))
+        spec = ModelSpec.model_validate(dossier["spec"]["document"])
         elsewhere = self._elsewhere(dossier)
         if elsewhere and not allow_other_environment:
             told = "; ".join(f"{d.field} was {d.recorded}, here {d.found}" for d in elsewhere)
+            there = (
+                f": ratchet environment run {attempt.model} reproduce {attempt.id}" if spec.runtime.environment else ""
+            )
             raise Refused(
                 f"{attempt.id} was made in another environment: {told}. Bit equality is promised for the pinned one: "
-                "run this there, or add --allow-other-environment"
+                f"run this there{there}, or add --allow-other-environment"
             )
-        spec = ModelSpec.model_validate(dossier["spec"]["document"])
         manifest = dossier["snapshot"]
         first = dossier["looks"]["taken"][0]["attempt"]
         if from_source and first != attempt.id:

@@ -48,8 +48,9 @@ QUICK = {"status", "up"}
 """Asks the supervisor next door; tells of each component as it gets ready."""
 SLOW_SECONDS = 0.2
 REFUSED = {"backup", "champion init", "events show", "ledger grant", "monitor", "publish report", "restore", "score"}
+REFUSED |= {"environment lock", "environment run"}
 """What this small world refuses: no Airflow answers, no such event or file, no monitor, no day that could be scored; a
-stack without a database has no state, and one that runs is not restored; SQLite has no roles.
+stack without a database has no state, and one that runs is not restored; SQLite has no roles; no packages are wanted.
 """
 
 

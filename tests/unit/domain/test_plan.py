@@ -64,6 +64,15 @@ def test_a_new_model_brings_all_of_its_own() -> None:
     assert f"no champion serves until one is made: ratchet champion init {MODEL}" in made.follows
 
 
+def test_where_the_steps_run_is_told_with_the_packages_and_the_pods_they_have() -> None:
+    runtime = {"queue": "big", "environment": "own.txt", "environment_sha256": "a" * 64, "resources": {"memory": "4Gi"}}
+    steps = [one.after for one in changed(None, side(runtime=runtime)).resources if one.kind == "steps"]
+    assert steps == ["queue big; environment of own.txt (aaaaaaaaaaaa); pods of 1 cores, 4Gi"]
+    other = changed(side(runtime=runtime), side(runtime=runtime | {"environment_sha256": "b" * 64}))
+    assert [change.key for change in other.keys] == ["runtime.environment_sha256"]
+    assert "the lock file has changed" in other.keys[0].means
+
+
 def test_a_model_that_goes_takes_its_dags_and_assets_and_leaves_its_champion() -> None:
     made = changed(side(), None, Standing(champion=3, at_work=((f"{MODEL}.9", "tuned"),)))
     assert made.sign == "-"

@@ -21,6 +21,13 @@ def test_a_spec_that_asks_for_nothing_gets_the_deployments_own_pod() -> None:
     assert pod_override(runtime(queue="big", executor="CeleryExecutor")) is None
 
 
+def test_an_environment_makes_no_pod_and_leaves_its_resources() -> None:
+    assert pod_override(runtime(environment="own.txt")) is None
+    assert pod_override(runtime(environment="own.txt", resources={"memory": "4Gi"})) == pod_override(
+        runtime(resources={"memory": "4Gi"})
+    )
+
+
 def test_what_a_pod_asks_for_is_what_it_may_use() -> None:
     override = pod_override(runtime(threads=3, resources={"memory": "4Gi"}))
     assert override is not None
@@ -46,7 +53,9 @@ def test_a_gpu_is_asked_for_by_the_clusters_name_and_its_taint_tolerated() -> No
         ({"resources": {"memory": "4GB"}}, "pattern"),
         ({"resources": {"cpu": 1}, "threads": 2}, "each task runs 2 threads"),
         ({"resources": {"gpu": -1}}, "0"),
-        ({"environment": "x"}, "environment"),
+        ({"environment": "../others.txt"}, "environment"),
+        ({"environment": "own.txt", "image": IMAGE}, "names packages, and so does runtime.image"),
+        ({"environment_sha256": "0" * 64}, "is of runtime.environment, which is not there"),
     ],
 )
 def test_what_would_not_be_obeyed_is_refused(fields: dict[str, Any], said: str) -> None:

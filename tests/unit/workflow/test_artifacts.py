@@ -12,7 +12,7 @@ from ratchet.adapters import models
 from ratchet.adapters.ledger import schema as t
 from ratchet.errors import Unavailable
 from ratchet.workflow import dossiers, evidence
-from ratchet.workflow.artifacts import UnusableArtifact
+from ratchet.workflow.artifacts import Artifacts, UnusableArtifact
 from ratchet.workflow.verifying import Verifier
 
 OURS = {"estimator"}
@@ -107,6 +107,28 @@ def test_a_registry_that_is_away_says_nothing_about_the_artifact(judging):
     with pytest.raises(Unavailable):
         verify(judging)
     assert audited(judging, "artifact") == []
+
+
+# A version that was made with other packages than this process has ----------------------------------------------------
+
+
+def test_where_a_version_cannot_be_expected_to_load_its_bytes_are_proved_and_no_model_is_read(judging, monkeypatch):
+    version = judging.first.challenger_version
+
+    def too_old(*_):
+        raise ValueError("made by a newer library")
+
+    monkeypatch.setattr(models, "_read_scorer", too_old)
+    with pytest.raises(ValueError, match="newer library"):
+        judging.artifacts.prove(judging.model, version)
+    parts = (judging.ledger, lambda: judging.registry, lambda: models)
+    elsewhere = Artifacts(*parts, lambda model: model == "flight_delay")
+    for proof in (elsewhere.check, elsewhere.prove, elsewhere.inspect):
+        proof(judging.model, version)
+    flip(artifact(judging, version) / "model.ubj")
+    for proof in (elsewhere.check, elsewhere.prove, elsewhere.inspect):
+        with pytest.raises(UnusableArtifact, match=r"model\.ubj"):
+            proof(judging.model, version)
 
 
 # A champion that no longer loads --------------------------------------------------------------------------------------

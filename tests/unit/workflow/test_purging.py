@@ -120,14 +120,13 @@ def test_a_rollback_goes_to_the_predecessor_and_not_to_what_is_gone(aged) -> Non
 
 
 def test_a_rollback_that_loaded_its_version_before_the_purge_decided_is_refused(aged) -> None:
-    load = aged.artifacts.load
+    check = aged.artifacts.check
 
-    def late(model: str, version: int) -> Any:
-        artifact = load(model, version)
+    def late(model: str, version: int) -> None:
+        check(model, version)
         purges(aged).purge(apply=True, actor="ann")
-        return artifact
 
-    aged.artifacts.load = late
+    aged.artifacts.check = late
     with pytest.raises(Refused, match="removed by retention"):
         aged.promotions.rollback(aged.model, 1, "ann", "to see")
     with aged.ledger.transaction() as tx:
