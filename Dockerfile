@@ -38,7 +38,7 @@ RUN apt-get update \
     && rm -rf /var/lib/apt/lists/* \
     && useradd --uid 10001 --gid 0 --no-create-home --home-dir /var/lib/airflow ratchet \
     && for name in ratchet airflow airflow/logs mlflow storage; do install -d -o ratchet -g 0 -m 770 /var/lib/$name; done \
-    && for name in authority grafana kafka operator postgres ratchet redis storage; do \
+    && for name in authority grafana kafka mlflow operator postgres prometheus ratchet redis storage; do \
          install -d -o ratchet -g 0 -m 755 /secrets/$name; done
 WORKDIR /opt/ratchet
 COPY --from=build /opt/venv /opt/venv

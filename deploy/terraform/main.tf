@@ -114,6 +114,22 @@ resource "postgresql_grant" "nobody_else" {
   privileges  = []
 }
 
+# Whom the components are to the ledger: they may connect, and own nothing. What they may do with its rows,
+# `ratchet ledger grant` gives after each migration, since tables come from migrations: the release's job runs both.
+resource "postgresql_role" "components" {
+  name                = module.names.components.role
+  login               = true
+  password_wo         = var.database_passwords[module.names.components.role]
+  password_wo_version = var.database_passwords_version
+}
+
+resource "postgresql_grant" "components" {
+  database    = postgresql_database.this[module.names.components.database].name
+  role        = postgresql_role.components.name
+  object_type = "database"
+  privileges  = ["CONNECT"]
+}
+
 # Roles --------------------------------------------------------------------------------------------------------------
 
 # Airflow's FAB auth manager knows a DAG's rights once the DAG was parsed: apply this part after the first start.

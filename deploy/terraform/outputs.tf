@@ -5,6 +5,14 @@ output "connections" {
   }
 }
 
+output "ledger_roles" {
+  description = "Who connects to the ledger: `owner` migrates and grants, `components` is all that runs."
+  value = {
+    owner      = postgresql_database.this[module.names.components.database].owner
+    components = postgresql_role.components.name
+  }
+}
+
 output "mlflow_artifacts" {
   description = "What `mlflow server --artifacts-destination` is given."
   value       = "s3://${aws_s3_bucket.this["mlflow"].bucket}"

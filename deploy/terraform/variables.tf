@@ -33,7 +33,7 @@ variable "kms_key_arn" {
 }
 
 variable "database_passwords" {
-  description = "The password of each database's owner: airflow, ratchet, mlflow, optuna. Never kept in the state."
+  description = "The password of each database's owner (airflow, ratchet, mlflow, optuna) and of ratchet_components. Never kept in the state."
   type        = map(string)
   sensitive   = true
   ephemeral   = true

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import shlex
 import shutil
 import signal
@@ -23,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+import psycopg2
 from ruamel.yaml import YAML
 
 from ratchet.settings import load_settings
@@ -39,6 +41,8 @@ PORTS = (
     *("airflow", "mlflow", "postgres", "redis", "storage", "statsd", "worker-1", "worker-2", "scheduler"),
     *("scheduler-1", "scheduler-2", "kafka-1", "kafka-2", "kafka-3", "controller-1", "controller-2", "controller-3"),
 )
+OWNERS = ("DROP TRIGGER append_only ON audit", "DROP TABLE audit CASCADE", "CREATE TABLE mine (n integer)")
+"""What only the ledger's owner may do."""
 KEPT = ("HOME", "LANG", "OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE")
 
 
@@ -273,6 +277,14 @@ class Services:
                 with contextlib.suppress(psutil.NoSuchProcess):
                     left.kill()
 
+    def powers(self, service: str) -> list[str]:
+        """What of OWNERS the service can do in the ledger, by any login in its environment; nothing is kept of it."""
+        shown = self.once(service, ["env", "-0"]).stdout.split("\0")
+        found = [re.search(r"postgres(?:ql)?(?:\+\w+)?://([^/]+@[^/]+)/\w+$", line) for line in shown]
+        addresses = {f"postgresql://{each[1]}/ratchet" for each in found if each}
+        assert addresses, f"{service} has no address of a database"
+        return [act for address in addresses for act in OWNERS if not _is_refused(address, act)]
+
     # The servers that are not ours ------------------------------------------------------------------------------------
 
     def database(self, name: str) -> str:
@@ -356,9 +368,19 @@ def _listens(port: int) -> bool:
         return client.connect_ex(("127.0.0.1", port)) == 0
 
 
-def _make_database(dsn: str, name: str) -> bool:
-    import psycopg2  # noqa: PLC0415 - beside the one place that needs it
+def _is_refused(dsn: str, statement: str) -> bool:
+    """By PostgreSQL: the database is closed to this login, or this is not its to do."""
+    try:
+        with contextlib.closing(psycopg2.connect(dsn)) as connection, connection.cursor() as cursor:
+            cursor.execute(statement)
+    except psycopg2.errors.InsufficientPrivilege:
+        return True
+    except psycopg2.OperationalError as error:
+        return "permission denied for database" in str(error)
+    return False
 
+
+def _make_database(dsn: str, name: str) -> bool:
     try:
         connection = psycopg2.connect(dsn)
     except psycopg2.OperationalError:

@@ -23,6 +23,7 @@ def minimal(services: Services) -> Services:
     services.start_postgres()
     services.start_broker("kafka", 1, f"1@localhost:{services.port['controller-1']}", "PLAINTEXT")
     services.await_broker(1)
+    services.once("owner")
     services.once("init")
     services.say("init is done")
     services.once("scheduler", ["ratchet", "clock", "set", "replay", "2013-04-01T05:00:00Z"])
@@ -46,6 +47,18 @@ def test_each_of_the_profiles_services_was_started(minimal: Services) -> None:
     steps = {name for name, service in SERVICES.items() if service["restart"] == "no"}
     mine = {name for name, service in SERVICES.items() if "minimal" in service.get("profiles", ["minimal"])}
     assert mine - steps == set(minimal.running)
+
+
+@pytest.mark.parametrize("service", [*AIRFLOW, "api-server", "mlflow", "init"])
+def test_no_service_can_do_what_is_the_ledgers_owners(minimal: Services, service: str) -> None:
+    assert minimal.powers(service) == []
+
+
+def test_an_operator_is_told_who_may_and_may_there(minimal: Services) -> None:
+    refused = minimal.once("scheduler", ["ratchet", "ledger", "grant", "ratchet_components"], check=False)
+    assert "docker compose run --rm owner ratchet ledger" in refused.stderr
+    minimal.once("owner", ["ratchet", "ledger", "status"])
+    minimal.once("owner", ["ratchet", "ledger", "grant", "ratchet_components"])
 
 
 def test_an_event_from_kafka_ends_in_a_verdict(minimal: Services) -> None:

@@ -52,6 +52,7 @@ def cluster(services: Services) -> Services:
     services.start_redis()
     services.start_storage()
     services.start_brokers()
+    services.once("owner")
     services.once("cluster-init")
     services.say("cluster-init is done")
     # Before a scheduler could ask for a run by the wall clock, as `ratchet demo` does it on a stack of its own.
@@ -206,6 +207,11 @@ def one_machine() -> dict[str, Any]:
     """The report of the same year on the local stack."""
     report: dict[str, Any] = json.loads(Path(os.environ["RATCHET_CLUSTER_YEAR"]).read_text())
     return report
+
+
+@pytest.mark.parametrize("service", ["cluster-worker", "cluster-mlflow", "cluster-init"])
+def test_no_service_can_do_what_is_the_ledgers_owners(cluster: Services, service: str) -> None:
+    assert cluster.powers(service) == []
 
 
 def test_a_worker_and_a_triggerer_were_killed(year: dict[str, Any]) -> None:

@@ -70,6 +70,12 @@ def test_it_can_neither_migrate_nor_go_back_and_is_told_who_can(granted, owned):
 
 
 @pytest.mark.stack
+def test_it_can_give_no_rights_either(granted):
+    with pytest.raises(Refused, match=r"'components' does not own the ledger.*docker compose run --rm owner"):
+        granted.grant(ROLE, "ann")
+
+
+@pytest.mark.stack
 def test_a_second_grant_takes_what_was_given_beside_it(granted, owned):
     with owned.engine.begin() as db:
         db.execute(sa.text("GRANT DELETE ON audit TO components"))

@@ -71,6 +71,11 @@ output "databases" {
   value = toset(local.code.databases)
 }
 
+output "components" {
+  description = "The role that the components have in the ledger's database, of which they own nothing."
+  value       = local.code.components
+}
+
 output "roles" {
   description = "The permissions of each owner's role: everything on the DAGs of its own models, nothing on another's."
   value = {

@@ -114,6 +114,7 @@ def ledger_grant(
     """Let a database role run Ratchet without owning the ledger: it can change no table and take back no entry.
 
     Run by the owner, after each migration. Whatever else the role could do with the ledger's tables is taken from it.
+    Compose's service `owner` and the release's job on Kubernetes run it.
 
     ratchet ledger grant ratchet_components
     """

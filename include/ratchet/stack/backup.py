@@ -139,7 +139,7 @@ def put_databases(config: StackConfig, source: Path, say: Say) -> None:
             raise StackError(f"database {name}: holds {tables} tables. Only empty databases are filled.")
     for name in ORDER:
         dump = source / f"{name}.dump"
-        _run("pg_restore", config.database(name), "--exit-on-error", "--no-owner", str(dump))
+        _run("pg_restore", config.database(name), "--exit-on-error", "--no-owner", "--no-privileges", str(dump))
         say(f"database {name} is restored")
 
 

@@ -26,7 +26,10 @@ from ratchet.stack.supervisor import write_private
 LOOPBACK = "127.0.0.1"
 DEFAULT_PORT_BASE = 28080
 PORT_NAMES = ("airflow", "mlflow", "kafka", "kafka_controller", "postgres")
-DATABASES = ("airflow", "ratchet", "mlflow", "optuna")
+LEDGER_DATABASE = "ratchet"
+DATABASES = ("airflow", LEDGER_DATABASE, "mlflow", "optuna")
+COMPONENTS_ROLE = "ratchet_components"
+"""Who reads and writes the ledger in deploy/ and owns nothing of it."""
 USERS = {"admin": "admin", "olga": "op", "ursula": "user", "vic": "viewer"}
 SECRET_NAMES = ("fernet_key", "jwt_secret", "api_secret", "postgres", *USERS)
 

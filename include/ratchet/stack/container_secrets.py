@@ -35,17 +35,21 @@ READABLE = 0o444
 """Other containers have other users; who may read is decided by who mounts the volume."""
 
 PASSWORDS: Mapping[str, Sequence[str]] = {
-    "postgres": ("postgres", "ratchet"),
+    "postgres": ("postgres",),
+    "airflow": ("postgres", "ratchet"),
+    "optuna": ("postgres", "ratchet"),
+    "mlflow": ("postgres", "mlflow"),
+    "components": ("postgres", "ratchet"),
     "redis": ("redis", "ratchet"),
     "admin": ("ratchet",),
     "grafana": ("grafana",),
     "metrics": ("prometheus", "ratchet"),
-    "storage-id": ("storage", "ratchet"),
-    "storage-secret": ("storage", "ratchet"),
+    "storage-id": ("storage", "ratchet", "mlflow"),
+    "storage-secret": ("storage", "ratchet", "mlflow"),
     "api": ("ratchet",),
     "jwt": ("ratchet",),
 }
-"""The folders that have each password, the same in all of them."""
+"""The folders that have each password, the same in all of them. `postgres` is its superuser, who owns the ledger."""
 
 
 def _write(path: Path, content: str | bytes) -> None:
@@ -63,6 +67,8 @@ def _passwords(root: Path) -> None:
         for file in files:
             if not file.exists():
                 _write(file, kept)
+        for former in set(root.glob(f"*/{name}")) - set(files):  # a service that an older version gave it to
+            former.unlink()
     fernet = root / "ratchet" / "fernet"
     if not fernet.exists():
         _write(fernet, base64.urlsafe_b64encode(secrets.token_bytes(32)))

@@ -13,7 +13,7 @@ from ratchet.adapters.kafka_bus import PARTITIONS, RETENTION_DAYS
 from ratchet.adapters.kafka_grants import Grant, grants
 from ratchet.ports.bus import TOPICS
 from ratchet.settings import CONNECTION_PREFIX, load_settings
-from ratchet.stack.config import DATABASES
+from ratchet.stack.config import COMPONENTS_ROLE, DATABASES, LEDGER_DATABASE
 
 _HEADER = "# Written by scripts/write-deploy-files from the code; a test compares them.\n"
 _DAY_MS = 86_400_000
@@ -83,6 +83,7 @@ def files() -> dict[str, str]:
         for principal, given in rights.items()
     }
     terraform = {"topics": topics, "grants": named, "databases": list(DATABASES)}
+    terraform["components"] = {"role": COMPONENTS_ROLE, "database": LEDGER_DATABASE}
     return {
         "kubernetes/topics.yaml": _yaml([_topic(name, of) for name, of in topics.items()]),
         "kubernetes/users.yaml": _yaml([_user(principal, given) for principal, given in rights.items()]),
@@ -90,6 +91,7 @@ def files() -> dict[str, str]:
             [
                 _secret("ratchet-airflow", {key: f"{STORE}-airflow-{key}" for key in AIRFLOW_SECRETS}),
                 _secret("ratchet-connections", variables),
+                _secret("ratchet-owner", {f"{CONNECTION_PREFIX}{connections.LEDGER.upper()}": "ratchet-ledger-owner"}),
             ]
         ),
         "terraform/ratchet.json": json.dumps(terraform, indent=2) + "\n",

@@ -7,7 +7,8 @@ import subprocess
 import sys
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from http import HTTPStatus
 from importlib.metadata import version
 from typing import Any
@@ -15,6 +16,7 @@ from typing import Any
 import psycopg2
 
 from ratchet import settings
+from ratchet.adapters.connections import OPTUNA, EnvResolver, study_url
 from ratchet.errors import RatchetError
 from ratchet.stack import kafka, plan, postgres, probes
 from ratchet.stack.config import StackConfig, load_config
@@ -37,13 +39,21 @@ def migrate_airflow(config: StackConfig) -> None:
     marker.write_text(wanted)
 
 
-def make_study_tables(config: StackConfig) -> None:
-    """Optuna's tables, made once per database: the first worker of a first attempt would wait seconds for them."""
-    if postgres.query(config.database("optuna"), "SELECT to_regclass('public.alembic_version') IS NOT NULL")[0][0]:
+def make_study_tables(_: StackConfig) -> None:
+    """Optuna's tables, made once per database: the first worker of a first attempt would wait seconds for them.
+
+    By the connection of those who use them, so that the tables are their role's. What is no server has none to make.
+    """
+    url = study_url(EnvResolver(settings.environment()).resolve(OPTUNA))
+    kind, rest = url.split("://", 1)
+    if kind != "postgresql+psycopg2":
+        return
+    dsn = f"postgresql://{rest}"
+    if postgres.query(dsn, "SELECT to_regclass('public.alembic_version') IS NOT NULL")[0][0]:
         return
     from ratchet.adapters.studies_optuna import OptunaStudies  # noqa: PLC0415 - the other steps need not wait for it
 
-    OptunaStudies(config.database("optuna")).prepare()
+    OptunaStudies(url).prepare()
 
 
 def _post(url: str, content: Mapping[str, object], token: str | None = None) -> dict[str, Any]:
@@ -68,8 +78,23 @@ def make_pool(config: StackConfig) -> None:
 
 def create_databases(config: StackConfig) -> None:
     """The databases, on our server or on the one given. Raises StackError where the given one cannot be used."""
-    try:
+    with _told_as_ours(config):
         postgres.create_databases(config)
+
+
+def make_roles(config: StackConfig) -> None:
+    """The roles of RATCHET_DATABASE_ROLES, a JSON object of their passwords, each with what is to be its own."""
+    given = settings.environment().get("RATCHET_DATABASE_ROLES")
+    if not given:
+        raise StackError("RATCHET_DATABASE_ROLES: must say the password of each role, as JSON")
+    with _told_as_ours(config):
+        postgres.make_roles(config, json.loads(given))
+
+
+@contextmanager
+def _told_as_ours(config: StackConfig) -> Iterator[None]:
+    try:
+        yield
     except psycopg2.Error as error:
         raise StackError(f"PostgreSQL at {plan.database_host(config)}: {error}") from error
 
@@ -96,6 +121,7 @@ def make_buckets(_: StackConfig) -> None:
 STEPS: Mapping[str, Callable[[StackConfig], None]] = {
     "postgres": postgres.initialise,
     "databases": create_databases,
+    "roles": make_roles,
     "kafka": kafka.prepare,
     "kafka-given": check_given_broker,
     "airflow-migrate": migrate_airflow,

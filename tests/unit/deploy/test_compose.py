@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from graphlib import TopologicalSorter
 from pathlib import Path
@@ -12,7 +13,8 @@ from compose_file import COMPOSE, PROFILES, ROOT, SERVICES, TEXT, is_once, mount
 from ratchet.adapters import connections
 from ratchet.settings import load_settings
 from ratchet.stack import COMPONENTS
-from ratchet.stack.config import load_config, stack_environment
+from ratchet.stack.config import COMPONENTS_ROLE, load_config, stack_environment
+from ratchet.stack.container_secrets import PASSWORDS
 from ratchet.stack.plan import build
 
 SECRET_NAME = re.compile(r"PASSWORD|SECRET|FERNET|TOKEN|ACCESS_KEY")
@@ -27,6 +29,12 @@ OTHERS = {
     *("GF_SECURITY_ADMIN_USER", "GF_SECURITY_ADMIN_PASSWORD__FILE", "GF_USERS_ALLOW_SIGN_UP"),
     *("GF_ANALYTICS_REPORTING_ENABLED", "GF_ANALYTICS_CHECK_FOR_UPDATES", "GF_ANALYTICS_CHECK_FOR_PLUGIN_UPDATES"),
 }
+
+
+def logins(name: str) -> set[tuple[str, str, str]]:
+    """Login, secret and database of each address of a PostgreSQL in a service's environment."""
+    text = " ".join(map(str, SERVICES[name].get("environment", {}).values()))
+    return set(re.findall(r"(\w+):\{\{([\w-]+)\}\}@postgres:5432/(\w+)", text))
 
 
 @pytest.mark.parametrize("profile", PROFILES)
@@ -97,10 +105,37 @@ def test_images_are_pinned(name: str) -> None:
 @pytest.mark.parametrize("name", SERVICES)
 def test_no_secret_is_written_down(name: str) -> None:
     for variable, value in SERVICES[name].get("environment", {}).items():
-        if SECRET_NAME.search(variable) and not variable.endswith("_FILE"):
+        if SECRET_NAME.search(variable) and not variable.endswith("_FILE") and variable != "RATCHET_SECRETS":
             assert PLACEHOLDER.fullmatch(value), f"{variable} must be {{{{name}}}}"
         password = re.search(r"://[^/@]*:([^@/]*)@", str(value))
+        assert not variable.endswith("_ROLES") or all(map(PLACEHOLDER.fullmatch, json.loads(value).values()))
         assert not password or PLACEHOLDER.fullmatch(password[1]), f"{variable} holds a password"
+
+
+@pytest.mark.parametrize("name", sorted(set(SERVICES) - {"secrets", "postgres", "owner"}))
+def test_no_service_but_owner_has_the_password_of_who_owns_the_ledger(name: str) -> None:
+    assert "postgres-secrets" not in mounts(SERVICES[name])
+    assert "ratchet" not in {login for login, _, _ in logins(name)}
+    assert PASSWORDS["postgres"] == ("postgres",)
+
+
+@pytest.mark.parametrize("name", SERVICES)
+def test_each_database_is_asked_by_a_role_of_its_own_with_its_own_password(name: str) -> None:
+    owned = {"airflow": ("airflow", "airflow"), "mlflow": ("mlflow", "mlflow"), "optuna": ("optuna", "optuna")}
+    ledger = ("ratchet", "postgres") if name == "owner" else (COMPONENTS_ROLE, "components")
+    for login, password, database in logins(name):
+        assert (login, password) == {**owned, "ratchet": ledger}[database], name
+
+
+def test_every_role_that_services_connect_as_is_made_by_owner_with_the_password_they_have() -> None:
+    given = json.loads(SERVICES["owner"]["environment"]["RATCHET_DATABASE_ROLES"])
+    asked = {(login, f"{{{{{password}}}}}") for name in SERVICES for login, password, _ in logins(name)}
+    assert asked - {("ratchet", "{{postgres}}")} == set(given.items())
+
+
+def test_owner_reads_nothing_that_another_service_writes() -> None:
+    assert mounts(SERVICES["owner"]) == {"postgres-secrets": "/run/secrets/postgres:ro"}
+    assert f"ratchet ledger grant {COMPONENTS_ROLE}\n" in (ROOT / "deploy/container/owner").read_text()
 
 
 @pytest.mark.parametrize("name", SERVICES)

@@ -78,6 +78,21 @@ def test_a_certificate_in_its_last_weeks_is_made_anew_for_the_key_it_had(
     assert contents(tmp_path) == new
 
 
+def test_who_needs_a_password_no_more_has_it_no_more(tmp_path: Path) -> None:
+    container_secrets.make(tmp_path)
+    before = contents(tmp_path)
+    (tmp_path / "ratchet/postgres").write_bytes(before["postgres/postgres"])  # as an older version did
+    container_secrets.make(tmp_path)
+    assert contents(tmp_path) == before
+
+
+def test_the_image_has_every_folder_that_secrets_are_made_in(made: Path) -> None:
+    """A volume takes its owner from the image; where there is no folder it is root's, and nothing can be made."""
+    (listed,) = re.findall(r"for name in ([\w ]+); do \\\n +install -d .* /secrets/", (ROOT / "Dockerfile").read_text())
+    mounted = {target.removeprefix("/secrets/") for target in mounts(SERVICES["secrets"]).values()}
+    assert set(listed.split()) == mounted == {file.split("/")[0] for file in contents(made)}
+
+
 def test_both_sides_have_the_same_password(made: Path) -> None:
     for name, folders in container_secrets.PASSWORDS.items():
         assert len({(made / folder / name).read_text() for folder in folders}) == 1
@@ -104,8 +119,9 @@ def test_every_secret_that_a_service_asks_for_is_in_what_it_mounts(made: Path) -
         folders = {source.removesuffix("-secrets") for source in mounts(service) if source.endswith("-secrets")}
         there = {f"/run/secrets/{file}" for file in contents(made) if file.split("/")[0] in folders}
         text = str(service).replace("%2F", "/")
+        own = service.get("environment", {}).get("RATCHET_SECRETS", "/run/secrets/ratchet")
         for asked in re.findall(r"\{\{([a-z0-9-]+)\}\}", text):
-            assert f"/run/secrets/ratchet/{asked}" in there, f"{name}: {asked}"
+            assert f"{own}/{asked}" in there, f"{name}: {asked}"
         for path in re.findall(r"/run/secrets/[\w/.-]+\w", text):
             assert path in there or path.count("/") == 3, f"{name}: {path}"
 

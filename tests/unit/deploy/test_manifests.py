@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from typing import Any
 
@@ -12,6 +13,7 @@ from ruamel.yaml import YAML
 from ratchet.adapters import connections, kafka_grants
 from ratchet.ports.bus import DECISIONS, INBOUND_TOPICS, TOPICS
 from ratchet.stack import manifests
+from ratchet.stack.config import COMPONENTS_ROLE
 
 DEPLOY = ROOT / "deploy"
 
@@ -20,6 +22,7 @@ def documents(path: str) -> list[dict[str, Any]]:
     return list(YAML(typ="safe").load_all((DEPLOY / path).read_text()))
 
 
+CHART = sorted((DEPLOY / "helm").glob("*.yaml"))
 VALUES = documents("helm/values.yaml")[0]
 CLAIM, JOB = documents("kubernetes/release.yaml")
 
@@ -68,6 +71,24 @@ def test_every_connection_comes_from_somewhere() -> None:
     assert needed <= given
 
 
+def test_the_ledgers_owner_connects_in_the_step_that_migrates_and_nowhere_else() -> None:
+    names = {each["metadata"]["name"]: each["spec"]["data"] for each in documents("kubernetes/secrets.yaml")}
+    (owners,), (ledger, _) = names["ratchet-owner"], names["ratchet-connections"]
+    assert owners["secretKey"] == ledger["secretKey"] == "AIRFLOW_CONN_RATCHET_LEDGER"
+    assert owners["remoteRef"] != ledger["remoteRef"]
+    (step,) = JOB["spec"]["template"]["spec"]["initContainers"]
+    assert step["args"] == ["/opt/ratchet/deploy/container/owner", "release"]
+    assert step["envFrom"] == [{"secretRef": {"name": "ratchet-owner"}}]
+    others = [JOB["spec"]["template"]["spec"]["containers"], *(documents(f"helm/{each.name}") for each in CHART)]
+    assert "ratchet-owner" not in str(others)
+
+
+def test_the_components_role_is_the_one_that_is_granted() -> None:
+    written = json.loads((DEPLOY / "terraform/ratchet.json").read_text())
+    assert written["components"] == {"role": COMPONENTS_ROLE, "database": "ratchet"}
+    assert COMPONENTS_ROLE not in written["databases"]
+
+
 def test_the_chart_finds_its_secrets() -> None:
     keys = {each["metadata"]["name"]: each["spec"]["data"] for each in documents("kubernetes/secrets.yaml")}
     named = {
@@ -110,11 +131,12 @@ def test_pods_are_those_of_the_image() -> None:
     assert f"USER {VALUES['uid']}" in dockerfile
     pod = JOB["spec"]["template"]["spec"]
     image = f"{VALUES['defaultAirflowRepository']}:{VALUES['defaultAirflowTag']}"
-    assert pod["containers"][0]["image"] == image
+    steps = [*pod["initContainers"], *pod["containers"]]
+    assert {step["image"] for step in steps} == {image}
     for context in (pod["securityContext"], VALUES["securityContexts"]["pod"]):
         assert context["runAsNonRoot"] is True
         assert context["runAsUser"] == VALUES["uid"]
-    for context in (pod["containers"][0]["securityContext"], VALUES["securityContexts"]["containers"]):
+    for context in (*(step["securityContext"] for step in steps), VALUES["securityContexts"]["containers"]):
         assert context["readOnlyRootFilesystem"] is True
         assert context["capabilities"] == {"drop": ["ALL"]}
 

@@ -9,7 +9,7 @@ import pytest
 
 from ratchet import settings
 from ratchet.adapters.connections import kafka_config, parse_uri
-from ratchet.stack import StackError, config, kafka, plan
+from ratchet.stack import StackError, config, kafka, plan, postgres, prepare
 from ratchet.stack.config import StackConfig
 
 
@@ -112,3 +112,11 @@ def test_no_secret_stands_in_a_command_line(tmp_path: Path) -> None:
 )
 def test_the_version_of_java_is_read_from_its_words(text: str, major: int) -> None:
     assert kafka.java_version(text) == major
+
+
+def test_studies_in_a_journal_have_no_tables_to_be_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RATCHET_HOME", str(tmp_path))
+    monkeypatch.setenv("AIRFLOW_CONN_RATCHET_OPTUNA", f"journal://{tmp_path}/studies")
+    monkeypatch.setattr(postgres, "query", lambda *_: pytest.fail("a server was asked"))
+    prepare.STEPS["study-tables"](load(tmp_path))
+    assert not (tmp_path / "studies").exists()

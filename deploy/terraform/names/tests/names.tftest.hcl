@@ -15,6 +15,19 @@ run "topics_and_databases_are_those_of_the_code" {
   }
 }
 
+run "the_components_role_is_no_databases_owner" {
+  command = plan
+
+  assert {
+    condition     = output.components.role == "ratchet_components" && !contains(output.databases, output.components.role)
+    error_message = "a database's owner has its name, and the components own none"
+  }
+  assert {
+    condition     = contains(output.databases, output.components.database)
+    error_message = "the components connect to a database that is made"
+  }
+}
+
 run "a_monitor_may_only_write_what_comes_in" {
   command = plan
 

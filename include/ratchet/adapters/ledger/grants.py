@@ -13,6 +13,7 @@ APPEND_ONLY = frozenset({"audit", "champion", "approval"})
 """Guarded by triggers as well; but who owns a table may drop its triggers, and who has this role may not."""
 FORWARD = frozenset({"audit_head"})
 SEEN = frozenset({"alembic_version"})
+BY_OWNER = "Use the owner's connection; under Compose: docker compose run --rm owner ratchet ledger …"
 ALL = "SELECT, INSERT, UPDATE, DELETE"
 
 
@@ -30,7 +31,8 @@ def grant(connection: sa.Connection, role: str) -> tuple[str, ...]:
     """Give the role these rights in place of all it had on the ledger's tables; answers what it has, in words.
 
     Raises:
-        Refused: the database is no PostgreSQL, there is no such role, or it owns the tables or is a superuser.
+        Refused: the database is no PostgreSQL, there is no such role, it owns the tables or is a superuser, or who
+            asks does not own them.
     """
     if connection.dialect.name != "postgresql":
         raise Refused(f"roles have rights in PostgreSQL alone, and the ledger is kept in {connection.dialect.name}")
@@ -38,6 +40,9 @@ def grant(connection: sa.Connection, role: str) -> tuple[str, ...]:
     if known is None:
         raise Refused(f"there is no role {role!r} in the ledger's database. Run there: CREATE ROLE … LOGIN PASSWORD …")
     owns = sa.text("SELECT pg_has_role(:role, tableowner, 'MEMBER') FROM pg_tables WHERE tablename = 'audit'")
+    asks = connection.execute(sa.text("SELECT current_user")).scalar()
+    if not connection.execute(owns, {"role": asks}).scalar():  # PostgreSQL would warn, and give nothing
+        raise Refused(f"{asks!r} does not own the ledger, and rights are its owner's to give. {BY_OWNER}")
     if known.rolsuper or connection.execute(owns, {"role": role}).scalar():
         raise Refused(f"{role!r} owns the ledger or is a superuser: no right can be kept from it. Name another role")
     for statement in _statements(connection, role):

@@ -17,6 +17,7 @@ from sqlalchemy.exc import DataError, IntegrityError, OperationalError, Programm
 
 from ratchet.adapters.ledger import schema as t
 from ratchet.adapters.ledger.base import AUDIT_LOCK, Base
+from ratchet.adapters.ledger.grants import BY_OWNER
 from ratchet.errors import Refused, Unavailable
 from ratchet.ports.ledger import LedgerRevision
 
@@ -69,7 +70,7 @@ def changing(engine: sa.Engine) -> Iterator[sa.Connection]:
         if getattr(error.orig, "pgcode", None) != INSUFFICIENT_PRIVILEGE:
             raise
         said = str(error.orig).strip().split("\n", 1)[0]
-        raise Refused(f"the ledger's schema is changed by the role that owns it alone: {said}") from error
+        raise Refused(f"the ledger's schema is changed by the role that owns it alone: {said}. {BY_OWNER}") from error
     except (DataError, IntegrityError) as error:
         said = str(error.orig).strip().split("\n", 1)[0]
         raise Refused(f"the ledger's schema stays as it was, for a row does not fit the other: {said}") from error
