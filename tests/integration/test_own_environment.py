@@ -69,6 +69,13 @@ def test_the_models_steps_ran_in_its_environment_and_the_dossier_says_in_which(
     system.until("the alias to follow", lambda: alias(system) == serving.version)
 
 
+def test_a_trial_of_the_spec_runs_there_too(system: System, serving: ChampionRow) -> None:
+    assert serving.version
+    said = system.command("validate", PACKAGED)
+    assert f"{PACKAGED}: a snapshot of " in said
+    assert "none lost" in said
+
+
 def alias(system: System) -> int | None:
     return system.ratchet.registry.alias_version(PACKAGED, "champion")
 

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta
 
-from ratchet.domain.holdout import HoldoutPlan, NotEnoughFreshDays, mature_at, plan_holdout
+from ratchet.domain.holdout import NotEnoughFreshDays, mature_at, plan_holdout
 from ratchet.domain.spec import ModelSpec, Problem
 
 MOST_DAYS = 7
@@ -36,13 +36,17 @@ class SourceDay:
 
 @dataclass(frozen=True)
 class Trial:
-    """Which rows to try: the local days ``[start, end)``, labels as known at ``as_of``, and the days there are."""
+    """Which rows to try: the local days ``[start, end)``, labels as known at ``as_of``, and the days there are.
+
+    ``judging`` of them could judge a first champion, unless they are too few (``short``).
+    """
 
     start: date
     end: date
     as_of: datetime
     first_day: date
-    plan: HoldoutPlan | NotEnoughFreshDays
+    judging: int
+    short: NotEnoughFreshDays | None = None
 
 
 @dataclass(frozen=True)
@@ -103,7 +107,9 @@ def choose(spec: ModelSpec, days: Sequence[SourceDay]) -> Trial | Problem:
         min_clusters=spec.data.holdout.min_clusters,
         train_floor=days[0].day,
     )
-    return Trial(start, last.day + _DAY, as_of, days[0].day, planned)
+    short = planned if isinstance(planned, NotEnoughFreshDays) else None
+    judging = 0 if isinstance(planned, NotEnoughFreshDays) else len(planned.holdout_days)
+    return Trial(start, last.day + _DAY, as_of, days[0].day, judging, short)
 
 
 def problems_of_days(days: Sequence[SourceDay], trial: Trial) -> Iterator[Problem]:
@@ -118,12 +124,12 @@ def problems_of_days(days: Sequence[SourceDay], trial: Trial) -> Iterator[Proble
             f"{missing:,} rows before the newest labelled day have no label ({named}{more}): a snapshot with such a "
             "day is refused. Complete them, or take these rows out of the source",
         )
-    if isinstance(trial.plan, NotEnoughFreshDays):
+    if trial.short is not None:
         there = (trial.end - trial.first_day).days
         yield Problem(
             ("data", "holdout", "min_clusters"),
-            f"a first verdict needs {trial.plan.needed} days after those to fit and calibrate, but the {there} days "
-            f"that there are leave {trial.plan.count}; there are enough at {trial.plan.ready_at:%Y-%m-%d %H:%M}Z. "
+            f"a first verdict needs {trial.short.needed} days after those to fit and calibrate, but the {there} days "
+            f"that there are leave {trial.short.count}; there are enough at {trial.short.ready_at:%Y-%m-%d %H:%M}Z. "
             "Bring a longer history, or ask for fewer",
         )
 
@@ -171,9 +177,9 @@ def sentence(tried: Rehearsal, seconds: float) -> str:
     bare = sum(column.missing > 0 for column in features)
     label = "" if tried.positive is None else f", labels {tried.positive:.1%} positive"
     judging = (
-        f"{len(trial.plan.holdout_days)} days could judge a first champion"
-        if isinstance(trial.plan, HoldoutPlan)
-        else f"{trial.plan.count} of {trial.plan.needed} days could judge a first champion"
+        f"{trial.judging} days could judge a first champion"
+        if trial.short is None
+        else f"{trial.short.count} of {trial.short.needed} days could judge a first champion"
     )
     return (
         f"{tried.model}: a snapshot of {tried.rows:,} rows ({days}) was tried in {seconds:.1f} s, none lost: "

@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
-from datetime import date
+from datetime import UTC, date, datetime
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -23,6 +23,9 @@ from ratchet.adapters.ledger import SqlLedger
 from ratchet.adapters.own_process import STEPS, Answer, ask, failed
 from ratchet.adapters.specs import SpecRefused, load_spec
 from ratchet.bootstrap import Ratchet
+from ratchet.domain.holdout import NotEnoughFreshDays
+from ratchet.domain.rehearsal import Column, Rehearsal, Trial
+from ratchet.domain.spec import Problem
 from ratchet.errors import StaleAttempt, Unavailable
 from ratchet.records import RunContext
 from ratchet.settings import load_settings
@@ -93,6 +96,19 @@ def test_every_verb_is_there_and_takes_what_is_sent() -> None:
     sent = msgspec.json.decode(msgspec.json.encode([run, (date(2013, 5, 1), date(2013, 5, 2))]))
     assert msgspec.convert(sent, STEPS["score"].takes) == (run, (date(2013, 5, 1), date(2013, 5, 2)))
     assert msgspec.convert([None], STEPS["monitor"].takes) == (None,)
+
+
+def test_what_a_trial_found_comes_back_whole() -> None:
+    day, at = date(2013, 5, 1), datetime(2013, 5, 20, 4, tzinfo=UTC)
+    trial = Trial(day, date(2013, 5, 8), at, day, 0, NotEnoughFreshDays(3, 14, at))
+    column = Column("carrier", "carried", "string", 0.25, tags=("sensitive",))
+    problem = Problem(("gate", "guardrails", 0, "metric"), "no")
+    for tried in (
+        Rehearsal("flight_delay", trial, 700, (column,), (problem,), 0.2),
+        Rehearsal("flight_delay", None, 0, (), (problem,)),
+    ):
+        told = msgspec.json.encode((tried, ["model.yaml:3: no"]))
+        assert msgspec.json.decode(told, type=STEPS["rehearse"].returns) == (tried, ["model.yaml:3: no"])
 
 
 def test_secrets_are_in_neither_arguments_nor_variables(

@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 from ruamel.yaml import YAML
 
-from ratchet.domain.holdout import NotEnoughFreshDays
 from ratchet.domain.rehearsal import (
     MOST_DAYS,
     MOST_ROWS,
@@ -104,9 +103,9 @@ def test_a_history_that_leaves_too_few_days_to_judge_is_told(count: int, enough:
     problems = list(problems_of_days(days(count), trial))
     assert [problem.where for problem in problems] == ([] if enough else ["data.holdout.min_clusters"])
     if not enough:
-        assert isinstance(trial.plan, NotEnoughFreshDays)
+        assert trial.short is not None
         assert "needs 14 days" in problems[0].message
-        assert f"the {count} days that there are leave {trial.plan.count}" in problems[0].message
+        assert f"the {count} days that there are leave {trial.short.count}" in problems[0].message
 
 
 CARRIER = Column("carrier", "carried", "string", 0.0)
