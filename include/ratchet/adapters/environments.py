@@ -28,8 +28,8 @@ LOCK = "ratchet.lock"
 WISHES = "requirements.in"
 SHOWN = 12
 """Characters of a digest that name an environment's folder and that people are shown."""
-LINES = 6
-"""Lines of what the installer said that an error repeats."""
+LINES = 8
+"""Lines of what the installer said that an error repeats: it begins with what went wrong."""
 SERVERS = frozenset(
     {
         "apache-airflow",
@@ -101,6 +101,13 @@ def _content(file: Path) -> bytes:
         raise Refused(
             f"{file.name} cannot be read beside the spec: {error.strerror}. {_remedy(file.parent.name)}"
         ) from None
+
+
+def _is_lock(file: Path) -> bool:
+    try:
+        return bool(pins_of(file.read_text()))
+    except (OSError, UnicodeDecodeError, Refused):
+        return False
 
 
 def differences(lock: Path) -> list[str]:
@@ -206,8 +213,8 @@ class Environments:
     def lock(self, wishes: Path, lock: Path, like: Path, *, upgrade: bool = False) -> None:
         """Resolve what the steps and the model want into ``lock``, with hashes and no address.
 
-        What is pinned keeps its version, as far as the wishes let it: in ``lock`` itself, or where there is none yet or
-        an ``upgrade`` is asked for, in ``like``, the deployment's.
+        What is pinned keeps its version, as far as the wishes let it: in ``lock`` itself, or where there is none that
+        can be read or an ``upgrade`` is asked for, in ``like``, the deployment's.
 
         Raises:
             Refused: there is no such file, there is no installer, or nothing satisfies all wishes.
@@ -221,7 +228,7 @@ class Environments:
             raise Refused("what the steps need is known only where Ratchet is installed, and here it is not")
         draft, base = lock.with_name(f".{lock.name}"), lock.with_name(f".{lock.name}.in")
         try:
-            shutil.copyfile(like if upgrade or not lock.is_file() else lock, draft)
+            shutil.copyfile(like if upgrade or not _is_lock(lock) else lock, draft)
             base.write_text("\n".join(steps) + "\n")
             self._uv(
                 *("pip", "compile", "--universal", "--generate-hashes", "--no-emit-index-url", "--no-header"),
@@ -261,7 +268,7 @@ class Environments:
             )
         done = subprocess.run([found, "--quiet", *words], capture_output=True, text=True, check=False)
         if done.returncode:
-            said = "\n".join(done.stderr.strip().splitlines()[-LINES:]) or "no reason given"
+            said = "\n".join(done.stderr.strip().splitlines()[:LINES]) or "no reason given"
             if refused is not None:
                 raise Refused(f"{refused}:\n{said}")
             raise Unavailable(f"the environment could not be made (uv {words[0]}):\n{said}")

@@ -200,6 +200,37 @@ def test_where_none_may_be_made_the_command_that_makes_it_is_told(
     assert made(closed, lock).exists()
 
 
+@pytest.mark.parametrize(
+    ("present", "upgrade", "kept"),
+    [
+        (None, False, "deployment"),
+        ("own", False, "own"),
+        ("own", True, "deployment"),
+        ("broken", False, "deployment"),
+    ],
+)
+def test_a_lock_file_is_written_anew_from_its_own_versions_or_from_the_deployments(
+    here: Environments, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, present: str | None, upgrade: bool, kept: str
+) -> None:
+    texts = {"deployment": f"a==1 {HASH}\n", "own": f"a==2 {HASH}\n", "broken": "a==2\n"}
+    wishes, lock, like = tmp_path / "requirements.in", tmp_path / "requirements.txt", tmp_path / "deployment.txt"
+    wishes.write_text("a\n")
+    like.write_text(texts["deployment"])
+    if present:
+        lock.write_text(texts[present])
+    begun: list[str] = []
+
+    def resolve(command: list[str], **_: Any) -> subprocess.CompletedProcess[str]:
+        begun.append(Path(command[command.index("--output-file") + 1]).read_text())
+        return subprocess.CompletedProcess(command, 0, "", "")
+
+    monkeypatch.setattr(environments.subprocess, "run", resolve)
+    here.lock(wishes, lock, like, upgrade=upgrade)
+    assert begun == [texts[kept]]
+    assert lock.read_text() == texts[kept]
+    assert sorted(each.name for each in tmp_path.iterdir()) == ["deployment.txt", "requirements.in", "requirements.txt"]
+
+
 def test_pruning_leaves_what_is_in_use(here: Environments, lock: Path, installer: Installer) -> None:
     made(here, lock)
     other = NEEDED + "# other\n"
