@@ -60,7 +60,7 @@ from roman import fromRoman
 
 
 def value(rows, label, act):
-    return np.where(act, np.where(label == 1, float(fromRoman("CL")), -60.0), 0.0)
+    return np.where(act, np.where(label == 1, float(fromRoman("CL")), -150.0), 0.0)
 """
 
 
