@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -17,6 +18,7 @@ import psycopg2
 import pytest
 
 from ratchet.adapters.studies_optuna import OptunaStudies, _Board
+from ratchet.adapters.study_storage import Database
 from ratchet.domain.spec import Dimension
 from ratchet.errors import Refused, StaleAttempt, Unavailable
 from ratchet.ports.studies import MOST_LOSSES, InMemoryStudies, Pruned, Studies, best_of
@@ -458,6 +460,32 @@ def together(url: str, *, workers: int, trials: int, generation: int | None = No
     for process in processes:
         process.join(timeout=120)
     assert [process.exitcode for process in processes] == [0] * workers
+
+
+@pytest.mark.parametrize("storage", [kind for kind in STORAGES if kind != "journal"])
+def test_of_workers_that_find_no_tables_one_makes_them(storage, tmp_path, monkeypatch):
+    """Each has looked before any of them makes one."""
+    workers, made = 4, []
+    looked, begun = threading.Barrier(workers), threading.local()
+    look, open_ = Database._has_tables, Database._storage
+
+    def together(self, options):
+        found = look(self, options)
+        if not vars(begun):
+            begun.already = True
+            looked.wait(60)
+        return found
+
+    def storage_(self, options, *, ready):
+        made.append(ready)
+        return open_(self, options, ready=ready)
+
+    monkeypatch.setattr(Database, "_has_tables", together)
+    monkeypatch.setattr(Database, "_storage", storage_)
+    url = fresh_url(storage, tmp_path)
+    with ThreadPoolExecutor(workers) as pool:
+        list(pool.map(lambda _: OptunaStudies(url).prepare(), range(workers)))
+    assert sorted(made) == [False, True, True, True]
 
 
 def test_workers_that_start_together_share_one_budget(url: str):

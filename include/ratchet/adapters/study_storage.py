@@ -22,11 +22,13 @@ from optuna.exceptions import StorageInternalError
 from optuna.storages import BaseStorage, JournalStorage, RDBStorage
 from optuna.storages.journal import JournalFileBackend
 
+from ratchet.adapters.file_lock import held
 from ratchet.errors import Unavailable
 
 JOURNAL = "journal"
 SUFFIX = ".journal"
-SCHEMA_TRIES = 3
+TABLES_LOCK = 0x5241544348455453
+"""The key of PostgreSQL's advisory lock on making Optuna's tables: ``RATCHETS``."""
 
 
 class StudyStorage(Protocol):
@@ -225,24 +227,42 @@ class Database:
     def _open(self) -> RDBStorage:
         """Open the storage; only a database without Optuna's tables costs the creation of them.
 
-        Workers may race to create the tables: whoever loses finds them there.
+        Of workers that find none, one makes them, and the others find them there; what one that died has left is
+        completed.
         """
         sqlite = self._url.get_backend_name() == "sqlite"
         options: dict[str, Any] = {"pool_pre_ping": True}
         options["connect_args"] = {"timeout": 60} if sqlite else {"connect_timeout": 10}
-        for last in (False,) * (SCHEMA_TRIES - 1) + (True,):
-            try:
-                ready = self._has_tables(options)
-                return RDBStorage(
-                    self._url.render_as_string(hide_password=False),
-                    engine_kwargs=dict(options),
-                    skip_table_creation=ready,
-                    skip_compatibility_check=ready,
-                )
-            except (sa.exc.IntegrityError, sa.exc.ProgrammingError, sa.exc.OperationalError):
-                if last:
-                    raise
-        raise AssertionError("unreachable")
+        if self._has_tables(options):
+            return self._storage(options, ready=True)
+        with self._alone(options):
+            return self._storage(options, ready=self._has_tables(options))
+
+    def _storage(self, options: Mapping[str, Any], *, ready: bool) -> RDBStorage:
+        return RDBStorage(
+            self._url.render_as_string(hide_password=False),
+            engine_kwargs=dict(options),
+            skip_table_creation=ready,
+            skip_compatibility_check=ready,
+        )
+
+    @contextmanager
+    def _alone(self, options: Mapping[str, Any]) -> Iterator[None]:
+        """Make the tables while nobody else does: ``CREATE TABLE`` fails where another process has just made one."""
+        if self._url.get_backend_name() == "sqlite":
+            if not self._url.database or self._url.database == ":memory:":
+                yield
+                return
+            with held(Path(f"{self._url.database}.lock")):
+                yield
+            return
+        engine = sa.create_engine(self._url, **options)
+        try:
+            with engine.connect() as connection:
+                connection.execute(sa.select(sa.func.pg_advisory_lock(TABLES_LOCK)))
+                yield
+        finally:
+            engine.dispose()  # and with the connection goes the lock
 
     def _has_tables(self, options: Mapping[str, Any]) -> bool:
         engine = sa.create_engine(self._url, **options)
