@@ -161,7 +161,7 @@ class Environments:
         return file.is_file() and hashlib.sha256(file.read_bytes()).hexdigest() == sha256
 
     def python(
-        self, model: str, sha256: str, lock: Path, *, build: bool | None = None, tell: Callable[[str], None] = print
+        self, model: str, sha256: str, lock: Path, *, tell: Callable[[str], None], build: bool | None = None
     ) -> Path:
         """The interpreter of the environment; made first where it is missing, by one process at a time.
 

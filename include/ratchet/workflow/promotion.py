@@ -422,7 +422,7 @@ class Promotions:
         via: str | None = None,
         user_id: str | None = None,
     ) -> dict[str, Any]:
-        """Take an earlier champion back, by the same compare-and-set; its artifact is loaded and verified first.
+        """Take an earlier champion back, by the same compare-and-set; its artifact is checked first.
 
         Args:
             model: whose champion.
@@ -435,7 +435,7 @@ class Promotions:
 
         Raises:
             Refused: no reason, no champion, or the version was never champion.
-            UnusableArtifact: the version's artifact does not load, or is not what the ledger recorded.
+            UnusableArtifact: the version's artifact is not what the ledger recorded, or does not load where it should.
             ChampionMoved: a promotion came in between.
             Unavailable: the registry did not answer, so the artifact cannot be verified; nothing was changed.
         """
